@@ -1,0 +1,148 @@
+"""Frames that carry no usable vectors are encoded once, in memory, for the vectors' sake.
+
+luma -> x264, P-frames only, one reference -> H.264 decoder that exports its motion vectors. Every
+vector of frame t then points into frame t-1, whatever the input was coded with.
+"""
+
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.codec.context import Flags, Flags2
+
+from unsmear.errors import UnsupportedVideo, UsageError
+
+Profile = Literal["fast", "best"]
+
+# Preset and what is changed in it. Everything that trades vectors for bits is off: no small intra
+# blocks (p8x8), no scene cut (a cut shows in the coverage), no second reference, no weighted prediction,
+# a constant quantiser, no deblocking (the residual would carry it).
+_PROFILES: dict[str, tuple[str, str]] = {
+    "fast": ("veryfast", "subme=5:psy=0"),
+    "best": ("medium", "subme=6:me=umh:merange=32"),
+}
+_COMMON = (
+    "partitions=p8x8:bframes=0:ref=1:keyint=infinite:scenecut=0:weightp=0:trellis=0:aq-mode=0:mbtree=0"
+    ":rc-lookahead=0:no-deblock=1"
+)
+_TIME_BASE = Fraction(1, 25)
+_MAX_SIDE = 16384
+
+
+class ReencodePass:
+    """One run of the encoder over consecutive frames; strictly one frame in and one out.
+
+    The encoder remembers: where a pass starts changes a fifth of the vectors dozens of frames later. So
+    passes start at fixed frame numbers (see :mod:`unsmear.priors.chunks`) and are used in order. The
+    encode is the in-memory counterpart of the VVC re-encode of CPGD-Net, section III-A (codec and
+    settings ours).
+    """
+
+    def __init__(
+        self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1
+    ) -> None:
+        """Open the encoder and the decoder.
+
+        Args:
+            width: columns of the frames in pixels, 1 and up.
+            height: rows of the frames in pixels, 1 and up.
+            profile: ``"fast"``, or ``"best"`` (a wider search at about two thirds of the speed).
+            qp: quantiser, 1 (fine) to 51 (coarse).
+            threads: the encoder's threads. Vectors depend on their number (each codes its own slice), so
+                it is never taken from the machine.
+
+        Raises:
+            UsageError: an unknown profile, or qp or threads out of range.
+            UnsupportedVideo: a size that the encoder does not take.
+        """
+        if profile not in _PROFILES:
+            raise UsageError(f"prior profile {profile!r} is unknown; choose one of {', '.join(_PROFILES)}")
+        if not 1 <= qp <= 51:
+            raise UsageError(f"prior qp {qp} is out of range; choose 1 to 51")
+        if threads < 1:
+            raise UsageError(f"prior threads {threads} is out of range; choose 1 or more")
+        if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+            raise UnsupportedVideo(
+                f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do"
+            )
+        self.width, self.height = width, height
+        self.padded_width, self.padded_height = -(-width // 16) * 16, -(-height // 16) * 16
+        self._count = 0
+        try:
+            self._encoder = self._open_encoder(profile, qp, threads)
+            self._decoder = self._open_decoder()
+        except (av.FFmpegError, ValueError) as error:
+            raise UnsupportedVideo(
+                f"no H.264 encoder (libx264) for frames of {width}x{height}: {error}"
+            ) from error
+
+    def _open_encoder(self, profile: str, qp: int, threads: int) -> av.VideoCodecContext:
+        preset, extra = _PROFILES[profile]
+        encoder = av.CodecContext.create("libx264", "w")
+        assert isinstance(encoder, av.VideoCodecContext)
+        encoder.width, encoder.height = self.padded_width, self.padded_height
+        encoder.pix_fmt = "gray"
+        encoder.time_base, encoder.framerate = _TIME_BASE, 1 / _TIME_BASE
+        encoder.options = {
+            "preset": preset,
+            "tune": "zerolatency",
+            "x264-params": f"qp={qp}:threads={threads}:{extra}:{_COMMON}",
+        }
+        encoder.open()
+        return encoder
+
+    @staticmethod
+    def _open_decoder() -> av.VideoCodecContext:
+        decoder = av.CodecContext.create("h264", "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.flags2 |= Flags2.export_mvs  # as an option it would be ignored in silence
+        decoder.flags |= Flags.low_delay
+        decoder.thread_type = "SLICE"
+        decoder.open()
+        return decoder
+
+    def __call__(self, luma: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any] | None]:
+        """Encode and decode the next frame.
+
+        Args:
+            luma: ``(height, width)`` uint8, the decoder's own Y plane (a converted gray differs from it by
+                up to 19 levels). Padded to multiples of 16 by repeating the edge.
+
+        Returns:
+            The reconstruction, ``(padded height, padded width)`` uint8, and the exported motion vectors
+            as a structured array (None in a frame without any, such as the first).
+
+        Raises:
+            UnsupportedVideo: a frame of another size or type than the pass was opened for.
+        """
+        if luma.shape != (self.height, self.width) or luma.dtype != np.uint8:
+            raise UnsupportedVideo(
+                f"frame {self._count} of the pass is {luma.dtype} {luma.shape}; expected uint8 luma "
+                f"{(self.height, self.width)}, the size of the frames before it"
+            )
+        if (self.padded_height, self.padded_width) != luma.shape:
+            luma = np.asarray(
+                cv2.copyMakeBorder(
+                    luma,
+                    0,
+                    self.padded_height - self.height,
+                    0,
+                    self.padded_width - self.width,
+                    cv2.BORDER_REPLICATE,
+                ),
+                np.uint8,
+            )
+        frame = av.VideoFrame.from_ndarray(luma, format="gray")
+        frame.pts, frame.time_base = self._count, _TIME_BASE
+        self._count += 1
+        decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
+        if len(decoded) != 1:
+            raise RuntimeError(f"the re-encode pass gave {len(decoded)} frames for one; expected exactly one")
+        side_data = decoded[0].side_data.get("MOTION_VECTORS")
+        plane: Any = decoded[0].planes[0]  # offers the buffer protocol
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        reconstruction = rows[: self.padded_height, : self.padded_width].copy()
+        return reconstruction, None if side_data is None else side_data.to_ndarray()
