@@ -110,3 +110,11 @@ def test_what_cannot_be_encoded_is_refused_in_one_line() -> None:
         with pytest.raises(UnsupportedVideo) as raised:
             encode(frame)
         assert "\n" not in str(raised.value)
+
+
+def test_frames_need_not_be_contiguous() -> None:
+    frames = moving((2.0, 1.0), 2)
+    straight, strided = ReencodePass(WIDTH, HEIGHT), ReencodePass(WIDTH, HEIGHT)
+    for frame in frames:
+        view = np.repeat(frame, 2, axis=1)[:, ::2]
+        np.testing.assert_array_equal(straight(frame)[0], strided(view)[0])

@@ -23,7 +23,7 @@ from unsmear.priors.prior import Prior
 from unsmear.priors.reencode import Profile, ReencodePass
 
 DEFAULT_CHUNK_FRAMES = 24
-"""Frames a chunk. Backward motion is known one chunk late; each chunk costs three extra frames."""
+"""Frames a chunk. Backward motion is known one chunk late; each chunk codes four frames more than it has."""
 
 CUT_COVERAGE = 0.5
 """Below this share of inter-coded cells a frame starts a new shot."""

@@ -49,7 +49,7 @@ class ReencodePass:
         Args:
             width: columns of the frames in pixels, 1 and up.
             height: rows of the frames in pixels, 1 and up.
-            profile: ``"fast"``, or ``"best"`` (a wider search at about two thirds of the speed).
+            profile: ``"fast"``, or ``"best"`` (a wider search at about three quarters of the speed).
             qp: quantiser, 1 (fine) to 51 (coarse).
             threads: the encoder's threads. Vectors depend on their number (each codes its own slice), so
                 it is never taken from the machine.
