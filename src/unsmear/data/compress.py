@@ -1,0 +1,45 @@
+"""A real H.264 encode of synthetic frames, so that what is learnt or measured has seen a codec."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+
+def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "veryfast") -> Iterator[np.ndarray]:
+    """Encode with libx264 at ``crf`` in memory and yield what a decoder makes of it.
+
+    Args:
+        frames: uint8 RGB (H, W, 3), all of one size.
+        crf: constant rate factor, 0 (lossless) … 51.
+        preset: x264's preset.
+
+    Yields:
+        uint8 RGB (H, W, 3), one for each frame, in order. Odd sizes are padded for the encoder and cropped
+        again.
+    """
+    encoder = decoder = None
+    height = width = 0
+
+    def decoded(packets: Iterable[av.Packet]) -> Iterator[np.ndarray]:
+        for packet in packets:
+            for frame in decoder.decode(packet):
+                yield frame.to_ndarray(format="rgb24")[:height, :width]
+
+    for i, image in enumerate(frames):
+        if encoder is None:
+            height, width = image.shape[:2]
+            encoder = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height = width + width % 2, height + height % 2
+            encoder.pix_fmt = "yuv420p"
+            encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+            encoder.options = {"preset": preset, "crf": f"{crf:g}", "threads": "1"}
+            decoder = av.CodecContext.create("h264", "r")
+        padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+        picture.pts = i
+        yield from decoded(encoder.encode(picture))
+    if encoder is not None:
+        yield from decoded(encoder.encode(None))
+        yield from decoded([None])  # type: ignore[list-item]  # None flushes the decoder

@@ -1,0 +1,139 @@
+"""Blur from sharp video: sub-frames interpolated along optical flow, averaged over an exposure.
+
+The sharp target is the untouched centre frame; the exposure never exceeds the distance to the next
+output frame (duty cycle ≤ 1), as in a camera. Longer exposures poison training (ours, measured).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from unsmear.data.light import Curve, expose, quantise
+
+MAX_SUBFRAMES = 65
+"""An exposure is never made of more sub-frames than this; 64 px of motion at full duty."""
+
+NEAR_STATIC_PX = 3.0
+"""Below this median motion a frame step, real frames are averaged and decimated instead."""
+
+DECIMATION = 7
+"""Of a near-static clip every seventh frame is an output frame."""
+
+
+def optical_flow(source: np.ndarray, target: np.ndarray, dis: cv2.DISOpticalFlow | None = None) -> np.ndarray:
+    """DIS (medium) flow (H, W, 2) in pixels: content at p in ``source`` is at p + flow in ``target``."""
+    dis = dis or cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    gray = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (source, target)]
+    return dis.calc(gray[0], gray[1], None)
+
+
+def _backward_sample(frame: np.ndarray, offset: np.ndarray, grid: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    x, y = grid
+    return cv2.remap(
+        frame, x + offset[..., 0], y + offset[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A frame with its neighbours and the flows that join them (all (H, W, ·), pixels a frame step)."""
+
+    previous: np.ndarray
+    centre: np.ndarray
+    following: np.ndarray
+    to_previous: np.ndarray
+    to_following: np.ndarray
+    from_previous: np.ndarray
+    from_following: np.ndarray
+
+    @classmethod
+    def of(cls, previous: np.ndarray, centre: np.ndarray, following: np.ndarray) -> "Neighbourhood":
+        return cls(
+            previous,
+            centre,
+            following,
+            optical_flow(centre, previous),
+            optical_flow(centre, following),
+            optical_flow(previous, centre),
+            optical_flow(following, centre),
+        )
+
+    def fastest_px(self) -> float:
+        """99th percentile of the motion to either neighbour, in pixels."""
+        both = [np.linalg.norm(f[::2, ::2], axis=-1) for f in (self.to_previous, self.to_following)]
+        return float(np.percentile(both, 99))
+
+    def at(self, s: float) -> np.ndarray:
+        """The frame at time ``s`` in [-1, 1] (0 is the centre frame, exactly), uint8 (H, W, 3).
+
+        Both enclosing frames are warped to ``s`` and blended by their distance from it.
+        """
+        if s == 0:
+            return self.centre
+        h, w = self.centre.shape[:2]
+        grid = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+        if s > 0:
+            other, out, back = self.following, self.to_following, self.from_following
+        else:
+            other, out, back = self.previous, self.to_previous, self.from_previous
+        a = abs(s)
+        here = _backward_sample(self.centre, -a * out, grid)
+        there = _backward_sample(other, -(1 - a) * back, grid)
+        return cv2.addWeighted(here, 1 - a, there, a, 0)
+
+
+def subframe_times(duty: float, fastest_px: float) -> np.ndarray:
+    """Times over ±duty/2: an odd number, at least one a pixel of the fastest motion within the exposure."""
+    n = int(np.clip(np.ceil(duty * fastest_px) + 1, 3, MAX_SUBFRAMES))
+    n += 1 - n % 2
+    return np.linspace(-duty / 2, duty / 2, n)
+
+
+def blur_by_flow(
+    frames: Sequence[np.ndarray], duty: float, curve: Curve = "srgb"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blurred, sharp) uint8 for every frame but the first and the last, at full frame rate.
+
+    Args:
+        frames: sharp frames, uint8 (H, W, 3).
+        duty: exposure as a fraction of the frame step, in (0, 1].
+        curve: the transfer curve that is undone for averaging.
+    """
+    if not 0 <= duty <= 1:
+        raise ValueError(f"duty {duty} is outside [0, 1]: an exposure cannot outlast the frame step")
+    for previous, centre, following in zip(frames, frames[1:], frames[2:], strict=False):
+        near = Neighbourhood.of(previous, centre, following)
+        times = subframe_times(duty, near.fastest_px())
+        yield quantise(expose((near.at(float(s)) for s in times), curve)), centre
+
+
+def blur_by_averaging(
+    frames: Sequence[np.ndarray], window: int, step: int, curve: Curve = "srgb"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blurred, sharp) from real consecutive frames: ``window`` (odd) averaged every ``step``."""
+    if window % 2 == 0 or window > step:
+        raise ValueError(f"window {window} must be odd and no longer than the step {step}")
+    for first in range(0, len(frames) - window + 1, step):
+        yield quantise(expose(frames[first : first + window], curve)), frames[first + window // 2]
+
+
+def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
+    """Median motion in pixels a frame step, over pixels and then over six sampled steps."""
+    picks = np.linspace(0, len(frames) - 2, min(6, len(frames) - 1)).astype(int)
+    flows = (optical_flow(frames[i], frames[i + 1]) for i in picks)
+    return float(np.median([np.median(np.linalg.norm(f, axis=-1)) for f in flows]))
+
+
+def blur_pairs(
+    frames: Sequence[np.ndarray], duty: float, curve: Curve = "srgb"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blurred, sharp) the way that suits the clip: interpolated, or averaged where it hardly moves."""
+    if len(frames) < 3:
+        raise ValueError(f"{len(frames)} frames are too few to blur along their motion: at least 3")
+    if typical_motion_px(frames) >= NEAR_STATIC_PX or len(frames) < 3 * DECIMATION:
+        yield from blur_by_flow(frames, duty, curve)
+    else:
+        window = max(3, int(duty * DECIMATION) // 2 * 2 + 1)
+        yield from blur_by_averaging(frames, min(window, DECIMATION), DECIMATION, curve)

@@ -1,0 +1,225 @@
+"""Training sequences, rendered once and read many times.
+
+A pack is a folder of memory-mapped arrays, one row a sequence, with the coding priors of the blurred
+frames beside them: priors always come from the real re-encode pass on what the network will see, never
+from the trajectory that made the blur. Row i depends on the seed and i alone.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unsmear.data.camera import CameraRanges, draw_duty, render, sensor_noise
+from unsmear.data.compress import h264_round_trip
+from unsmear.data.exposure import Neighbourhood, subframe_times
+from unsmear.data.light import expose, quantise
+from unsmear.errors import DataLayoutError
+from unsmear.priors import Prior, chunk_priors
+
+PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm"}
+RESIDUAL_CELL = 4
+"""R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
+
+_FLOW_MARGIN = 24
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How a pack is drawn."""
+
+    sequences: int = 4000
+    seed: int = 0
+    photo_share: float = 0.6
+    camera: CameraRanges = field(default_factory=CameraRanges)
+    crf: tuple[float, float] = (10.0, 27.0)
+    uncompressed_share: float = 0.2
+    psnr_range: tuple[float, float] = (17.0, 38.0)
+    """Blurred sequences outside are drawn again: hopeless ones and ones already sharp teach little."""
+    detail: float = 6.0
+    """Least standard deviation of the Laplacian of the sharp centre frame, in 8-bit levels."""
+    clip_motion_px: tuple[float, float] = (1.5, 25.0)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Decoded material: photographs (H, W, 3) and clips, each a list of frames, uint8 RGB."""
+
+    photos: list[np.ndarray]
+    clips: list[list[np.ndarray]]
+
+
+def load_sources(photos: Path | None, clips: Path | None, longest_px: int = 1920) -> Sources:
+    """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960)."""
+    cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of `build_pack`
+
+    def files(folder: Path | None, suffixes: set[str]) -> list[Path]:
+        if folder is None:
+            return []
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+        if not found:
+            raise DataLayoutError(f"{folder} holds no file ending in {', '.join(sorted(suffixes))}")
+        return found
+
+    pictures = [_shrunk(_read(p), longest_px) for p in files(photos, PHOTO_SUFFIXES)]
+    return Sources(pictures, [_read_clip(p, 960) for p in files(clips, CLIP_SUFFIXES)])
+
+
+def _read(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataLayoutError(f"{path} cannot be read as a picture: replace or remove it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
+    k = longest_px / max(image.shape[:2])
+    return image if k >= 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
+
+
+def _read_clip(path: Path, longest_px: int) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as container:
+        return [
+            _shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)
+        ]
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float32) - b) ** 2), 0.05)))
+
+
+def _from_clip(
+    clips: Sequence[list[np.ndarray]], rng: np.random.Generator, config: PackConfig
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """A crop of a clip with exposures interpolated along its own flow, or None if it does not suit."""
+    ranges = config.camera
+    frames = clips[rng.integers(len(clips))]
+    stride = int(rng.choice([1, 1, 2, 3, 4, 6, 8]))
+    span = (ranges.frames + 1) * stride + 1
+    if len(frames) < span:
+        return None
+    first = int(rng.integers(0, len(frames) - span + 1))
+    side = ranges.size_px + 2 * _FLOW_MARGIN
+    h, w = frames[0].shape[:2]
+    take = min(int(side / rng.uniform(0.55, 1.0)), h, w)
+    y, x = int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1))
+    crops = [
+        cv2.resize(
+            frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA
+        )
+        for i in range(ranges.frames + 2)
+    ]
+    duty = draw_duty(rng, ranges)
+    inner = slice(_FLOW_MARGIN, side - _FLOW_MARGIN)
+    blurred, sharp = [], []
+    for previous, centre, following in zip(crops, crops[1:], crops[2:], strict=False):
+        near = Neighbourhood.of(previous, centre, following)
+        fastest = near.fastest_px()
+        if not blurred:
+            if not config.clip_motion_px[0] <= fastest <= config.clip_motion_px[1]:
+                return None
+            if np.abs(near.at(0.999).astype(np.float32) - near.at(0.001)).mean() > 12:
+                return None  # the flow does not join these frames: a cut
+        times = subframe_times(duty, fastest)
+        light = expose((near.at(float(s))[inner, inner] for s in times), ranges.curve)
+        blurred.append(quantise(sensor_noise(light, rng, ranges.noise_levels)))
+        sharp.append(centre[inner, inner])
+    return np.stack(blurred), np.stack(sharp), duty
+
+
+def draw_sequence(
+    sources: Sources, rng: np.random.Generator, config: PackConfig
+) -> tuple[np.ndarray, np.ndarray, float, list[Prior]]:
+    """(blurred, sharp, duty, priors) of one accepted sequence; frames uint8 (T, S, S, 3)."""
+    for _ in range(200):
+        if sources.photos and (not sources.clips or rng.random() < config.photo_share):
+            shot = render(sources.photos, rng, config.camera)
+            blurred, sharp, duty = shot.blurred, shot.sharp, shot.duty
+        else:
+            drawn = _from_clip(sources.clips, rng, config)
+            if drawn is None:
+                continue
+            blurred, sharp, duty = drawn
+        middle = len(sharp) // 2
+        gray = cv2.cvtColor(sharp[middle], cv2.COLOR_RGB2GRAY)
+        if cv2.Laplacian(gray, cv2.CV_32F).std() < config.detail:
+            continue
+        low, high = config.psnr_range
+        if duty > 0.1 and not low <= _psnr(blurred[middle], sharp[middle]) <= high:
+            continue
+        if rng.random() >= config.uncompressed_share:
+            blurred = np.stack(list(h264_round_trip(blurred, float(rng.uniform(*config.crf)))))
+        lumas = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred]
+        return blurred, sharp, duty, chunk_priors(lumas, before=None, after=None, workers=1)
+    raise DataLayoutError(
+        "200 draws gave no usable sequence: the material is too plain or too still for this configuration"
+    )
+
+
+ARRAYS = ("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back", "duty")
+
+
+def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
+    n, t, s = config.sequences, config.camera.frames, config.camera.size_px
+    cells, coarse = s // 8, s // RESIDUAL_CELL
+    return {
+        "blurred": ((n, t, s, s, 3), np.uint8),
+        "sharp": ((n, t, s, s, 3), np.uint8),
+        "motion": ((n, t, 2, cells, cells), np.float16),
+        "motion_back": ((n, t, 2, cells, cells), np.float16),
+        "residual": ((n, t, 1, coarse, coarse), np.float16),
+        "reset": ((n, t), np.bool_),
+        "reset_back": ((n, t), np.bool_),
+        "duty": ((n,), np.float32),
+    }
+
+
+_worker: dict = {}
+
+
+def _start_worker(sources: Sources, config: PackConfig, folder: Path) -> None:
+    cv2.setNumThreads(1)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
+    _worker.update(sources=sources, config=config, arrays=arrays)
+
+
+def _fill_row(i: int) -> None:
+    config, out = _worker["config"], _worker["arrays"]
+    rng = np.random.default_rng((config.seed, i))
+    blurred, sharp, duty, priors = draw_sequence(_worker["sources"], rng, config)
+    coarse = config.camera.size_px // RESIDUAL_CELL
+    out["blurred"][i], out["sharp"][i], out["duty"][i] = blurred, sharp, duty
+    for t, prior in enumerate(priors):
+        out["motion"][i, t] = prior.motion()
+        out["motion_back"][i, t] = prior.motion_back()
+        residual = prior.residual01()
+        out["residual"][i, t, 0] = cv2.resize(residual, (coarse, coarse), interpolation=cv2.INTER_AREA)
+        out["reset"][i, t], out["reset_back"][i, t] = prior.reset, prior.reset_back
+
+
+def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
+    """Render ``config.sequences`` sequences into ``folder``; ``pack.json`` is written last."""
+    if config.camera.size_px % 16:
+        raise DataLayoutError(f"sequence size {config.camera.size_px} must be a multiple of 16")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (shape, dtype) in _shapes(config).items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(workers, _start_worker, (sources, config, folder)) as pool:
+        for _ in pool.imap_unordered(_fill_row, range(config.sequences), chunksize=8):
+            pass
+    (folder / "pack.json").write_text(json.dumps(asdict(config), indent=2))
+
+
+def open_pack(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a finished pack, memory-mapped, read-only."""
+    if not (folder / "pack.json").is_file():
+        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): build it first")
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}

@@ -1,0 +1,279 @@
+"""Coding-prior feature propagation: stage 1 of CPGD-Net (§III-B, Fig. 4).
+
+Encoder to a latent grid → passes of coding-prior alignment forward and backward in time → fusion →
+decoder with a global residual. Nothing in it looks at a whole frame, so a tile sees what the whole sees.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from unsmear.nn.blocks import ResidualBlock, ResidualBody
+from unsmear.nn.cpfa import CPFA
+from unsmear.nn.motion_line import MotionLine, line_motion
+from unsmear.nn.sampling import warp
+
+GRID = 4
+"""Frame pixels a feature pixel, each way."""
+
+MOTION_INPUT_PX = 16.0
+"""Motion is divided by this where the encoder reads it; frame pixels."""
+
+
+class PriorTensors(NamedTuple):
+    """Coding priors of a clip as the networks read them. Grids may be coarser than the frame.
+
+    Values stay in frame pixels whatever the grid; networks resize them.
+    """
+
+    motion: Tensor
+    """V (B, T, 2, h, w): content at p in frame t was at p + V in frame t−1."""
+    motion_back: Tensor
+    """(B, T, 2, h, w): content at p in frame t is at p + V_back in frame t+1."""
+    residual: Tensor
+    """R (B, T, 1, h', w') in [0, 1]."""
+    reset: Tensor
+    """(B, T) bool: nothing to take from t−1."""
+    reset_back: Tensor
+    """(B, T) bool: nothing to take from t+1."""
+    duty: Tensor
+    """(B, T) exposure as a fraction of the frame step in [0, 1]; negative where unknown."""
+
+
+class CPFPOutput(NamedTuple):
+    frames: Tensor
+    """(B, T', 3, H, W) restored frames, not clipped; T' = ``output_frames``."""
+    state: Tensor
+    """What the first forward pass hands on after frame T'−1: (order, B, C, H/4, W/4)."""
+
+
+@dataclass(frozen=True)
+class CPFPConfig:
+    """Sizes of the network. ``CPFPConfig.full()`` has the width of the authors' release."""
+
+    channels: int = 32
+    encoder_depth: int = 4
+    body_depth: int = 6
+    decoder_depth: int = 4
+    passes: list[str] = field(default_factory=lambda: ["forward", "backward"])
+    """Order of propagation; the first must be forward, its state is carried from chunk to chunk."""
+    order: int = 1
+    """First- or second-order propagation."""
+    offset_groups: int = 4
+    offset_limit: float | None = 4.0
+    """Bound in feature pixels on learnt offsets; None is the paper's reading."""
+    prior_inputs: bool = True
+    """Give V, V_back and R (and the duty cycle) to the encoder too. Ours."""
+    line_taps: int = 17
+    """Taps of the motion-line head, 0 for none. Ours."""
+    line_reach: float = 1.5
+    use_motion: bool = True
+    """False: V = V_back = 0 everywhere (the ablation without motion vectors)."""
+    use_residual: bool = True
+    """False: R = 0 everywhere (the ablation without coding residuals)."""
+
+    @classmethod
+    def full(cls) -> "CPFPConfig":
+        """192 channels, 2 × (forward, backward), second order, 16 offset groups."""
+        return cls(
+            channels=192,
+            encoder_depth=5,
+            body_depth=7,
+            decoder_depth=8,
+            passes=["forward", "backward"] * 2,
+            order=2,
+            offset_groups=16,
+            offset_limit=5.0,
+        )
+
+
+class CPFP(ModelMixin, ConfigMixin):
+    """The network. Constructor arguments are the fields of ``CPFPConfig``."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int = 32,
+        encoder_depth: int = 4,
+        body_depth: int = 6,
+        decoder_depth: int = 4,
+        passes: list[str] | None = None,
+        order: int = 1,
+        offset_groups: int = 4,
+        offset_limit: float | None = 4.0,
+        prior_inputs: bool = True,
+        line_taps: int = 17,
+        line_reach: float = 1.5,
+        use_motion: bool = True,
+        use_residual: bool = True,
+    ):
+        super().__init__()
+        self.passes = tuple(passes or ("forward", "backward"))
+        if self.passes[0] != "forward" or set(self.passes) - {"forward", "backward"}:
+            raise ValueError(f"passes {self.passes} must hold 'forward' and 'backward', 'forward' first")
+        if order not in (1, 2):
+            raise ValueError(f"order {order} of propagation must be 1 or 2")
+        c = channels
+        extra = 7 if prior_inputs else 0  # V, V_back, R, duty known, duty
+        self.encoder = ResidualBody(3 * GRID * GRID + extra, c, encoder_depth)
+        self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
+        self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
+        self.fuse = nn.Conv2d((1 + len(self.passes)) * c, c, 1)
+        self.decoder = nn.Sequential(*(ResidualBlock(c) for _ in range(decoder_depth)))
+        self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
+        self.to_pixels.weight.data *= 0.01
+        nn.init.zeros_(self.to_pixels.bias)
+        self.line = MotionLine(line_taps, line_reach) if line_taps else None
+        if line_taps:
+            self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
+            self.to_line.weight.data *= 0.1
+            nn.init.zeros_(self.to_line.bias)
+
+    @classmethod
+    def build(cls, config: CPFPConfig) -> "CPFP":
+        """A network of this size with start values."""
+        return cls(**vars(config))
+
+    @property
+    def later_forward_passes(self) -> bool:
+        """Whether a forward pass depends on a backward one, so that a chunk needs frames before it too."""
+        return "forward" in self.passes[1:]
+
+    def forward(
+        self, frames: Tensor, priors: PriorTensors, state: Tensor | None = None, output_frames: int | None = None
+    ) -> CPFPOutput:
+        """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
+
+        Args:
+            frames: blurred (B, T, 3, H, W) float32 in [0, 1]; H and W divisible by 4.
+            priors: of the same T frames.
+            state: of the first forward pass after the frame before ``frames[0]``; None for zeros.
+            output_frames: how many frames to restore, default all.
+        """
+        b, t, _, height, width = frames.shape
+        keep = t if output_frames is None else output_frames
+        size = (height // GRID, width // GRID)
+        dtype = self.to_pixels.weight.dtype
+        grid = self._to_feature_grid(priors, size)
+
+        encoded = self._encode(frames, grid, dtype)
+        propagated: list[list[Tensor]] = []
+        handed_on = state
+        for j, direction in enumerate(self.passes):
+            start = state if j == 0 else None
+            features, states = self._propagate(j, direction, encoded, propagated, grid, start)
+            propagated.append(features)
+            if j == 0:
+                handed_on = states[keep - 1]
+        restored = [
+            self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i]) for i in range(keep)
+        ]
+        assert handed_on is not None
+        return CPFPOutput(torch.stack(restored, 1), handed_on)
+
+    def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
+        """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
+
+        def resized(field_: Tensor, mode: str) -> Tensor:
+            b, t = field_.shape[:2]
+            flat = field_.flatten(0, 1).float()
+            if tuple(flat.shape[-2:]) != size:
+                options = {"align_corners": False} if mode == "bilinear" else {}
+                flat = F.interpolate(flat, size, mode=mode, **options)
+            return flat.unflatten(0, (b, t))
+
+        motion, back = (resized(m, "bilinear") for m in (priors.motion, priors.motion_back))
+        residual = resized(priors.residual, "area")
+        if not self.config.use_motion:
+            motion, back = torch.zeros_like(motion), torch.zeros_like(back)
+        if not self.config.use_residual:
+            residual = torch.zeros_like(residual)
+        return priors._replace(motion=motion, motion_back=back, residual=residual)
+
+    def _encode(self, frames: Tensor, grid: PriorTensors, dtype: torch.dtype) -> list[Tensor]:
+        """Features (B, C, h, w) of each frame."""
+        out = []
+        for i in range(frames.shape[1]):
+            read = [F.pixel_unshuffle(frames[:, i].to(dtype), GRID)]
+            if self.config.prior_inputs:
+                duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
+                fields = (
+                    grid.motion[:, i] / MOTION_INPUT_PX,
+                    grid.motion_back[:, i] / MOTION_INPUT_PX,
+                    grid.residual[:, i],
+                    (duty >= 0).float(),
+                    duty.clamp(min=0),
+                )
+                read += [x.to(dtype) for x in fields]
+            x = torch.cat(read, 1)
+            if dtype == torch.bfloat16:
+                x = x.contiguous(memory_format=torch.channels_last)
+            out.append(self.encoder(x))
+        return out
+
+    def _propagate(
+        self,
+        j: int,
+        direction: str,
+        encoded: list[Tensor],
+        earlier: list[list[Tensor]],
+        grid: PriorTensors,
+        start: Tensor | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """One pass: features F*_j[t] for every t, and the state after each t (order, B, C, h, w)."""
+        count, order = len(encoded), self.config.order
+        features: list[Tensor | None] = [None] * count
+        states: list[Tensor | None] = [None] * count
+        zero = torch.zeros_like(encoded[0])
+        held = list(start.to(zero.dtype)) if start is not None else [zero] * order
+        forward = direction == "forward"
+        motion, cut = (grid.motion, grid.reset) if forward else (grid.motion_back, grid.reset_back)
+        step = -1 if forward else 1
+        for i in range(count) if forward else range(count - 1, -1, -1):
+            open_ = (~cut[:, i]).to(zero.dtype)[:, None, None, None]
+            held = [h * open_ for h in held]
+            motions = [motion[:, i] / GRID]
+            if order == 2:
+                # Motion to t∓2 is V followed by the neighbour's own V.
+                neighbour = min(max(i + step, 0), count - 1)
+                motions.append(motions[0] + _follow(motion[:, neighbour] / GRID, motions[0]))
+            aligned = self.align[j](held, motions, grid.residual[:, i]) * open_
+            inputs = [encoded[i], *(f[i] for f in earlier), aligned]
+            new = aligned + self.body[j](torch.cat(inputs, 1))
+            features[i] = new
+            held = [new, *held][:order]
+            states[i] = torch.stack(held)
+        return features, states  # type: ignore[return-value]  # every entry is filled above
+
+    def _decode(
+        self,
+        i: int,
+        frame: Tensor,
+        encoded: list[Tensor],
+        propagated: list[list[Tensor]],
+        grid: PriorTensors,
+        duty: Tensor,
+    ) -> Tensor:
+        """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
+        fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
+        decoded = self.decoder(fused)
+        out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
+        if self.line is not None:
+            line = line_motion(
+                grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i]
+            )
+            weights = self.line.bank_weights(line, duty) + self.to_line(decoded).float()
+            out = out + self.line(frame, line, weights)
+        return out
+
+
+def _follow(motion: Tensor, first: Tensor) -> Tensor:
+    """``motion`` read at p + ``first``(p)."""
+    return warp(motion, first, "border")

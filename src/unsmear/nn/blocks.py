@@ -1,0 +1,32 @@
+"""Residual blocks without normalisation: nothing here looks at more than its receptive field."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), the second convolution starting a tenth of the usual size."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="relu")
+        self.conv2.weight.data *= 0.1
+        for conv in (self.conv1, self.conv2):
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+
+
+class ResidualBody(nn.Sequential):
+    """A 3×3 convolution from ``in_channels`` followed by ``depth`` residual blocks."""
+
+    def __init__(self, in_channels: int, channels: int, depth: int):
+        super().__init__(
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+            *(ResidualBlock(channels) for _ in range(depth)),
+        )

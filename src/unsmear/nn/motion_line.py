@@ -1,0 +1,96 @@
+"""The motion-line head: sharpen each pixel along the line that its content moved on. Ours.
+
+During an exposure content moves along its own motion, so the blur kernel at p is close to a line along
+``V̄(p)``. The head reads the blurred frame at K points on that line and adds their weighted differences
+from the centre. Its weights come from a bank of linear filters, interpolated over the length of the motion
+and the duty cycle, plus what a network adds; the bank starts from closed-form least squares.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unsmear.nn.sampling import pixel_grid, sample
+
+LENGTHS_PX = (0.5, 1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 20.0, 32.0)
+"""Knots of |V̄| between which filters are interpolated."""
+
+DUTIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Knots of the duty cycle. One more filter set, the last, serves where it is unknown."""
+
+
+def line_motion(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor) -> Tensor:
+    """V̄ = (a·V_back − b·V) / max(a + b, 1), a and b one unless that side is a reset.
+
+    Args:
+        motion, motion_back: (…, 2, H, W), pixels a frame step.
+        reset, reset_back: (…) bool.
+    """
+    a = (~reset_back).to(motion.dtype)[..., None, None, None]
+    b = (~reset).to(motion.dtype)[..., None, None, None]
+    return (a * motion_back - b * motion) / (a + b).clamp(min=1)
+
+
+def taps_along(count: int, reach: float) -> Tensor:
+    """``count`` (odd) positions in [-reach, reach], the centre one exactly 0."""
+    if count % 2 == 0:
+        raise ValueError(f"line_taps {count} must be odd, so that one tap is the pixel itself")
+    return torch.linspace(-reach, reach, count)
+
+
+def hat_weights(value: Tensor, knots: tuple[float, ...]) -> Tensor:
+    """Linear interpolation weights of ``value`` (…) between ``knots`` → (…, len(knots)); ends are held."""
+    k = torch.tensor(knots, dtype=value.dtype, device=value.device)
+    v = value.clamp(k[0], k[-1])
+    upper = torch.searchsorted(k, v.contiguous(), right=False).clamp(1, len(knots) - 1)
+    low, high = k[upper - 1], k[upper]
+    part = (v - low) / (high - low)
+    weights = torch.zeros(*value.shape, len(knots), dtype=value.dtype, device=value.device)
+    weights.scatter_(-1, (upper - 1)[..., None], (1 - part)[..., None])
+    return weights.scatter_(-1, upper[..., None], part[..., None])
+
+
+def duty_weights(duty: Tensor) -> Tensor:
+    """Weights (…, len(DUTIES) + 1) over the filter sets; a negative duty means unknown."""
+    known = duty >= 0
+    weights = hat_weights(duty.clamp(min=0), DUTIES) * known[..., None]
+    return torch.cat([weights, (~known)[..., None].to(weights.dtype)], -1)
+
+
+class MotionLine(nn.Module):
+    """Apply per-pixel line filters.
+
+    Args:
+        taps: number of points K on the line (odd).
+        reach: the line covers V̄ times [-reach, reach].
+    """
+
+    def __init__(self, taps: int, reach: float):
+        super().__init__()
+        self.register_buffer("positions", taps_along(taps, reach), persistent=False)
+        self.bank = nn.Parameter(torch.zeros(len(DUTIES) + 1, len(LENGTHS_PX), taps))
+
+    def bank_weights(self, line: Tensor, duty: Tensor) -> Tensor:
+        """Filters of the bank for ``line`` (B, 2, h, w) px and ``duty`` (B,) → (B, K, h, w)."""
+        filters = torch.einsum("bd,dlk->blk", duty_weights(duty).to(self.bank.dtype), self.bank)
+        by_length = hat_weights(torch.linalg.vector_norm(line, dim=1), LENGTHS_PX).to(self.bank.dtype)
+        return torch.einsum("bhwl,blk->bkhw", by_length, filters)
+
+    def forward(self, frame: Tensor, line: Tensor, weights: Tensor) -> Tensor:
+        """The correction Σ w_k (frame(p + a_k V̄) − frame(p)).
+
+        Args:
+            frame: (B, 3, H, W) float32 in [0, 1].
+            line: V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
+            weights: (B, K, h, w) on the same grid.
+        """
+        size = frame.shape[-2:]
+        line = F.interpolate(line.to(frame.dtype), size, mode="bilinear", align_corners=False)
+        weights = F.interpolate(weights.to(frame.dtype), size, mode="bilinear", align_corners=False)
+        grid = pixel_grid(*size, like=frame)
+        out = torch.zeros_like(frame)
+        centre = len(self.positions) // 2
+        for k, a in enumerate(self.positions.tolist()):
+            if k != centre:
+                out = out + weights[:, k : k + 1] * (sample(frame, grid + a * line, "border") - frame)
+        return out

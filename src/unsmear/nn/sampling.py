@@ -1,0 +1,92 @@
+"""Reading a feature map at displaced positions: warping and modulated deformable convolution.
+
+Positions are pixels of the map that is read; what lies outside reads as zero, as in DCNv2. Sampling runs
+in float32 whatever the dtype of the features, because bfloat16 cannot hold a coordinate.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Positions (2, H, W) float32 as (x, y) on ``like``'s device (float64 where ``like`` is float64)."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    y = torch.arange(height, device=like.device, dtype=dtype)
+    x = torch.arange(width, device=like.device, dtype=dtype)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+
+
+def sample(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
+    """Bilinear read of ``image`` (B, C, H, W) at ``positions`` (B, 2, h, w) = (x, y) → (B, C, h, w)."""
+    h, w = image.shape[-2:]
+    scale = positions.new_tensor([2 / w, 2 / h])
+    grid = (positions.permute(0, 2, 3, 1) + 0.5) * scale - 1
+    out = F.grid_sample(image.to(grid.dtype), grid, "bilinear", padding, align_corners=False)
+    return out.to(image.dtype)
+
+
+def warp(image: Tensor, motion: Tensor, padding: str = "zeros") -> Tensor:
+    """Backward warp: the result at p is ``image`` at p + motion(p) (CPGD-Net Eq. 1).
+
+    Args:
+        image: (B, C, H, W).
+        motion: (B, 2, H, W), pixels of this grid, (dx, dy).
+        padding: what lies outside, ``zeros`` or ``border``.
+    """
+    motion = motion.to(torch.promote_types(motion.dtype, torch.float32))
+    return sample(image, pixel_grid(*image.shape[-2:], like=motion) + motion, padding)
+
+
+def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Modulated deformable convolution (DCNv2), stride 1, same size, odd kernel, any number of offset groups.
+
+    Args:
+        x: (B, C, H, W).
+        offset: (B, G·K·2, H, W), pixels, for each offset group and kernel tap (dy, dx): the layout of the
+            reference operator. K = kernel height × width.
+        mask: (B, G·K, H, W) modulation.
+        weight: (O, C, kh, kw).
+        bias: (O,) or None.
+
+    Returns:
+        (B, O, H, W) in ``x``'s dtype.
+    """
+    b, c, h, w = x.shape
+    out_channels, _, kh, kw = weight.shape
+    taps = kh * kw
+    groups = mask.shape[1] // taps
+    precise = torch.promote_types(offset.dtype, torch.float32)
+
+    displacement = offset.to(precise).reshape(b * groups, taps, 2, h, w).flip(2)
+    tap_y, tap_x = torch.meshgrid(
+        torch.arange(kh, device=x.device, dtype=precise) - kh // 2,
+        torch.arange(kw, device=x.device, dtype=precise) - kw // 2,
+        indexing="ij",
+    )
+    tap_xy = torch.stack([tap_x, tap_y], -1).reshape(1, taps, 2, 1, 1)
+    positions = pixel_grid(h, w, like=displacement) + tap_xy + displacement
+    positions = positions.permute(0, 2, 1, 3, 4).reshape(b * groups, 2, taps * h, w)
+
+    read = sample(x.reshape(b * groups, c // groups, h, w), positions).reshape(b, groups, -1, taps, h, w)
+    read = read * mask.to(x.dtype).reshape(b, groups, 1, taps, h, w)
+    flat_weight = weight.reshape(out_channels, c * taps, 1, 1)
+    return F.conv2d(read.reshape(b, c * taps, h, w), flat_weight, bias)
+
+
+class DeformConv2d(nn.Module):
+    """A 3×3 modulated deformable convolution whose kernel starts as the identity.
+
+    The first ``out_channels`` input channels pass through the centre tap; any further input channels start
+    at zero weight.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        kernel = torch.zeros(out_channels, in_channels, 3, 3)
+        kernel[torch.arange(out_channels), torch.arange(out_channels), 1, 1] = 1
+        self.weight = nn.Parameter(kernel)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        return deform_conv2d(x, offset, mask, self.weight, self.bias)

@@ -1,0 +1,61 @@
+"""NumPy frames and priors ⇄ the tensors that networks read."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unsmear.models.cpfp import PriorTensors
+from unsmear.priors import Prior
+
+RESIDUAL_CELL = 4
+"""R is averaged over cells of 4×4 pixels, the grid on which networks read it."""
+
+
+def frames_to_tensor(frames: np.ndarray) -> Tensor:
+    """(T, H, W, 3) uint8 or uint16 (full range) → (T, 3, H, W) float32 in [0, 1]."""
+    top = np.iinfo(frames.dtype).max
+    if frames.dtype == np.uint16:
+        frames = frames.astype(np.int32)  # torch has no arithmetic on uint16
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / top
+
+
+def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
+    """(T, 3, H, W) → (T, H, W, 3) of ``dtype``, clipped and rounded to nearest."""
+    top = np.iinfo(dtype).max
+    levels = frames.float().clamp(0, 1).mul(top).round()
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(dtype)
+
+
+def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and bottom edge of (…, H, W) until both sides divide by ``multiple``."""
+    h, w = frames.shape[-2:]
+    return F.pad(frames, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+
+
+def prior_tensors(priors: Sequence[Prior], duty: float | Sequence[float]) -> PriorTensors:
+    """Priors of T frames → tensors with a batch of one, on grids that cover the frame padded to 16.
+
+    Args:
+        priors: of consecutive frames.
+        duty: exposure as a fraction of the frame step, one number or one a frame; negative if unknown.
+    """
+    rows, columns = priors[0].motion_q.shape[:2]
+    cells = (columns * 8 // RESIDUAL_CELL, rows * 8 // RESIDUAL_CELL)
+    residual = []
+    for prior in priors:
+        h, w = prior.residual.shape
+        padded = cv2.copyMakeBorder(prior.residual01(), 0, rows * 8 - h, 0, columns * 8 - w, cv2.BORDER_REPLICATE)
+        residual.append(cv2.resize(padded, cells, interpolation=cv2.INTER_AREA))
+    duties = torch.as_tensor(duty, dtype=torch.float32).expand(len(priors))
+    return PriorTensors(
+        torch.from_numpy(np.stack([p.motion() for p in priors]))[None],
+        torch.from_numpy(np.stack([p.motion_back() for p in priors]))[None],
+        torch.from_numpy(np.stack(residual))[None, :, None],
+        torch.tensor([[p.reset for p in priors]]),
+        torch.tensor([[p.reset_back for p in priors]]),
+        duties[None],
+    )

@@ -1,0 +1,183 @@
+"""One training loop for every recipe: resumable segments, EMA, validation, a log that a plot can read.
+
+Every random draw of step n comes from (seed, n), so a run that was killed and resumed equals one that
+was not.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unsmear.errors import UsageError, WeightsError
+from unsmear.training.config import LoopConfig, OptimiserConfig
+
+log = logging.getLogger(__name__)
+
+
+class Recipe(Protocol):
+    """What differs from model to model."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+
+    def batch(self, rng: np.random.Generator) -> Any:
+        """One training batch, on the CPU."""
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        """The loss to minimise, and figures for the log."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Figures on validation data; higher ``score`` is better."""
+
+
+def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
+    """Rate at ``step`` of ``total``: linear warm-up, constant, cosine to zero from ``decay_from`` on."""
+    rate = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.decay_from is not None and step >= config.decay_from:
+        part = (step - config.decay_from) / max(total - config.decay_from, 1)
+        rate *= 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+    return rate
+
+
+def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if config.name not in kinds:
+        raise UsageError(f"optimiser {config.name!r} is unknown; choose one of {', '.join(kinds)}")
+    return kinds[config.name](parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    config: LoopConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> nn.Module:
+    """Train ``model`` and return its EMA.
+
+    Args:
+        model: with start values; when resuming they are replaced.
+        recipe: data, loss and validation.
+        config: lengths and rates.
+        folder: receives ``log.jsonl``, ``last/`` (to resume from) and ``best/`` (best validation score).
+        resume: continue from ``folder/last`` where it exists.
+        on_step: called after each step with its number and figures.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=config.precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    optimiser = _optimiser(recipe.parameters(), config.optimiser)
+    average = deepcopy(model).eval().requires_grad_(False)
+    start, best = 0, -math.inf
+    last = folder / "last"
+    if resume and (last / "state.json").is_file():
+        start, best = _load(last, model, average, optimiser)
+        log.info("resumed at step %d", start)
+    trained, optimiser = accelerator.prepare(model, optimiser)
+    average.to(accelerator.device)
+
+    began, figures_sum, counted = time.monotonic(), {}, 0
+    with (folder / "log.jsonl").open("a", buffering=1) as journal:
+        for step in range(start, config.steps):
+            rng = np.random.default_rng((config.seed, step))
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, config.steps, config.optimiser)
+            trained.train()
+            with accelerator.autocast():
+                loss, figures = recipe.loss(trained, _to(recipe.batch(rng), accelerator.device))
+            optimiser.zero_grad()
+            accelerator.backward(loss)
+            if config.optimiser.clip_norm:
+                accelerator.clip_grad_norm_(recipe.parameters(), config.optimiser.clip_norm)
+            optimiser.step()
+            _follow(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
+
+            done = step + 1
+            for key, value in {"loss": loss.item(), **figures}.items():
+                figures_sum[key] = figures_sum.get(key, 0.0) + value
+            counted += 1
+            if done % config.log_every == 0 or done == config.steps:
+                row = {k: v / counted for k, v in figures_sum.items()}
+                row |= {"step": done, "seconds": round(time.monotonic() - began, 1)}
+                journal.write(json.dumps(row) + "\n")
+                if on_step:
+                    on_step(done, row)
+                figures_sum, counted = {}, 0
+            if done % config.validate_every == 0 or done == config.steps:
+                scores = recipe.validate(average)
+                journal.write(json.dumps({"step": done, "validation": scores}) + "\n")
+                log.info("step %d: %s", done, scores)
+                if scores.get("score", -math.inf) > best:
+                    best = scores["score"]
+                    average.save_pretrained(folder / "best")  # type: ignore[operator]
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
+    return average
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        moved = [_to(item, device) for item in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    return batch
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(now, 1 - decay)
+
+
+def _save(
+    folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float
+) -> None:
+    """Write a checkpoint beside the old one and swap them, so that a kill leaves one of the two."""
+    fresh = folder.with_name(folder.name + ".new")
+    fresh.mkdir(parents=True, exist_ok=True)
+    for name, module in (("model", model), ("ema", average)):
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")
+    torch.save(optimiser.state_dict(), fresh / "optimiser.pt")
+    (fresh / "state.json").write_text(json.dumps({"step": step, "best": best}))
+    old = folder.with_name(folder.name + ".old")
+    for stale in (old,):
+        if stale.exists():
+            _remove(stale)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    if old.exists():
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def _load(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any) -> tuple[int, float]:
+    try:
+        for name, module in (("model", model), ("ema", average)):
+            module.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{folder} cannot be resumed ({str(error).splitlines()[0]}): start afresh without --resume"
+        ) from None
+    return state["step"], state["best"]
