@@ -1,0 +1,27 @@
+"""Files to frames and back: reading, encoding in segments, and joining them with everything else."""
+
+from unsmear.video.encoding import Encoding, choose_encoding
+from unsmear.video.frame import Frame
+from unsmear.video.images import FrameFolderWriter, read_image, write_png
+from unsmear.video.join import JoinReport, join_segments
+from unsmear.video.probe import VideoInfo, find_inputs, probe
+from unsmear.video.reader import VideoReader, open_video
+from unsmear.video.segments import SegmentWriter, segment_time_base
+
+__all__ = [
+    "Encoding",
+    "Frame",
+    "FrameFolderWriter",
+    "JoinReport",
+    "SegmentWriter",
+    "VideoInfo",
+    "VideoReader",
+    "choose_encoding",
+    "find_inputs",
+    "join_segments",
+    "open_video",
+    "probe",
+    "read_image",
+    "segment_time_base",
+    "write_png",
+]

@@ -1,0 +1,81 @@
+"""Opening files through PyAV, with FFmpeg's errors turned into ours and its chatter kept off stderr."""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.logging
+
+from unsmear.errors import DamagedVideo, UnsupportedVideo
+
+# Demuxers that accept almost any bytes; a file that only they understand is not a video.
+_NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "hls", "concat", "ffmetadata"})
+
+av.logging.set_level(None)
+
+
+def file_url(path: Path) -> str:
+    """The name under which FFmpeg opens exactly this file, whatever characters it holds."""
+    return f"file:{path}"
+
+
+def silence_encoder_libraries() -> None:
+    """SVT-AV1 writes to stderr on its own unless told otherwise before it starts."""
+    os.environ.setdefault("SVT_LOG", "-1")
+
+
+def open_input(path: Path) -> Any:
+    """Open ``path`` for reading and return PyAV's input container.
+
+    Raises UnsupportedVideo for what is missing or is no video, DamagedVideo for what cannot be parsed.
+    """
+    if not path.exists():
+        raise UnsupportedVideo(f"{path}: no such file; give a video, an image or a folder of either")
+    if not path.is_file():
+        raise UnsupportedVideo(f"{path}: not a regular file; give a video, an image or a folder of either")
+    if path.stat().st_size == 0:
+        raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
+    try:
+        container = av.open(file_url(path), "r", metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        if error.errno == errno.EACCES:
+            raise UnsupportedVideo(f"{path}: permission denied; make the file readable") from error
+        raise DamagedVideo(
+            f"{path}: cannot be read as a video ({reason(error)}); "
+            "the file is cut short, damaged, or not a video at all"
+        ) from error
+    names = set(container.format.name.split(","))
+    if names & _NOT_VIDEO_FORMATS:
+        container.close()
+        raise UnsupportedVideo(f"{path}: holds text ({container.format.name}), not a video")
+    return container
+
+
+def main_video_stream(container: Any, path: Path) -> Any:
+    """The stream to restore: the first video stream that is not a cover picture.
+
+    Raises UnsupportedVideo when there is none or when no decoder for it exists.
+    """
+    streams = container.streams.video
+    for stream in streams:
+        if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
+            if stream.codec_context is None:
+                raise UnsupportedVideo(f"{path}: no decoder for its video stream; convert it to H.264 first")
+            return stream
+    held = sorted({stream.type for stream in container.streams})
+    what = "only a cover picture" if streams else f"no video stream (only {_listed(held)})"
+    raise UnsupportedVideo(f"{path}: holds {what}; a file with moving pictures is needed")
+
+
+def reason(error: BaseException) -> str:
+    """FFmpeg's own words for an error, without its file name and number."""
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).strip().rstrip(".") or type(error).__name__
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(words) if words else "nothing"

@@ -1,0 +1,120 @@
+"""Single images and folders of numbered frames."""
+
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+_PNG_LEVEL = 2  # zlib level: a third of the time of the default for some per cent of size
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name of ``path`` is one of an image format that can be read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``frame2`` comes before ``frame10``."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images directly in ``folder`` in natural order of their names, hidden files left out."""
+    found = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted((entry for entry in found if is_image(entry) and entry.is_file()), key=natural_key)
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (16-bit files), upright.
+
+    Gray and palette images become RGB; alpha is dropped. Raises UnsupportedVideo for a missing file or an
+    unusual sample type, DamagedVideo for a file that cannot be decoded.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnsupportedVideo(f"{path}: cannot be read ({error.strerror}); give a readable image") from error
+    if not data:
+        raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
+    if _cut_short(data):
+        raise DamagedVideo(f"{path}: the image is cut short; copy or download it again")
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise DamagedVideo(f"{path}: cannot be decoded as an image ({error.err})") from error
+    if bgr is None:
+        raise DamagedVideo(f"{path}: cannot be decoded as an image; the file is damaged or is not an image")
+    if bgr.dtype not in (np.uint8, np.uint16):
+        raise UnsupportedVideo(f"{path}: samples are {bgr.dtype}; convert the image to 8 or 16 bit")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+def write_png(path: Path | str, rgb: np.ndarray) -> None:
+    """Write ``(H, W, 3)`` uint8 or uint16 RGB as PNG of the same depth, losslessly.
+
+    The file appears whole or not at all. Raises OutputError when it cannot be written.
+    """
+    path = Path(path)
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {rgb.shape} {rgb.dtype}")
+    bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    if not done:
+        raise OutputError(f"{path}: cannot be encoded as PNG")
+    write_whole(path, data.tobytes())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path`` and rename it there once it is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+class FrameFolderWriter:
+    """Frames as PNG files named by frame number, ``000000.png`` onwards, in one folder."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Make ``folder`` if it does not exist. Raises OutputError when that fails."""
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+
+    def path(self, index: int) -> Path:
+        """Where frame ``index`` (from 0) is or will be."""
+        return self.folder / f"{index:06d}.png"
+
+    def has(self, index: int) -> bool:
+        """Whether frame ``index`` has been written, by this writer or an earlier one."""
+        return self.path(index).is_file()
+
+    def write(self, index: int, rgb: np.ndarray) -> Path:
+        """Write frame ``index`` from ``(H, W, 3)`` uint8 or uint16 RGB and return its path."""
+        target = self.path(index)
+        write_png(target, rgb)
+        return target
+
+
+def _cut_short(data: bytes) -> bool:
+    """Whether a PNG or JPEG lacks its end, which its decoder would fill with gray and noise on stderr."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-4096:]
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[-65536:]
+    return False

@@ -1,0 +1,193 @@
+"""What a file is, before any of it is restored."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+
+from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.images import is_image, list_images, natural_key, read_image
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "m2v", "vob", "ts", "mts", "m2ts"),
+        *("flv", "f4v", "wmv", "asf", "3gp", "3g2", "ogv", "mxf", "gif", "apng", "nut", "y4m", "ivf", "obu"),
+        *("h264", "264", "h265", "265", "hevc", "h266", "266", "vvc", "dv", "mjpg", "mjpeg"),
+    )
+)
+DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video, an image or a folder of frames declares and what its first frame shows.
+
+    ``width`` and ``height`` are as decoded, before rotation. ``frame_rate`` is the average in frames/s;
+    ``frames`` the number that the container states, None when it does not (``kind`` "frames" and "image"
+    always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
+    ``display_matrix`` holds the nine integers behind it. ``color_*`` and ``colorspace`` are H.273's numbers,
+    as FFmpeg uses them, 2 where unspecified (``color_range``: 0 unspecified, 1 limited, 2 full).
+    """
+
+    path: Path
+    kind: Literal["video", "frames", "image"]
+    width: int
+    height: int
+    pixel_format: str
+    bit_depth: int
+    codec: str
+    time_base: Fraction | None = None
+    frame_rate: Fraction | None = None
+    frames: int | None = None
+    duration_s: float | None = None
+    rotation: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    sample_aspect_ratio: Fraction | None = None
+    color_range: int = 0
+    color_primaries: int = UNSPECIFIED
+    color_trc: int = UNSPECIFIED
+    colorspace: int = UNSPECIFIED
+    interlaced: bool = False
+    container: str = ""
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Describe a video file, an image, or a folder of images (one clip).
+
+    Raises UnsupportedVideo for what cannot be restored and DamagedVideo for what cannot be decoded, each with
+    one line that names the path.
+    """
+    path = Path(path)
+    if path.is_dir():
+        images = list_images(path)
+        if not images:
+            raise UnsupportedVideo(f"{path}: the folder holds no images; give a video or a folder of frames")
+        return _probe_image(images[0], path, "frames", len(images))
+    if is_image(path):
+        return _probe_image(path, path, "image", 1)
+    with open_input(path) as container:
+        stream = main_video_stream(container, path)
+        return _probe_stream(path, container, stream)
+
+
+def find_inputs(path: Path | str) -> list[Path]:
+    """What ``path`` stands for, as a list of paths that ``probe`` and ``open_video`` take.
+
+    A file stands for itself; a folder of images is one clip (the folder itself); a folder of videos is the
+    list of them in natural order. Raises UnsupportedVideo when the path is missing, when a folder holds
+    neither or when it holds both.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.exists():
+            raise UnsupportedVideo(f"{path}: no such file or folder")
+        return [path]
+    images = list_images(path)
+    videos = sorted(
+        (
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() in VIDEO_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        ),
+        key=natural_key,
+    )
+    if images and videos:
+        raise UnsupportedVideo(
+            f"{path}: holds both images ({images[0].name}) and videos ({videos[0].name}); "
+            "a folder is one clip of images or a batch of videos, so separate them"
+        )
+    if not images and not videos:
+        raise UnsupportedVideo(f"{path}: the folder holds neither images nor videos; give one that does")
+    return [path] if images else videos
+
+
+def _probe_image(image: Path, path: Path, kind: Literal["frames", "image"], count: int) -> VideoInfo:
+    rgb = read_image(image)
+    deep = rgb.dtype == np.uint16
+    return VideoInfo(
+        path=path,
+        kind=kind,
+        width=rgb.shape[1],
+        height=rgb.shape[0],
+        pixel_format="rgb48le" if deep else "rgb24",
+        bit_depth=16 if deep else 8,
+        codec=image.suffix.lower().lstrip("."),
+        frames=count,
+        colorspace=0,
+    )
+
+
+def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
+    frame = _first_frame(path, container, stream)
+    context = stream.codec_context
+    pixel_format = frame.format.name
+    rate = stream.average_rate or stream.guessed_rate
+    duration = None
+    if stream.duration and stream.time_base:
+        duration = float(stream.duration * stream.time_base)
+    elif container.duration:
+        duration = container.duration / av.time_base
+    aspect = stream.sample_aspect_ratio
+    color_range = int(frame.color_range) or int(context.color_range)
+    return VideoInfo(
+        path=path,
+        kind="video",
+        width=frame.width,
+        height=frame.height,
+        pixel_format=pixel_format,
+        bit_depth=_bit_depth(frame.format),
+        codec=context.codec.canonical_name,
+        time_base=stream.time_base,
+        frame_rate=rate if rate else None,
+        frames=stream.frames or None,
+        duration_s=duration,
+        rotation=int(frame.rotation),
+        display_matrix=_display_matrix(frame),
+        sample_aspect_ratio=aspect if aspect else None,
+        color_range=FULL_RANGE if pixel_format.startswith("yuvj") else color_range,
+        color_primaries=_tag(frame.color_primaries, context.color_primaries),
+        color_trc=_tag(frame.color_trc, context.color_trc),
+        colorspace=_tag(frame.colorspace, context.colorspace),
+        interlaced=bool(frame.interlaced_frame),
+        container=container.format.name,
+    )
+
+
+def _first_frame(path: Path, container: Any, stream: Any) -> Any:
+    failure: BaseException | None = None
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:  # streams cut from a broadcast begin mid-picture
+                failure = error
+                continue
+            if frames:
+                return frames[0]
+    except av.error.FFmpegError as error:
+        failure = error
+    why = f" ({reason(failure)})" if failure else ""
+    raise DamagedVideo(f"{path}: not one frame of its {stream.codec_context.name} video can be decoded{why}")
+
+
+def _bit_depth(form: Any) -> int:
+    if form.has_palette:
+        return 8
+    return max((int(part.bits) for part in form.components if not part.is_alpha), default=8)
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...] | None:
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    return tuple(int(value) for value in np.frombuffer(bytes(data), np.int32)[:9])
+
+
+def _tag(of_frame: int, of_stream: int) -> int:
+    return int(of_frame) if int(of_frame) != UNSPECIFIED else int(of_stream)

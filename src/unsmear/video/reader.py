@@ -1,0 +1,204 @@
+"""Frames of a video, a folder of frames or an image, one at a time and in order."""
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+
+from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.colour import ToRgb, luma_of_rgb
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.frame import Frame
+from unsmear.video.images import list_images, read_image
+from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
+
+
+def open_video(path: Path | str) -> "VideoReader":
+    """Open a video, an image or a folder of images for reading.
+
+    Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
+    """
+    return VideoReader(path)
+
+
+class VideoReader:
+    """Streams frames in presentation order; memory does not depend on the length.
+
+    Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.info: VideoInfo = probe(path)
+        self._open: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; iterations under way end there."""
+        while self._open:
+            self._open.pop().close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, first: int = 0, last: int | None = None) -> Iterator[Frame]:
+        """Frames with ``first <= index < last`` (None: to the end).
+
+        Earlier frames are decoded, as later ones need them, but not converted. Raises DamagedVideo, naming
+        the frame reached, where the decoder reports an error or the file ends before it should; and
+        UnsupportedVideo where the size of the picture changes.
+        """
+        if self.info.kind == "video":
+            return self._video_frames(first, last)
+        return self._image_frames(first, last)
+
+    def _image_frames(self, first: int, last: int | None) -> Iterator[Frame]:
+        info = self.info
+        paths = [info.path] if info.kind == "image" else list_images(info.path)
+        deep = info.bit_depth > 8
+        for index, path in enumerate(paths[:last]):
+            if index < first:
+                continue
+            rgb = read_image(path)
+            if rgb.shape[:2] != (info.height, info.width):
+                raise UnsupportedVideo(
+                    f"{path}: is {rgb.shape[1]}x{rgb.shape[0]} where the first frame is "
+                    f"{info.width}x{info.height}; all frames of a folder must have one size"
+                )
+            if (rgb.dtype == np.uint16) != deep:
+                raise UnsupportedVideo(
+                    f"{path}: has {rgb.dtype.itemsize * 8} bits where the first frame has {info.bit_depth}; "
+                    "all frames of a folder must have one bit depth"
+                )
+            yield Frame(index, None, float(index / DEFAULT_RATE), rgb, luma_of_rgb(rgb))
+
+    def _video_frames(self, first: int, last: int | None) -> Iterator[Frame]:
+        info = self.info
+        container = open_input(info.path)
+        self._open.append(container)
+        try:
+            stream = main_video_stream(container, info.path)
+            stream.thread_type = "AUTO"
+            convert = ToRgb(deep=info.bit_depth > 8)
+            clock = _Clock(stream.time_base, info.frame_rate)
+            index = 0
+            for frame in _decoded(container, stream, info):
+                if last is not None and index >= last:
+                    return
+                if (frame.width, frame.height) != (info.width, info.height):
+                    raise UnsupportedVideo(
+                        f"{info.path}: frame {index} is {frame.width}x{frame.height} where the first is "
+                        f"{info.width}x{info.height}; split the video where its size changes"
+                    )
+                pts = clock.place(frame.pts)
+                if index >= first:
+                    rgb, luma = convert(frame)
+                    seconds = float(pts * clock.time_base)
+                    yield Frame(index, pts, seconds, rgb, luma, frame.duration or None)
+                index += 1
+            if last is None:
+                _check_end(container, stream, info, index, clock)
+        finally:
+            if container in self._open:
+                self._open.remove(container)
+                container.close()
+
+
+class _Clock:
+    """Gives each frame a time of its own: the stream's, repaired where it is missing or goes back."""
+
+    def __init__(self, time_base: Fraction | None, rate: Fraction | None) -> None:
+        self.time_base = time_base or Fraction(1, 90000)
+        self.step = max(1, round(1 / ((rate or DEFAULT_RATE) * self.time_base)))
+        self.previous: int | None = None
+
+    def place(self, pts: int | None) -> int:
+        """The time of the next frame in ``time_base`` units, later than that of the one before."""
+        if pts is None:
+            pts = 0 if self.previous is None else self.previous + self.step
+        elif self.previous is not None and pts <= self.previous:
+            pts = self.previous + 1
+        self.previous = pts
+        return pts
+
+
+def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
+    """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture."""
+    count = 0
+    try:
+        for packet in container.demux(stream):
+            if packet.is_corrupt and packet.size and count:
+                raise DamagedVideo(_cut(info, count, "its data is incomplete there"))
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                break
+            except av.error.FFmpegError as error:
+                if count == 0 and packet.size:
+                    continue
+                raise DamagedVideo(_cut(info, count, reason(error))) from error
+            for frame in frames:
+                count += 1
+                yield frame
+    except av.error.FFmpegError as error:
+        raise DamagedVideo(_cut(info, count, reason(error))) from error
+    if count == 0:
+        raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
+
+
+def _check_end(container: Any, stream: Any, info: VideoInfo, frames: int, clock: _Clock) -> None:
+    """Raise DamagedVideo where the container tells that more should have come."""
+    size = info.path.stat().st_size
+    names = info.container.split(",")
+    expected_bytes = 0
+    if "mov" in names:
+        entries = stream.index_entries
+        tail = [entries[i] for i in range(max(0, len(entries) - 64), len(entries))]
+        expected_bytes = max((entry.pos + entry.size for entry in tail), default=0)
+    elif "avi" in names:
+        with info.path.open("rb") as file:
+            head = file.read(8)
+        if head[:4] == b"RIFF":
+            expected_bytes = struct.unpack("<I", head[4:8])[0]
+    if expected_bytes > size:
+        raise DamagedVideo(_cut(info, frames, f"{size} of at least {expected_bytes} bytes are there"))
+    end_s = _stated_end_s(container, stream) if "matroska" in names else None
+    if end_s is not None and clock.previous is not None:
+        reached = float((clock.previous + clock.step) * clock.time_base)
+        if end_s - reached > max(0.5, 4 * float(clock.step * clock.time_base)):
+            raise DamagedVideo(_cut(info, frames, f"{reached:.2f} of {end_s:.2f} s are there"))
+
+
+def _stated_end_s(container: Any, stream: Any) -> float | None:
+    """When a Matroska file says its video ends: by the track's own tag, or by the only track's length."""
+    for key, value in stream.metadata.items():
+        if key.upper().startswith("DURATION"):
+            try:
+                hours, minutes, seconds = value.split(":")
+                return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            except ValueError:
+                return None
+    if len(container.streams) == 1 and container.duration:
+        return float(container.duration / av.time_base)
+    return None
+
+
+def _cut(info: VideoInfo, frames: int, why: str) -> str:
+    return (
+        f"{info.path}: damaged after frame {frames - 1} ({frames} frames read): {why}; "
+        "copy or download it again, or restore the part before with --end"
+    )
