@@ -61,6 +61,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 # What stands in, in this order, where the source's codec has no encoder or the container refuses it.
 _STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "gif")
+# Program streams do not say what they hold, so players know MPEG-1 and MPEG-2 only.
+_PROGRAM_STREAMS = {"mpeg", "vob", "dvd", "svcd", "vcd"}
 # Containers that must not decode before time 0, so that reordering frames would delay the video.
 _NO_EARLY_DECODING = {".avi", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"}
 _ALIASES = {"x264": "h264", "x265": "hevc", "h265": "hevc", "libx264rgb": "h264"}
@@ -137,6 +139,8 @@ def container_accepts(suffix: str, encoder: str) -> bool:
     """Whether the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
     try:
         with av.open(f"x{suffix}", "w") as container:  # nothing is created: no header is written
+            if container.format.name in _PROGRAM_STREAMS and encoder not in ("mpeg1video", "mpeg2video"):
+                return False
             container.add_stream(encoder, rate=25)
     except (ValueError, av.error.FFmpegError):
         return False
@@ -178,9 +182,8 @@ def _plain_format(info: VideoInfo, notes: list[str]) -> str:
         notes.append("the alpha channel is dropped")
         return name.replace("yuva", "yuv", 1)
     form = av.VideoFormat(name)
-    if any(part.is_alpha for part in form.components):
-        if info.codec != "gif":
-            notes.append("the alpha channel is dropped")
+    if any(part.is_alpha for part in form.components) and info.codec != "gif":
+        notes.append("the alpha channel is dropped")
     if form.is_rgb and not name.startswith("gbrp"):
         return "rgb24" if info.bit_depth <= 8 else "rgb48le"
     return "gray" if name in ("ya8", "monow", "monob") else "gray16le" if name == "ya16le" else name
@@ -228,6 +231,7 @@ def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, su
     """Whether the encoder starts with these settings, and the container's header can be written for it."""
     silence_encoder_libraries()
     rate = encoder_rate(encoder, info)
+    begun = False
     try:
         with av.open(f"x{suffix or '.nut'}", "w") as named:  # nothing is created: no header is written
             format_name = named.format.name
@@ -239,8 +243,9 @@ def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, su
             stream.codec_context.time_base = 1 / rate
             stream.codec_context.color_range = info.color_range
             scratch.start_encoding()
+            begun = True
     except (av.error.FFmpegError, ValueError, OSError):
-        return False
+        return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
 
 

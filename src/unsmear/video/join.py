@@ -285,13 +285,15 @@ def _can_hold(format_name: str, stream: Any) -> bool:
     """Whether the muxer takes this stream, found by writing a header to memory."""
     if stream.type == "unknown":
         return False
+    begun = False
     try:
         with av.open(io.BytesIO(), "w", format=format_name) as scratch:
             copy = scratch.add_stream_from_template(stream, opaque=True)
             copy.disposition = int(stream.disposition)
             scratch.start_encoding()
+            begun = True
     except (ValueError, OSError, av.error.FFmpegError):
-        return False
+        return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
 
 

@@ -139,25 +139,42 @@ class _Clock:
 def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
     """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture."""
     count = 0
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt and packet.size and count:
-                raise DamagedVideo(_cut(info, count, "its data is incomplete there"))
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
+    failure: str | None = None
+    packets = container.demux(stream)
+    while failure is None:
+        frames: list[Any] = []
+        packet = None
+        try:
+            packet = next(packets, None)
+            if packet is None:
                 break
-            except av.error.FFmpegError as error:
-                if count == 0 and packet.size:
-                    continue
-                raise DamagedVideo(_cut(info, count, reason(error))) from error
-            for frame in frames:
-                count += 1
-                yield frame
-    except av.error.FFmpegError as error:
-        raise DamagedVideo(_cut(info, count, reason(error))) from error
+            if packet.is_corrupt and packet.size and count:
+                failure = "its data is incomplete there"
+            else:
+                frames = packet.decode()
+        except av.error.EOFError:
+            break
+        except av.error.FFmpegError as error:
+            if count or packet is None or not packet.size:
+                failure = reason(error)
+        for frame in frames:
+            count += 1
+            yield frame
+    if failure is not None:
+        for frame in _held_back(stream):
+            count += 1
+            yield frame
+        raise DamagedVideo(_cut(info, count, failure))
     if count == 0:
         raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
+
+
+def _held_back(stream: Any) -> list[Any]:
+    """The frames that the decoder still holds after an error."""
+    try:
+        return list(stream.decode(None))
+    except av.error.FFmpegError:
+        return []
 
 
 def _check_end(container: Any, stream: Any, info: VideoInfo, frames: int, clock: _Clock) -> None:
