@@ -123,7 +123,7 @@ def make_clip(
                 format=pix_fmt,
                 dst_colorspace=5 if matrix == 6 else matrix,
                 dst_color_range=full,
-                interpolation="BICUBIC",
+                interpolation="LANCZOS",
             )
             frame.pts, frame.time_base = start + pts, base
             container.mux(stream.encode(frame))
@@ -139,7 +139,7 @@ def packets_of(path: Path | str, kind: str = "video", number: int = 0) -> list[t
     with av.open(str(path)) as container:
         stream = [stream for stream in container.streams if stream.type == kind][number]
         return [
-            (packet.pts * packet.time_base, bytes(packet))
+            ((packet.pts or 0) * packet.time_base, bytes(packet))
             for packet in container.demux(stream)
             if packet.size
         ]

@@ -1,23 +1,36 @@
 """Decoded planes to RGB and back, in the stream's own matrix and range.
 
-Both directions go through swscale with the same flags, so a frame that is decoded and encoded unchanged
-keeps its colours. What the stream leaves unspecified takes swscale's convention both ways: BT.601, limited
-range.
+Both directions go through swscale with the same flags and the same chroma siting, so a frame that is decoded
+and encoded unchanged keeps its colours. What the stream leaves unspecified takes swscale's convention both
+ways: BT.601, limited range.
 """
 
+from fractions import Fraction
 from typing import Any
 
 import av
+import av.filter
 import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # AVColorSpace → the matrices that swscale knows (its numbers differ for SMPTE 170M only).
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_BT601 = 5
+# Weights of red and blue in luma, by the matrix (H.273).
+_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 UNSPECIFIED = 2
+LIMITED_RANGE = 1
 FULL_RANGE = 2
+_ANY_TIME_BASE = Fraction(1, 25)
 _FLAGS = (
-    Interpolation.BICUBIC
+    Interpolation.LANCZOS  # of the kernels, the one whose chroma changes least on a round trip
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
@@ -27,7 +40,9 @@ _FLAGS = (
 class ToRgb:
     """Turns decoded frames into RGB and luma; one object a stream (it keeps swscale's tables)."""
 
-    def __init__(self, *, deep: bool) -> None:
+    def __init__(self, *, deep: bool, siting: str = "left") -> None:
+        """``deep``: give uint16; ``siting``: where chroma samples lie ("left" or "center")."""
+        self._site = _Siting(siting)
         self._format = "rgb48le" if deep else "rgb24"
         self._rgb = VideoReformatter()
         self._planar = VideoReformatter()
@@ -39,7 +54,7 @@ class ToRgb:
             frame.colorspace = UNSPECIFIED
         elif matrix == 10:
             frame.colorspace = 9
-        converted = self._rgb.reformat(frame, format=self._format, interpolation=_FLAGS)
+        converted = self._rgb.reformat(self._site(frame), format=self._format, interpolation=_FLAGS)
         rgb = np.array(converted.to_ndarray(), order="C")
         return rgb, self._luma(frame, rgb)
 
@@ -61,24 +76,86 @@ class ToRgb:
 class FromRgb:
     """Turns RGB arrays into frames for an encoder."""
 
-    def __init__(self, pixel_format: str, colorspace: int, color_range: int) -> None:
+    def __init__(self, pixel_format: str, colorspace: int, color_range: int, siting: str = "left") -> None:
+        form = av.VideoFormat(pixel_format)
         self._format = pixel_format
-        self._matrix = _MATRICES.get(colorspace)
-        self._range = color_range if color_range in (1, 2) else None
+        self._yuv = not form.is_rgb and len(form.components) >= 3
+        self._matrix = _MATRICES.get(colorspace, _BT601)
+        self._range = color_range if color_range in (LIMITED_RANGE, FULL_RANGE) else LIMITED_RANGE
+        self._site = _Siting(siting)
         self._reformatter = VideoReformatter()
 
     def __call__(self, rgb: np.ndarray) -> Any:
         """``(H, W, 3)`` uint8 or uint16 → an ``av.VideoFrame`` in the encoder's pixel format."""
+        if self._yuv and self._range == FULL_RANGE:
+            return self._full_range(rgb)
         source = av.VideoFrame.from_ndarray(
             np.ascontiguousarray(rgb), format="rgb48le" if rgb.dtype == np.uint16 else "rgb24"
         )
+        if not self._yuv:
+            return self._reformatter.reformat(source, format=self._format, interpolation=_FLAGS)
         return self._reformatter.reformat(
-            source,
+            self._site(source),
             format=self._format,
             dst_colorspace=self._matrix,
             dst_color_range=self._range,
             interpolation=_FLAGS,
         )
+
+    def _full_range(self, rgb: np.ndarray) -> Any:
+        """RGB → full-range YUV in two steps: swscale's one step darkens chroma by half a level."""
+        deep = rgb.dtype == np.uint16
+        planes = cv2.transform(rgb, _full_range_matrix(self._matrix, 32768 if deep else 128))
+        source: Any = av.VideoFrame(rgb.shape[1], rgb.shape[0], "yuv444p16le" if deep else "yuv444p")
+        for number, plane in enumerate(source.planes):
+            rows = np.frombuffer(plane, rgb.dtype).reshape(plane.height, -1)
+            rows[:, : plane.width] = planes[..., number]
+        source.color_range, source.colorspace = FULL_RANGE, self._matrix
+        return self._reformatter.reformat(
+            self._site(source),
+            format=self._format,
+            dst_colorspace=self._matrix,
+            dst_color_range=FULL_RANGE,
+            interpolation=_FLAGS,
+        )
+
+
+class _Siting:
+    """Marks frames with the place of their chroma samples, which swscale heeds on both sides.
+
+    PyAV has no attribute for it and decoders of some codecs leave it open, so that one direction would shift
+    chroma by a quarter of its pixel against the other.
+    """
+
+    def __init__(self, siting: str) -> None:
+        self._siting = siting
+        self._key: tuple[str, int, int] | None = None
+        self._graph: Any = None
+
+    def __call__(self, frame: Any) -> Any:
+        key = (frame.format.name, frame.width, frame.height)
+        if key != self._key:
+            self._key, self._graph = key, av.filter.Graph()
+            begin = self._graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME_BASE
+            )
+            mark = self._graph.add("setparams", f"chroma_location={self._siting}")
+            end = self._graph.add("buffersink")
+            begin.link_to(mark)
+            mark.link_to(end)
+            self._graph.configure()
+        self._graph.push(frame)
+        return self._graph.pull()
+
+
+def _full_range_matrix(colorspace: int, middle: int) -> np.ndarray:
+    """The ``(3, 4)`` affine map from RGB to full-range Y, Cb, Cr; ``middle`` is the value of no chroma."""
+    red, blue = _WEIGHTS[colorspace]
+    luma = np.array([red, 1 - red - blue, blue])
+    to_blue = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
+    to_red = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
+    offset = np.array([[0.0], [middle], [middle]])
+    return np.hstack([np.stack([luma, to_blue, to_red]), offset])
 
 
 def luma_of_rgb(rgb: np.ndarray) -> np.ndarray:

@@ -105,16 +105,12 @@ def choose_encoding(
     notes: list[str] = []
     wanted = pix_fmt or _plain_format(info, notes)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
-        raise UsageError(
-            f"--pix-fmt {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones"
-        )
+        raise UsageError(f"--pix-fmt {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
     if codec is not None:
         encoder, defaults = _named(codec)
         candidates: list[tuple[str, dict[str, str]]] = [(encoder, defaults)]
         if container_suffix and not container_accepts(container_suffix, encoder):
-            raise UsageError(
-                f"--codec {codec}: {container_suffix} files cannot hold it; use .mkv or another codec"
-            )
+            raise UsageError(f"--codec {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
         candidates = list(_candidates(info.codec, container_suffix))
     for encoder, defaults in candidates:
@@ -159,9 +155,7 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
     except ValueError:
         found = None
     if found is None or found.type != "video":
-        raise UsageError(
-            f"--codec {codec}: no such video encoder; h264, hevc, av1, vp9, prores, ffv1 are some"
-        )
+        raise UsageError(f"--codec {codec}: no such video encoder; h264, hevc, av1, vp9, prores, ffv1 are some")
     return name, {}
 
 
@@ -218,9 +212,7 @@ def _with_details(
         options["profile"] = "dnxhr_444" if "444" in form else "dnxhr_hqx" if depth > 8 else "dnxhr_hq"
     elif encoder in ("libx264", "libx265") and suffix in _NO_EARLY_DECODING:
         options["bf"] = "0"
-    elif encoder in ("mpeg1video", "mpeg2video") or (
-        encoder == "mpeg4" and suffix in (".ts", ".m2ts", ".mts")
-    ):
+    elif encoder in ("mpeg1video", "mpeg2video") or (encoder == "mpeg4" and suffix in (".ts", ".m2ts", ".mts")):
         options["flags"] = options.get("flags", "") + "-global_header"  # these want headers in the stream
     if encoder == "libx264" and info.interlaced:
         options["flags"] = "+ildct+ilme"
@@ -274,9 +266,7 @@ def _set_crf(encoder: str, options: dict[str, str], crf: int, notes: list[str]) 
         options["x265-params"] += ":lossless=1"
 
 
-def _note_departures(
-    notes: list[str], info: VideoInfo, encoder: str, form: str, wanted: str, *, chosen: bool
-) -> None:
+def _note_departures(notes: list[str], info: VideoInfo, encoder: str, form: str, wanted: str, *, chosen: bool) -> None:
     made = av.Codec(encoder, "w").canonical_name
     if not chosen and info.kind == "video" and made != info.codec:
         why = "does not fit this output" if info.codec in _ENCODERS else "has no encoder here"

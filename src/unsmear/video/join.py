@@ -169,9 +169,7 @@ class _Joining:
                 self.notes.append(f"{self.output.suffix} files cannot hold {what}, so it is left out")
                 continue
             copy = target.add_stream_from_template(stream, opaque=True)
-            copy.metadata.update(
-                _kept(stream.metadata, _STALE_TAGS if self.shift or self.end_s else ("DURATION",))
-            )
+            copy.metadata.update(_kept(stream.metadata, _STALE_TAGS if self.shift or self.end_s else ("DURATION",)))
             copy.disposition = int(stream.disposition)
             added[stream.index] = copy
         return added
@@ -222,12 +220,7 @@ class _Joining:
             stream, picture = packet.stream, _is_picture(packet.stream)
             if not picture and not self._within(packet, stream):
                 continue
-            if (
-                stream.type == "video"
-                and not picture
-                and stream.index not in begun
-                and not packet.is_keyframe
-            ):
+            if stream.type == "video" and not picture and stream.index not in begun and not packet.is_keyframe:
                 continue
             begun.add(stream.index)
             packet.stream = streams[stream.index]

@@ -33,6 +33,7 @@ class VideoInfo:
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
     ``display_matrix`` holds the nine integers behind it. ``color_*`` and ``colorspace`` are H.273's numbers,
     as FFmpeg uses them, 2 where unspecified (``color_range``: 0 unspecified, 1 limited, 2 full).
+    ``chroma_siting`` is where the codec's subsampled chroma lies by its standard.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class VideoInfo:
     color_trc: int = UNSPECIFIED
     colorspace: int = UNSPECIFIED
     interlaced: bool = False
+    chroma_siting: Literal["left", "center"] = "left"
     container: str = ""
 
 
@@ -154,6 +156,7 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
         color_primaries=_tag(frame.color_primaries, context.color_primaries),
         color_trc=_tag(frame.color_trc, context.color_trc),
         colorspace=_tag(frame.colorspace, context.colorspace),
+        chroma_siting="center" if context.codec.canonical_name in ("mjpeg", "mpeg1video") else "left",
         interlaced=bool(frame.interlaced_frame),
         container=container.format.name,
     )

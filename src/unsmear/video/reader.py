@@ -93,7 +93,7 @@ class VideoReader:
         try:
             stream = main_video_stream(container, info.path)
             stream.thread_type = "AUTO"
-            convert = ToRgb(deep=info.bit_depth > 8)
+            convert = ToRgb(deep=info.bit_depth > 8, siting=info.chroma_siting)
             clock = _Clock(stream.time_base, info.frame_rate)
             index = 0
             for frame in _decoded(container, stream, info):
@@ -111,7 +111,7 @@ class VideoReader:
                     yield Frame(index, pts, seconds, rgb, luma, frame.duration or None)
                 index += 1
             if last is None:
-                _check_end(container, stream, info, index, clock)
+                _check_end(stream, info, index)
         finally:
             if container in self._open:
                 self._open.remove(container)
@@ -177,41 +177,49 @@ def _held_back(stream: Any) -> list[Any]:
         return []
 
 
-def _check_end(container: Any, stream: Any, info: VideoInfo, frames: int, clock: _Clock) -> None:
-    """Raise DamagedVideo where the container tells that more should have come."""
+def _check_end(stream: Any, info: VideoInfo, frames: int) -> None:
+    """Raise DamagedVideo where the container tells that the file should be longer."""
     size = info.path.stat().st_size
     names = info.container.split(",")
-    expected_bytes = 0
+    expected = 0
     if "mov" in names:
         entries = stream.index_entries
         tail = [entries[i] for i in range(max(0, len(entries) - 64), len(entries))]
-        expected_bytes = max((entry.pos + entry.size for entry in tail), default=0)
-    elif "avi" in names:
+        expected = max((entry.pos + entry.size for entry in tail), default=0)
+    elif "avi" in names or "matroska" in names:
         with info.path.open("rb") as file:
-            head = file.read(8)
-        if head[:4] == b"RIFF":
-            expected_bytes = struct.unpack("<I", head[4:8])[0]
-    if expected_bytes > size:
-        raise DamagedVideo(_cut(info, frames, f"{size} of at least {expected_bytes} bytes are there"))
-    end_s = _stated_end_s(container, stream) if "matroska" in names else None
-    if end_s is not None and clock.previous is not None:
-        reached = float((clock.previous + clock.step) * clock.time_base)
-        if end_s - reached > max(0.5, 4 * float(clock.step * clock.time_base)):
-            raise DamagedVideo(_cut(info, frames, f"{reached:.2f} of {end_s:.2f} s are there"))
+            head = file.read(4096)
+        expected = _riff_bytes(head) if "avi" in names else _matroska_bytes(head)
+    if expected > size:
+        raise DamagedVideo(_cut(info, frames, f"{size} of at least {expected} bytes are there"))
 
 
-def _stated_end_s(container: Any, stream: Any) -> float | None:
-    """When a Matroska file says its video ends: by the track's own tag, or by the only track's length."""
-    for key, value in stream.metadata.items():
-        if key.upper().startswith("DURATION"):
-            try:
-                hours, minutes, seconds = value.split(":")
-                return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-            except ValueError:
-                return None
-    if len(container.streams) == 1 and container.duration:
-        return float(container.duration / av.time_base)
-    return None
+def _riff_bytes(head: bytes) -> int:
+    """The end of the first RIFF chunk; 0 where it is not stated."""
+    return 8 + int(struct.unpack("<I", head[4:8])[0]) if head[:4] == b"RIFF" else 0
+
+
+def _matroska_bytes(head: bytes) -> int:
+    """The end of the Segment that holds everything in a Matroska file; 0 where it is not stated."""
+    try:
+        size, begin = _vint(head, 4)  # after the identifier of the EBML header
+        segment = begin + size
+        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+            return 0
+        size, begin = _vint(head, segment + 4)
+    except IndexError:
+        return 0
+    return begin + size if size else 0
+
+
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    """An EBML number at ``at`` and where it ends; 0 for the reserved "unknown" (all ones)."""
+    length = 9 - data[at].bit_length()
+    if length > 8 or at + length > len(data):
+        raise IndexError
+    mask = (1 << 7 * length) - 1
+    value = int.from_bytes(data[at : at + length], "big") & mask
+    return (0 if value == mask else value), at + length
 
 
 def _cut(info: VideoInfo, frames: int, why: str) -> str:

@@ -27,6 +27,7 @@ from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 
 ORIGIN_KEY = "unsmear_origin"
 _BT709 = 1
+_MAX_DELAY = 16  # frames that an encoder may hold back to reorder
 _LIMITED_RANGE = 1
 
 
@@ -36,9 +37,7 @@ class SegmentWriter:
     Use it as a context manager: leaving by an exception removes what was written.
     """
 
-    def __init__(
-        self, path: Path | str, info: VideoInfo, encoding: Encoding, width: int, height: int
-    ) -> None:
+    def __init__(self, path: Path | str, info: VideoInfo, encoding: Encoding, width: int, height: int) -> None:
         """Prepare to write ``path`` with frames of ``width`` × ``height``; ``info`` is the source's.
 
         Times are in ``info.time_base``, or 1/25 s for sources that have none (see ``segment_time_base``).
@@ -53,11 +52,14 @@ class SegmentWriter:
         self._step = max(1, round(1 / (rate * self.time_base)))
         self._pts: list[int] = []
         self._durations: list[int | None] = []
+        self._order = -_MAX_DELAY - 1
         self._container: Any = None
         self._stream: Any = None
         self._encoder_rate = encoder_rate(encoding.codec, info)
         colorspace, color_range = _target_colours(info, encoding.pixel_format)
-        self._convert = FromRgb(encoding.pixel_format, colorspace, color_range)
+        # What the decoder of the output will assume.
+        siting = "center" if encoding.codec in ("mjpeg", "mpeg1video") else "left"
+        self._convert = FromRgb(encoding.pixel_format, colorspace, color_range, siting)
         self._colours = (colorspace, color_range)
 
     def __enter__(self) -> Self:
@@ -90,6 +92,8 @@ class SegmentWriter:
             if self._container is None:
                 self._start(pts)
             frame = self._convert(rgb)
+            frame.colorspace, frame.color_range = self._colours  # some encoders write those of each frame
+            frame.color_primaries, frame.color_trc = self._info.color_primaries, self._info.color_trc
             frame.pts, frame.time_base = len(self._pts), 1 / self._encoder_rate
             self._pts.append(pts)
             self._durations.append(duration)
@@ -148,12 +152,21 @@ class SegmentWriter:
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
-            number, order = packet.pts, packet.dts if packet.dts is not None else packet.pts
-            packet.pts = self._time(number)
-            packet.dts = min(self._time(order), packet.pts)
+            number = packet.pts
+            self._order = self._decoding_number(packet.dts, number)
+            packet.pts, packet.dts = self._time(number), self._time(self._order)
             packet.duration = self._duration(number)
             packet.time_base = self.time_base
             self._container.mux(packet)
+
+    def _decoding_number(self, claimed: int | None, number: int) -> int:
+        """The frame number at whose time a packet is decoded: the encoder's where it makes sense.
+
+        x265 gives nonsense when it is flushed before its delay has filled.
+        """
+        if claimed is None or not self._order < claimed <= number:
+            claimed = self._order + 1
+        return min(claimed, number)
 
     def _time(self, number: int) -> int:
         """Stored time of frame ``number``; numbers before the first (decoding delay) count back from it."""

@@ -59,9 +59,7 @@ def read_timeline(segments: list[Path]) -> Timeline:
             try:
                 origin, unit = container.metadata[ORIGIN_KEY].split()
             except (KeyError, ValueError):
-                raise OutputError(
-                    f"{segment}: not a segment written by unsmear; remove it and run again"
-                ) from None
+                raise OutputError(f"{segment}: not a segment written by unsmear; remove it and run again") from None
             context = container.streams.video[0].codec_context
             now = (unit, context.codec.canonical_name, context.width, context.height, context.extradata)
             settings = settings or now
