@@ -116,9 +116,7 @@ def make_clip(
             )
         matrix, full = (colour[2], colour[3]) if colour else (None, None)
         for picture, pts in zip(pictures, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(
-                picture, format="rgb48le" if picture.dtype == np.uint16 else "rgb24"
-            )
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb48le" if picture.dtype == np.uint16 else "rgb24")
             frame = frame.reformat(
                 format=pix_fmt,
                 dst_colorspace=5 if matrix == 6 else matrix,
@@ -139,9 +137,7 @@ def packets_of(path: Path | str, kind: str = "video", number: int = 0) -> list[t
     with av.open(str(path)) as container:
         stream = [stream for stream in container.streams if stream.type == kind][number]
         return [
-            ((packet.pts or 0) * packet.time_base, bytes(packet))
-            for packet in container.demux(stream)
-            if packet.size
+            ((packet.pts or 0) * packet.time_base, bytes(packet)) for packet in container.demux(stream) if packet.size
         ]
 
 
