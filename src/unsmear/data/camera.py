@@ -129,9 +129,7 @@ def _crop(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     return cv2.resize(piece, (side, side), interpolation=shrink)
 
 
-def render(
-    photos: list[np.ndarray], rng: np.random.Generator, ranges: CameraRanges | None = None
-) -> Rendered:
+def render(photos: list[np.ndarray], rng: np.random.Generator, ranges: CameraRanges | None = None) -> Rendered:
     """Draw one sequence.
 
     Args:
@@ -177,9 +175,7 @@ def render(
             light += to_linear(view, ranges.curve)
             if k == per_frame // 2:
                 sharp[t] = view
-        blurred[t] = quantise(
-            sensor_noise(from_linear(light / per_frame, ranges.curve), rng, ranges.noise_levels)
-        )
+        blurred[t] = quantise(sensor_noise(from_linear(light / per_frame, ranges.curve), rng, ranges.noise_levels))
     return Rendered(blurred, sharp, duty)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +20,8 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
         uint8 RGB (H, W, 3), one for each frame, in order. Odd sizes are padded for the encoder and cropped
         again.
     """
-    encoder = decoder = None
+    encoder: Any = None
+    decoder: Any = None
     height = width = 0
 
     def decoded(packets: Iterable[av.Packet]) -> Iterator[np.ndarray]:
@@ -42,4 +44,4 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
         yield from decoded(encoder.encode(picture))
     if encoder is not None:
         yield from decoded(encoder.encode(None))
-        yield from decoded([None])  # type: ignore[list-item]  # None flushes the decoder
+        yield from decoded([None])  # type: ignore[list-item]  # None flushes it

@@ -26,14 +26,12 @@ def optical_flow(source: np.ndarray, target: np.ndarray, dis: cv2.DISOpticalFlow
     """DIS (medium) flow (H, W, 2) in pixels: content at p in ``source`` is at p + flow in ``target``."""
     dis = dis or cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (source, target)]
-    return dis.calc(gray[0], gray[1], None)
+    return dis.calc(gray[0], gray[1], None)  # type: ignore[call-overload]  # None makes a new field
 
 
 def _backward_sample(frame: np.ndarray, offset: np.ndarray, grid: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     x, y = grid
-    return cv2.remap(
-        frame, x + offset[..., 0], y + offset[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    return cv2.remap(frame, x + offset[..., 0], y + offset[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,7 @@ def _read_clip(path: Path, longest_px: int) -> list[np.ndarray]:
     import av
 
     with av.open(str(path)) as container:
-        return [
-            _shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)
-        ]
+        return [_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)]
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -100,7 +98,7 @@ def _from_clip(
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """A crop of a clip with exposures interpolated along its own flow, or None if it does not suit."""
     ranges = config.camera
-    frames = clips[rng.integers(len(clips))]
+    frames = clips[int(rng.integers(len(clips)))]
     stride = int(rng.choice([1, 1, 2, 3, 4, 6, 8]))
     span = (ranges.frames + 1) * stride + 1
     if len(frames) < span:
@@ -111,14 +109,13 @@ def _from_clip(
     take = min(int(side / rng.uniform(0.55, 1.0)), h, w)
     y, x = int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1))
     crops = [
-        cv2.resize(
-            frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA
-        )
+        cv2.resize(frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA)
         for i in range(ranges.frames + 2)
     ]
     duty = draw_duty(rng, ranges)
     inner = slice(_FLOW_MARGIN, side - _FLOW_MARGIN)
-    blurred, sharp = [], []
+    blurred: list[np.ndarray] = []
+    sharp: list[np.ndarray] = []
     for previous, centre, following in zip(crops, crops[1:], crops[2:], strict=False):
         near = Neighbourhood.of(previous, centre, following)
         fastest = near.fastest_px()

@@ -13,13 +13,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from unsmear.nn.blocks import ResidualBlock, ResidualBody
+from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
 from unsmear.nn.cpfa import CPFA
-from unsmear.nn.motion_line import MotionLine, line_motion
+from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
 from unsmear.nn.sampling import warp
 
 GRID = 4
 """Frame pixels a feature pixel, each way."""
+
+UNKNOWN_DUTY = 0.7
+"""Taken for the duty cycle where it is unknown."""
 
 MOTION_INPUT_PX = 16.0
 """Motion is divided by this where the encoder reads it; frame pixels."""
@@ -72,6 +75,8 @@ class CPFPConfig:
     line_taps: int = 17
     """Taps of the motion-line head, 0 for none. Ours."""
     line_reach: float = 1.5
+    line_blocks: int = 3
+    """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     use_motion: bool = True
     """False: V = V_back = 0 everywhere (the ablation without motion vectors)."""
     use_residual: bool = True
@@ -95,7 +100,7 @@ class CPFPConfig:
 class CPFP(ModelMixin, ConfigMixin):
     """The network. Constructor arguments are the fields of ``CPFPConfig``."""
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
 
     @register_to_config
     def __init__(
@@ -111,10 +116,13 @@ class CPFP(ModelMixin, ConfigMixin):
         prior_inputs: bool = True,
         line_taps: int = 17,
         line_reach: float = 1.5,
+        line_blocks: int = 3,
         use_motion: bool = True,
         use_residual: bool = True,
     ):
         super().__init__()
+        self.channels, self.order, self.prior_inputs = channels, order, prior_inputs
+        self.use_motion, self.use_residual = use_motion, use_residual
         self.passes = tuple(passes or ("forward", "backward"))
         if self.passes[0] != "forward" or set(self.passes) - {"forward", "backward"}:
             raise ValueError(f"passes {self.passes} must hold 'forward' and 'backward', 'forward' first")
@@ -126,15 +134,16 @@ class CPFP(ModelMixin, ConfigMixin):
         self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
         self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
         self.fuse = nn.Conv2d((1 + len(self.passes)) * c, c, 1)
-        self.decoder = nn.Sequential(*(ResidualBlock(c) for _ in range(decoder_depth)))
+        self.decoder = nn.ModuleList(ResidualBlock(c) for _ in range(decoder_depth))
+        self.line_blocks = nn.ModuleList(LineBlock(c) for _ in range(line_blocks))
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
         self.to_pixels.weight.data *= 0.01
-        nn.init.zeros_(self.to_pixels.bias)
+        zero_bias(self.to_pixels)
         self.line = MotionLine(line_taps, line_reach) if line_taps else None
         if line_taps:
             self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
             self.to_line.weight.data *= 0.1
-            nn.init.zeros_(self.to_line.bias)
+            zero_bias(self.to_line)
 
     @classmethod
     def build(cls, config: CPFPConfig) -> "CPFP":
@@ -147,7 +156,11 @@ class CPFP(ModelMixin, ConfigMixin):
         return "forward" in self.passes[1:]
 
     def forward(
-        self, frames: Tensor, priors: PriorTensors, state: Tensor | None = None, output_frames: int | None = None
+        self,
+        frames: Tensor,
+        priors: PriorTensors,
+        state: Tensor | None = None,
+        output_frames: int | None = None,
     ) -> CPFPOutput:
         """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
 
@@ -191,9 +204,9 @@ class CPFP(ModelMixin, ConfigMixin):
 
         motion, back = (resized(m, "bilinear") for m in (priors.motion, priors.motion_back))
         residual = resized(priors.residual, "area")
-        if not self.config.use_motion:
+        if not self.use_motion:
             motion, back = torch.zeros_like(motion), torch.zeros_like(back)
-        if not self.config.use_residual:
+        if not self.use_residual:
             residual = torch.zeros_like(residual)
         return priors._replace(motion=motion, motion_back=back, residual=residual)
 
@@ -202,7 +215,7 @@ class CPFP(ModelMixin, ConfigMixin):
         out = []
         for i in range(frames.shape[1]):
             read = [F.pixel_unshuffle(frames[:, i].to(dtype), GRID)]
-            if self.config.prior_inputs:
+            if self.prior_inputs:
                 duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
                 fields = (
                     grid.motion[:, i] / MOTION_INPUT_PX,
@@ -228,7 +241,7 @@ class CPFP(ModelMixin, ConfigMixin):
         start: Tensor | None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """One pass: features F*_j[t] for every t, and the state after each t (order, B, C, h, w)."""
-        count, order = len(encoded), self.config.order
+        count, order = len(encoded), self.order
         features: list[Tensor | None] = [None] * count
         states: list[Tensor | None] = [None] * count
         zero = torch.zeros_like(encoded[0])
@@ -263,12 +276,15 @@ class CPFP(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
         fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
-        decoded = self.decoder(fused)
+        line = line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
+        blur = line / GRID * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
+        decoded = fused
+        for k, block in enumerate(self.decoder):
+            if k < len(self.line_blocks):
+                decoded = self.line_blocks[k](decoded, blur)
+            decoded = block(decoded)
         out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
         if self.line is not None:
-            line = line_motion(
-                grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i]
-            )
             weights = self.line.bank_weights(line, duty) + self.to_line(decoded).float()
             out = out + self.line(frame, line, weights)
         return out

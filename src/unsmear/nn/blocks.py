@@ -4,6 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def zero_bias(conv: nn.Conv2d) -> None:
+    """Start a convolution without an offset."""
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), the second convolution starting a tenth of the usual size."""
 
@@ -15,7 +21,7 @@ class ResidualBlock(nn.Module):
         nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="relu")
         self.conv2.weight.data *= 0.1
         for conv in (self.conv1, self.conv2):
-            nn.init.zeros_(conv.bias)
+            zero_bias(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.conv1(x), inplace=True))

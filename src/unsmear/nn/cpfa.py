@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from unsmear.nn.blocks import zero_bias
 from unsmear.nn.sampling import DeformConv2d, warp
 
 TAPS = 9
@@ -36,7 +37,7 @@ class CPFA(nn.Module):
         self.modulation = nn.Conv2d(channels, order * offset_groups * TAPS, 3, padding=1)
         for conv in (self.offset, self.modulation):
             nn.init.zeros_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            zero_bias(conv)
         self.deform = DeformConv2d(order * channels, channels)
 
     def forward(self, sources: list[Tensor], motions: list[Tensor], residual: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsmear.nn.blocks import zero_bias
 from unsmear.nn.sampling import pixel_grid, sample
 
 LENGTHS_PX = (0.5, 1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 20.0, 32.0)
@@ -57,6 +58,34 @@ def duty_weights(duty: Tensor) -> Tensor:
     return torch.cat([weights, (~known)[..., None].to(weights.dtype)], -1)
 
 
+class LineBlock(nn.Module):
+    """A residual block whose first convolution runs along the motion line instead of over a square. Ours.
+
+    In units of the blur's own length its kernel means the same for every direction and speed of motion,
+    which a small network would otherwise have to learn one by one.
+    """
+
+    POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.along = nn.Conv2d(len(self.POSITIONS) * channels, channels, 1)
+        self.across = nn.Conv2d(channels, channels, 3, padding=1)
+        self.across.weight.data *= 0.1
+        zero_bias(self.across)
+
+    def forward(self, x: Tensor, blur: Tensor) -> Tensor:
+        """Args:
+        x: features (B, C, h, w).
+        blur: the line that the exposure covered, duty · V̄, (B, 2, h, w) float32 in feature pixels.
+        """
+        b, c, h, w = x.shape
+        grid = pixel_grid(h, w, blur)
+        positions = torch.cat([grid + a * blur for a in self.POSITIONS], 2)
+        read = sample(x, positions, "border").reshape(b, c * len(self.POSITIONS), h, w)
+        return x + self.across(F.relu(self.along(read), inplace=True))
+
+
 class MotionLine(nn.Module):
     """Apply per-pixel line filters.
 
@@ -64,6 +93,8 @@ class MotionLine(nn.Module):
         taps: number of points K on the line (odd).
         reach: the line covers V̄ times [-reach, reach].
     """
+
+    positions: Tensor
 
     def __init__(self, taps: int, reach: float):
         super().__init__()
@@ -87,7 +118,7 @@ class MotionLine(nn.Module):
         size = frame.shape[-2:]
         line = F.interpolate(line.to(frame.dtype), size, mode="bilinear", align_corners=False)
         weights = F.interpolate(weights.to(frame.dtype), size, mode="bilinear", align_corners=False)
-        grid = pixel_grid(*size, like=frame)
+        grid = pixel_grid(size[0], size[1], frame)
         out = torch.zeros_like(frame)
         centre = len(self.positions) // 2
         for k, a in enumerate(self.positions.tolist()):

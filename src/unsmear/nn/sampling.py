@@ -35,7 +35,7 @@ def warp(image: Tensor, motion: Tensor, padding: str = "zeros") -> Tensor:
         padding: what lies outside, ``zeros`` or ``border``.
     """
     motion = motion.to(torch.promote_types(motion.dtype, torch.float32))
-    return sample(image, pixel_grid(*image.shape[-2:], like=motion) + motion, padding)
+    return sample(image, pixel_grid(image.shape[-2], image.shape[-1], motion) + motion, padding)
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

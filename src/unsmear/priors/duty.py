@@ -50,7 +50,8 @@ def _read(image: npt.NDArray[Any], x: _Float32, y: _Float32) -> _Float32:
     shape = (rows, 4096)
     pad = rows * 4096 - len(x)
     maps = [np.pad(v, (0, pad)).reshape(shape) for v in (x, y)]
-    return cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR).ravel()[: len(x)]
+    values = cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR).ravel()[: len(x)]
+    return np.asarray(values, np.float32)
 
 
 def _correlations(luma: npt.NDArray[np.uint8], line: _Float32) -> tuple[npt.NDArray[np.float64], float, int]:
@@ -80,15 +81,11 @@ def _correlations(luma: npt.NDArray[np.uint8], line: _Float32) -> tuple[npt.NDAr
         return _read(gradient_x, px, py) * ux + _read(gradient_y, px, py) * uy
 
     here = gradient_x[rows, columns] * ux + gradient_y[rows, columns] * uy
-    products = np.array(
-        [float(np.dot(here, derivative(a, 1) + derivative(a, -1))) / 2 for a in DUTY_GRID], np.float64
-    )
+    products = np.array([float(np.dot(here, derivative(a, 1) + derivative(a, -1))) / 2 for a in DUTY_GRID], np.float64)
     return products, float(np.dot(here, here)), len(rows) * step
 
 
-def estimate_duty(
-    lumas: Sequence[npt.NDArray[np.uint8]], priors: Sequence[Prior], max_frames: int = 6
-) -> float | None:
+def estimate_duty(lumas: Sequence[npt.NDArray[np.uint8]], priors: Sequence[Prior], max_frames: int = 6) -> float | None:
     """Exposure as a fraction of the frame step, one number for the frames of a shot.
 
     Args:

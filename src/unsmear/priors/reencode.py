@@ -41,9 +41,7 @@ class ReencodePass:
     settings ours).
     """
 
-    def __init__(
-        self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1
-    ) -> None:
+    def __init__(self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1) -> None:
         """Open the encoder and the decoder.
 
         Args:
@@ -65,9 +63,7 @@ class ReencodePass:
         if threads < 1:
             raise UsageError(f"prior threads {threads} is out of range; choose 1 or more")
         if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
-            raise UnsupportedVideo(
-                f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do"
-            )
+            raise UnsupportedVideo(f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do")
         self.width, self.height = width, height
         self.padded_width, self.padded_height = -(-width // 16) * 16, -(-height // 16) * 16
         self._count = 0
@@ -75,9 +71,7 @@ class ReencodePass:
             self._encoder = self._open_encoder(profile, qp, threads)
             self._decoder = self._open_decoder()
         except (av.FFmpegError, ValueError) as error:
-            raise UnsupportedVideo(
-                f"no H.264 encoder (libx264) for frames of {width}x{height}: {error}"
-            ) from error
+            raise UnsupportedVideo(f"no H.264 encoder (libx264) for frames of {width}x{height}: {error}") from error
 
     def _open_encoder(self, profile: str, qp: int, threads: int) -> av.VideoCodecContext:
         preset, extra = _PROFILES[profile]

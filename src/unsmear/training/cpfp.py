@@ -48,6 +48,9 @@ class CPFPTraining:
         return from_mapping(cls, read_yaml(path), str(path))
 
 
+BANK_LR_SCALE = 0.02
+
+
 class Batch(NamedTuple):
     blurred: Tensor
     sharp: Tensor
@@ -63,9 +66,12 @@ def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
 
 
 def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Mean over samples of their error in decibels: every sample weighs the same, hopeless or nearly sharp."""
+    """Mean over samples of their error in decibels, so that hopeless samples do not drive the loss.
+
+    Errors are counted from a floor of 37 dB: below it the gradient fades, or nearly sharp samples would.
+    """
     mse = ((restored - sharp) ** 2).mean((1, 2, 3, 4))
-    return 0.2 * torch.log10(mse + 1e-5).mean()
+    return 0.2 * torch.log10(mse + 2e-4).mean()
 
 
 LOSSES = {"l1": l1, "charbonnier": charbonnier, "psnr": psnr_loss}
@@ -86,8 +92,11 @@ class CPFPRecipe:
             ValidationClip.load_all(Path(config.data.validation)) if config.data.validation else []
         )
 
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.model.parameters())
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The closed-form filters move slowly: the optimiser's noise would undo them."""
+        bank = [self.model.line.bank] if self.model.line is not None else []
+        rest = [p for p in self.model.parameters() if all(p is not b for b in bank)]
+        return [{"params": rest}, {"params": bank, "lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}]
 
     def batch(self, rng: np.random.Generator) -> Batch:
         samples = [self._sample(rng) for _ in range(self.config.loop.batch)]
@@ -99,7 +108,7 @@ class CPFPRecipe:
             stacked["residual"].float(),
             stacked["reset"],
             stacked["reset_back"],
-            stacked["duty"][:, None].expand(-1, blurred.shape[1]),
+            stacked["duty"].reshape(-1, 1).expand(-1, blurred.shape[1]),
         )
         return Batch(blurred, sharp, priors)
 
@@ -134,7 +143,13 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
         out[key] = pack[key][(i, slice(first, first + frames), slice(None), *window)]
     for key in ("reset", "reset_back"):
         out[key] = pack[key][i, first : first + frames]
-    spatial = {"blurred": (1, 2), "sharp": (1, 2), "motion": (2, 3), "motion_back": (2, 3), "residual": (2, 3)}
+    spatial = {
+        "blurred": (1, 2),
+        "sharp": (1, 2),
+        "motion": (2, 3),
+        "motion_back": (2, 3),
+        "residual": (2, 3),
+    }
     for axis in (0, 1):  # vertical, then horizontal flip
         if rng.random() < 0.5:
             for key, axes in spatial.items():

@@ -41,16 +41,17 @@ class LineFit:
         """
         size = blurred.shape[-2:]
         line = F.interpolate(line[None].float(), size, mode="bilinear", align_corners=False)
-        grid = pixel_grid(*size, like=blurred)[None]
+        grid = pixel_grid(size[0], size[1], blurred)[None]
         pick = (slice(None), slice(8, -8, stride), slice(8, -8, stride))
         x = torch.stack(
-            [(sample(blurred[None], grid + a * line, "border")[0] - blurred)[pick] for a in self.positions], -1
+            [(sample(blurred[None], grid + a * line, "border")[0] - blurred)[pick] for a in self.positions],
+            -1,
         )
         y = (sharp - blurred)[pick]
         hats = hat_weights(torch.linalg.vector_norm(line[0], dim=0), LENGTHS_PX)[pick[1:]]
-        x = (hats[None, ..., :, None] * x[..., None, :]).reshape(y.numel(), -1).double().numpy()
+        design = (hats[None, ..., :, None] * x[..., None, :]).reshape(y.numel(), -1).double().numpy()
         target = y.reshape(-1).double().numpy()
-        xx, xy = x.T @ x, x.T @ target
+        xx, xy = design.T @ design, design.T @ target
         share = hat_weights(torch.tensor([duty]), DUTIES)[0].double().numpy()
         self.known_xx += np.kron(np.outer(share, share), xx)
         self.known_xy += np.kron(share, xy)
@@ -77,8 +78,7 @@ def fit_line_bank(pack: dict[str, np.ndarray], taps: int, reach: float, sequence
     fit = LineFit(taps, reach)
     for i in range(min(sequences, len(pack["duty"]))):
         blurred, sharp = (
-            torch.from_numpy(np.ascontiguousarray(pack[k][i])).permute(0, 3, 1, 2).float() / 255
-            for k in ("blurred", "sharp")
+            torch.from_numpy(np.array(pack[k][i])).permute(0, 3, 1, 2).float() / 255 for k in ("blurred", "sharp")
         )
         motion, back = (torch.from_numpy(pack[k][i].astype(np.float32)) for k in ("motion", "motion_back"))
         cuts = (torch.from_numpy(np.array(pack[k][i])) for k in ("reset", "reset_back"))

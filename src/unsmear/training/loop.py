@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Recipe(Protocol):
     """What differs from model to model."""
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser moves: its groups; ``lr_scale`` multiplies a group's rate."""
 
     def batch(self, rng: np.random.Generator) -> Any:
         """One training batch, on the CPU."""
@@ -49,11 +49,11 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
     return rate
 
 
-def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+def _optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> torch.optim.Optimizer:
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if config.name not in kinds:
         raise UsageError(f"optimiser {config.name!r} is unknown; choose one of {', '.join(kinds)}")
-    return kinds[config.name](parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+    return kinds[config.name](groups, config.lr, config.betas, weight_decay=config.weight_decay)
 
 
 def train(
@@ -79,7 +79,9 @@ def train(
 
     accelerator = Accelerator(mixed_precision=config.precision)
     folder.mkdir(parents=True, exist_ok=True)
-    optimiser = _optimiser(recipe.parameters(), config.optimiser)
+    groups = recipe.parameter_groups()
+    moved = [p for group in groups for p in group["params"]]
+    optimiser = _optimiser(groups, config.optimiser)
     average = deepcopy(model).eval().requires_grad_(False)
     start, best = 0, -math.inf
     last = folder / "last"
@@ -89,19 +91,21 @@ def train(
     trained, optimiser = accelerator.prepare(model, optimiser)
     average.to(accelerator.device)
 
-    began, figures_sum, counted = time.monotonic(), {}, 0
+    began, counted = time.monotonic(), 0
+    figures_sum: dict[str, float] = {}
     with (folder / "log.jsonl").open("a", buffering=1) as journal:
         for step in range(start, config.steps):
             rng = np.random.default_rng((config.seed, step))
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, config.steps, config.optimiser)
+                group["lr"] = learning_rate(step, config.steps, config.optimiser) * group.get("lr_scale", 1.0)
             trained.train()
             with accelerator.autocast():
                 loss, figures = recipe.loss(trained, _to(recipe.batch(rng), accelerator.device))
             optimiser.zero_grad()
             accelerator.backward(loss)
             if config.optimiser.clip_norm:
-                accelerator.clip_grad_norm_(recipe.parameters(), config.optimiser.clip_norm)
+                norm = accelerator.clip_grad_norm_(moved, config.optimiser.clip_norm)
+                figures["gradient_norm"] = float(norm)
             optimiser.step()
             _follow(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
 
@@ -143,9 +147,7 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         mean.lerp_(now, 1 - decay)
 
 
-def _save(
-    folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float
-) -> None:
+def _save(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float) -> None:
     """Write a checkpoint beside the old one and swap them, so that a kill leaves one of the two."""
     fresh = folder.with_name(folder.name + ".new")
     fresh.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Validation while training: a few whole frames of every clip, scored as a viewer would see them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from unsmear.models.cpfp import PriorTensors
 from unsmear.priors import chunk_priors
 from unsmear.priors.duty import estimate_duty
 from unsmear.restore.tensors import frames_to_tensor, pad_to_multiple, prior_tensors
+from unsmear.video.colour import luma_of_rgb
+from unsmear.video.images import read_image
 
 _FRAMES = 5
 
@@ -39,12 +41,12 @@ class ValidationClip:
         def read(name: str) -> list[np.ndarray]:
             files = sorted((folder / name).glob("*.png"))
             first = max(0, (len(files) - frames - 2) // 2)
-            return [cv2.imread(str(f))[..., ::-1] for f in files[first : first + frames + 2]]
+            return [read_image(f) for f in files[first : first + frames + 2]]
 
         blurred, sharp = read("blur"), read("sharp")
         if len(blurred) != len(sharp) or len(blurred) < 3:
             raise DataLayoutError(f"{folder} has {len(blurred)} blurred and {len(sharp)} sharp frames")
-        lumas = [cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in blurred]
+        lumas = [luma_of_rgb(f) for f in blurred]
         priors = chunk_priors(lumas, before=None, after=None)
         duty = estimate_duty(lumas, priors)
         keep = slice(1, -1)
@@ -58,8 +60,8 @@ class ValidationClip:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two uint8 frames, dB, over all channels."""
-    mse = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)
-    return float(10 * np.log10(255**2 / max(mse, 1e-10)))
+    mse = float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))
+    return 10 * float(np.log10(255**2 / max(mse, 1e-10)))
 
 
 @torch.inference_mode()
@@ -73,14 +75,12 @@ def restore(model: nn.Module, frames: np.ndarray, priors: PriorTensors) -> np.nd
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def score_clips(model: nn.Module, clips: list[ValidationClip]) -> dict[str, float]:
+def score_clips(model: nn.Module, clips: Sequence[ValidationClip]) -> dict[str, float]:
     """Gain in dB over the blurred input for each clip, their mean as ``score``, and how sharp input fares."""
     scores = {}
     for clip in clips:
         restored = restore(model, clip.blurred, clip.priors)
-        gains = [
-            psnr(r, s) - psnr(b, s) for r, b, s in zip(restored, clip.blurred, clip.sharp, strict=True)
-        ]
+        gains = [psnr(r, s) - psnr(b, s) for r, b, s in zip(restored, clip.blurred, clip.sharp, strict=True)]
         scores[clip.name] = float(np.mean(gains))
     scores["score"] = float(np.mean(list(scores.values())))
     return {k: round(v, 3) for k, v in scores.items()}

@@ -1,0 +1,6 @@
+"""``python -m unsmear``."""
+
+from unsmear.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The Python functions that most users need. What is heavy is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unsmear.priors import Prior
+    from unsmear.restore.job import Progress
+    from unsmear.restore.report import Report
+    from unsmear.restore.restorer import Restorer
+    from unsmear.video import Frame
+
+
+def deblur(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    model: str | Restorer = "cpfp",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Deblur one video, folder of frames or image.
+
+    Args:
+        source: the input file or folder.
+        output: a file, or a folder for PNG frames; default ``NAME.deblurred.EXT`` beside the input.
+        model: a shipped name, a folder of weights, or what ``load`` returned.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        progress: called after every chunk with a ``Progress``.
+        **options: fields of ``unsmear.restore.job.Options``: ``strength``, ``tile``, ``window``, ``start_s``,
+            ``end_s``, ``codec``, ``crf``, ``pix_fmt``, ``frames``, ``compare``, ``overwrite``, ``resume``.
+
+    Raises:
+        UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
+    """
+    from unsmear.errors import UsageError
+    from unsmear.restore.job import Options, restore_video
+
+    strange = sorted(set(options) - set(Options.__dataclass_fields__))
+    if strange:
+        raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Options.__dataclass_fields__)}")
+    chosen = Options(**options)
+    restorer = load(model, device=device, dtype=dtype) if isinstance(model, str) else model
+    return restore_video(Path(source), None if output is None else Path(output), restorer, chosen, progress)
+
+
+def extract_priors(source: str | Path, *, chunk_frames: int | None = None) -> Iterator[tuple[Frame, Prior]]:
+    """Every frame of a video or folder of frames with its coding prior, in order, in bounded memory.
+
+    Args:
+        source: the input file or folder.
+        chunk_frames: N of the absolute chunks; part of the result.
+
+    Raises:
+        UnsmearError: the input cannot be read.
+    """
+    from unsmear.priors import DEFAULT_CHUNK_FRAMES, stream_priors
+    from unsmear.video import open_video
+
+    with open_video(source) as reader:
+        yield from stream_priors(reader, luma=lambda f: f.luma, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
+
+
+def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto") -> Restorer:
+    """A model ready to restore clips: ``restorer(clip)`` → frames.
+
+    Args:
+        model: a shipped name (``unsmear models`` lists them) or a folder of weights.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UsageError: unknown model, device or dtype.
+        WeightsError: the weights are missing, damaged, or do not fit.
+    """
+    from unsmear.restore.devices import load as load_restorer
+
+    return load_restorer(model, device=device, dtype=dtype)

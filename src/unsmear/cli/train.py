@@ -1,0 +1,45 @@
+"""``unsmear train``."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Trainable(StrEnum):
+    """What can be trained."""
+
+    cpfp = "cpfp"
+
+
+def train(
+    what: Annotated[Trainable, typer.Argument(help="The network.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Its configuration.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the log.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train a network; a run that was stopped goes on with --resume."""
+    del what, debug
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        from unsmear.errors import UsageError
+
+        raise UsageError("training needs the extra 'train': pip install 'unsmear[train]'") from None
+    from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
+    from unsmear.training.loop import train as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    chosen = CPFPTraining.read(config)
+    model = start_model(chosen)
+    parameters = sum(p.numel() for p in model.parameters())
+    typer.echo(f"cpfp: {parameters / 1e6:.2f} M parameters, {chosen.loop.steps} steps")
+
+    def tell(step: int, figures: dict[str, float]) -> None:
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k not in ("step", "seconds"))
+        typer.echo(f"step {step}: {shown}")
+
+    run(model, CPFPRecipe(model, chosen), chosen.loop, output, resume=resume, on_step=tell)

@@ -1,0 +1,104 @@
+"""Stage 1 as a Restorer: a clip in, sharper frames and the carried state out."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from unsmear.models.cpfp import CPFP, GRID, CPFPOutput, PriorTensors
+from unsmear.restore.restorer import Clip, OutOfMemory, State
+from unsmear.restore.tensors import frames_to_tensor, pad_to_multiple, prior_tensors, tensor_to_frames
+from unsmear.restore.tiles import Tile, by_tiles, tile_rows
+
+MULTIPLE = 16
+"""Sides are padded to this: the grid of the priors covers whole macroblocks."""
+
+LOOK_AHEAD = 4
+"""L: frames after a chunk from which its backward passes start."""
+
+OVERLAP_PX = 96
+"""Shared by neighbouring tiles."""
+
+MAX_CLIP_VALUES = 1_200_000_000
+"""Feature values (frames × channels × cells × passes) that a clip may hold before it is tiled."""
+
+
+class CPFPRestorer:
+    """Runs a ``CPFP`` network on clips.
+
+    Args:
+        model: with its weights.
+        name: what reports call it.
+        device: torch device.
+        dtype: of weights and features; frames and sampling positions stay float32.
+        fingerprint: identifies the weights.
+    """
+
+    def __init__(self, model: CPFP, name: str, device: torch.device, dtype: torch.dtype, fingerprint: str = ""):
+        self.name, self.frames_after, self.fingerprint = name, LOOK_AHEAD, fingerprint
+        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.model = nn.Module.to(model, device=device, dtype=dtype).eval()
+        if dtype != torch.float32:
+            nn.Module.to(self.model, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
+        per_pixel = frames * self.model.channels * (2 + 2 * len(self.model.passes)) / GRID**2
+        if per_pixel * height * width <= MAX_CLIP_VALUES:
+            return None
+        side = int((MAX_CLIP_VALUES / per_pixel) ** 0.5)
+        return max(side // MULTIPLE * MULTIPLE, OVERLAP_PX + 4 * MULTIPLE)
+
+    def __call__(self, clip: Clip) -> np.ndarray:
+        """Restore a clip by itself, whole frames at once → (wanted, H, W, 3)."""
+        return self.restore(clip, None, None)[0]
+
+    @torch.inference_mode()
+    def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
+        frames = pad_to_multiple(frames_to_tensor(clip.frames), MULTIPLE)[None]
+        priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty)
+        carried = state["features"] if state else None
+        height, width = frames.shape[-2:]
+        whole = Tile(0, height, 0, width)
+        rows = (
+            tile_rows(height, width, tile_px, OVERLAP_PX, MULTIPLE)
+            if tile_px and tile_px < max(height, width)
+            else [[whole]]
+        )
+
+        def process(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+            out = self._run(
+                tile.cut(frames),
+                _cut_priors(priors, tile),
+                None if carried is None else tile.cut(carried, GRID),
+                clip.wanted,
+            )
+            return out.frames.float().cpu(), out.state.float().cpu()
+
+        try:
+            restored, features = by_tiles(rows, process, (1, GRID))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(str(error)) from None
+        except RuntimeError as error:  # the CPU allocator has no class of its own
+            if "allocate memory" in str(error):
+                raise OutOfMemory(str(error)) from None
+            raise
+        except MemoryError as error:
+            raise OutOfMemory(str(error)) from None
+        h, w = clip.frames.shape[1:3]
+        return tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype), {"features": features}
+
+    def _run(self, frames: torch.Tensor, priors: PriorTensors, state: torch.Tensor | None, wanted: int) -> CPFPOutput:
+        device = self.model.device
+        return self.model(
+            frames.to(device),
+            PriorTensors(*(p.to(device) for p in priors)),
+            None if state is None else state.to(device),
+            wanted,
+        )
+
+
+def _cut_priors(priors: PriorTensors, tile: Tile) -> PriorTensors:
+    return priors._replace(
+        motion=tile.cut(priors.motion, 8),
+        motion_back=tile.cut(priors.motion_back, 8),
+        residual=tile.cut(priors.residual, 4),
+    )

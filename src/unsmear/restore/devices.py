@@ -1,0 +1,71 @@
+"""Which device and which number format to compute with."""
+
+import torch
+
+from unsmear.errors import UsageError
+from unsmear.models.zoo import find, load_model
+from unsmear.restore.cpfp import CPFPRestorer
+from unsmear.restore.restorer import Restorer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` (or ``cuda:N``) or ``mps`` → a device that is there.
+
+    Raises:
+        UsageError: unknown, or not present on this machine.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = wanted.partition(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in present:
+        raise UsageError(f"device {wanted!r} is unknown; choose auto, cpu, cuda or mps")
+    if not present[kind]:
+        raise UsageError(f"device {wanted!r} is not available to this build of torch; choose auto or cpu")
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """``auto``, ``fp32``, ``bf16`` or ``fp16``. Auto: bf16 on GPUs and on CPUs that compute in it, else fp32.
+
+    Raises:
+        UsageError: unknown, or fp16 on a CPU.
+    """
+    if wanted == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        if device.type == "cpu" and _cpu_has_bf16():
+            return torch.bfloat16
+        return torch.float32
+    if wanted not in DTYPES:
+        raise UsageError(f"dtype {wanted!r} is unknown; choose auto, {', '.join(DTYPES)}")
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError("dtype 'fp16' is not for CPUs; choose fp32, or bf16 where the CPU computes in it")
+    return DTYPES[wanted]
+
+
+def _cpu_has_bf16() -> bool:
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(asked and asked())
+
+
+def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto") -> Restorer:
+    """A model by name or folder, ready to restore clips.
+
+    Args:
+        model: a shipped name (``unsmear models`` lists them) or a folder of weights.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UsageError: unknown model, device or dtype.
+        WeightsError: the weights are missing, damaged, or do not fit.
+    """
+    place = choose_device(device)
+    number_format = choose_dtype(dtype, place)
+    entry = find(model)
+    return CPFPRestorer(load_model(entry), entry.name, place, number_format, entry.checksum())

@@ -1,0 +1,93 @@
+"""Cutting a frame into overlapping tiles and putting results together without a seam. Ours.
+
+Neighbouring tiles share ``overlap`` pixels. The outer third of what a tile adds there is thrown away, since
+it has seen the tile's border; over the middle third one tile fades into the next. Where two tiles agree the
+result is exactly what both say.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tile(NamedTuple):
+    """Half-open pixel ranges."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def cut(self, field: Tensor, cell: int = 1) -> Tensor:
+        """This part of a field (…, H/cell, W/cell)."""
+        return field[..., self.top // cell : self.bottom // cell, self.left // cell : self.right // cell]
+
+
+def spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+    """Cover [0, length) by ranges of ``tile`` that overlap by at least ``overlap``; bounds are multiples.
+
+    ``length`` itself must be a multiple.
+    """
+    if tile >= length:
+        return [(0, length)]
+    if tile <= overlap:
+        raise ValueError(f"tile {tile} px must be larger than the overlap, {overlap} px")
+    count = -(-(length - overlap) // (tile - overlap))
+    last = length - tile
+    starts = [round(last * i / (count - 1) / multiple) * multiple for i in range(count)]
+    return [(s, s + tile) for s in starts]
+
+
+def tile_rows(height: int, width: int, tile: int, overlap: int, multiple: int) -> list[list[Tile]]:
+    """Tiles of a frame, row by row. ``tile`` is rounded up to a multiple."""
+    tile = -(-tile // multiple) * multiple
+    columns = spans(width, tile, overlap, multiple)
+    return [
+        [Tile(top, bottom, left, right) for left, right in columns]
+        for top, bottom in spans(height, tile, overlap, multiple)
+    ]
+
+
+def _ramp(shared: int, like: Tensor) -> Tensor:
+    """Weight of the newer tile over ``shared`` pixels: 0, then a rise over the middle third, then 1."""
+    position = (torch.arange(shared, device=like.device, dtype=torch.float32) + 0.5) / shared
+    return ((position - 1 / 3) * 3).clamp(0, 1).to(like.dtype)
+
+
+def _append(done: Tensor | None, piece: Tensor, at: int, axis: int) -> Tensor:
+    """Join ``piece``, which starts at ``at`` along ``axis``, to what is done up to there."""
+    if done is None:
+        return piece
+    size = done.shape[axis]
+    shared = size - at
+    shape = [1] * piece.ndim
+    shape[axis] = shared
+    weight = _ramp(shared, piece).reshape(shape)
+    old, new = done.narrow(axis, at, shared), piece.narrow(axis, 0, shared)
+    mixed = torch.where(weight >= 1, new, old + weight * (new - old))
+    rest = piece.narrow(axis, shared, piece.shape[axis] - shared)
+    return torch.cat([done.narrow(axis, 0, at), mixed, rest], axis)
+
+
+def by_tiles(
+    rows: list[list[Tile]], process: Callable[[Tile], tuple[Tensor, ...]], cells: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """Run ``process`` on every tile and join each of its results.
+
+    Args:
+        rows: from ``tile_rows``.
+        process: returns one or more fields (…, h/cell, w/cell) for a tile.
+        cells: for each result, frame pixels a cell.
+    """
+    joined: list[Tensor | None] = [None] * len(cells)
+    for row in rows:
+        strips: list[Tensor | None] = [None] * len(cells)
+        for tile in row:
+            for i, result in enumerate(process(tile)):
+                strips[i] = _append(strips[i], result, tile.left // cells[i], result.ndim - 1)
+        for i, strip in enumerate(strips):
+            assert strip is not None
+            joined[i] = _append(joined[i], strip, row[0].top // cells[i], strip.ndim - 2)
+    return tuple(j for j in joined if j is not None)
