@@ -1,0 +1,111 @@
+"""``unsmear data …``: blurred and sharp pairs, and packs to train from."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from unsmear.errors import OutputError, UsageError
+
+app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+
+_WORKERS = min(os.cpu_count() or 1, 8)
+
+
+@app.command()
+def blur(
+    sharp: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SHARP...",
+            help="Sharp videos, folders of frames (a clip each), folders of videos, or photographs.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set.", show_default=False)],
+    duty: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="MIN MAX", help="Exposure as a fraction of the frame step, drawn for each clip."
+        ),
+    ] = (0.4, 1.0),
+    seed: Annotated[int, typer.Option(help="Same seed and name, same clip.")] = 0,
+    gamma: Annotated[Literal["srgb", "2.2"], typer.Option(help="Curve undone to average light.")] = "srgb",
+    crf: Annotated[
+        str, typer.Option(help="H.264 quality of the blurred frames, 0 to 51, or none for no encode.")
+    ] = "18",
+    max_frames: Annotated[
+        int | None, typer.Option(help="Frames read from a clip at most.", show_default="all")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = _WORKERS,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished clips again.")] = False,
+) -> None:
+    """Blurred and sharp pairs in OUT/NAME/blur and OUT/NAME/sharp, from sharp video or photographs.
+
+    Finished clips are kept, so a run that was stopped goes on where it was.
+    """
+    from unsmear.data.pairs import BlurSettings, make_pairs
+
+    settings = BlurSettings(duty=duty, seed=seed, curve=gamma, crf=_crf(crf), max_frames=max_frames)
+    made = make_pairs(sharp, out, settings, workers=workers, overwrite=overwrite, on_clip=_tell)
+    for name in made.skipped:
+        typer.echo(f"{name}: already there")
+    for _, error in made.failures:
+        typer.echo(f"unsmear: {error}", err=True)
+    if made.manifest["clips"]:
+        typer.echo(
+            f"{len(made.manifest['clips'])} clips in {out}, "
+            f"mean input PSNR {made.manifest['mean_input_psnr_db']:.2f} dB"
+        )
+    if made.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pack.", show_default=False)],
+    photos: Annotated[Path | None, typer.Option(help="Folder of photographs.", show_default=False)] = None,
+    clips: Annotated[Path | None, typer.Option(help="Folder of sharp videos.", show_default=False)] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences to render.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Sequence i depends on the seed and i alone.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = _WORKERS,
+    size: Annotated[int, typer.Option(help="Side of the square frames, a multiple of 16.")] = 160,
+    frames: Annotated[int, typer.Option(min=3, help="Frames of a sequence.")] = 6,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make a finished pack again.")] = False,
+) -> None:
+    """A training pack: short blurred and sharp sequences with the priors of the blurred ones."""
+    from unsmear.data.camera import CameraRanges
+    from unsmear.data.pack import PackConfig, build_pack, load_sources
+
+    if photos is None and clips is None:
+        raise UsageError("nothing to render from: give --photos DIR, --clips DIR or both")
+    for folder in (photos, clips):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder} is not a folder: give one that holds photographs or videos")
+    if size < 64 or size % 16:
+        raise UsageError(f"--size {size}: expected a multiple of 16, at least 64")
+    finished = out / "pack.json"
+    if finished.exists():
+        if not overwrite:
+            raise OutputError(f"{out} holds a finished pack: give --overwrite or another folder")
+        finished.unlink()
+    config = PackConfig(sequences=sequences, seed=seed, camera=CameraRanges(size_px=size, frames=frames))
+    build_pack(load_sources(photos, clips), out, config, workers)
+    typer.echo(f"{sequences} sequences in {out}")
+
+
+def _crf(text: str) -> float | None:
+    if text.lower() in ("none", "-1"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--crf {text}: expected 0 (lossless) to 51, or none for no encode") from None
+
+
+def _tell(entry: dict[str, Any]) -> None:
+    typer.echo(
+        f"{entry['name']}: {entry['frames']} frames, duty {entry['duty']:.2f}, "
+        f"input PSNR {entry['input_psnr_db']:.2f} dB"
+    )
