@@ -1,0 +1,328 @@
+"""Blur whose answer is known, and the data sets made with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from clips import make_clip, moving_frames, texture
+from unsmear.cli.data import app
+from unsmear.data.camera import CameraRanges, render
+from unsmear.data.exposure import Neighbourhood, blur_by_averaging, blur_by_flow, blur_pairs, subframe_times
+from unsmear.data.light import expose, from_linear, quantise, to_linear
+from unsmear.data.pack import open_pack
+from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
+from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
+from unsmear.video import write_png
+
+
+def level(value: int) -> np.ndarray:
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(np.float32) - b) ** 2))))
+
+
+@pytest.mark.parametrize(("curve", "expected"), [("srgb", 187.516), ("2.2", 255 * 0.5 ** (1 / 2.2))])
+def test_black_and_white_average_to_half_the_light(curve, expected):
+    # IEC 61966-2-1: linear 0.5 is 1.055 · 0.5^(1/2.4) − 0.055 = 0.735357 of full scale.
+    assert expose([level(0), level(255)], curve) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("curve", ["srgb", "2.2"])
+def test_light_there_and_back_is_exact(curve):
+    ramp = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(quantise(from_linear(to_linear(ramp, curve), curve)), ramp)
+
+
+def test_an_exposure_needs_a_frame():
+    with pytest.raises(ValueError, match="at least one"):
+        expose([])
+
+
+@pytest.mark.parametrize(("duty", "fastest"), [(0.0, 20.0), (0.4, 3.0), (1.0, 12.3), (1.0, 500.0)])
+def test_subframes_are_odd_centred_and_dense(duty, fastest):
+    times = subframe_times(duty, fastest)
+    assert len(times) % 2 == 1
+    assert times[len(times) // 2] == pytest.approx(0, abs=1e-12)
+    assert times[-1] - times[0] == pytest.approx(duty)
+    assert len(times) == 65 or len(times) > duty * fastest
+
+
+def test_no_exposure_is_the_frame_itself():
+    frames = moving_frames(frames=3)
+    [(blurred, sharp)] = blur_by_flow(frames, duty=0.0)
+    assert np.array_equal(blurred, sharp)
+    assert np.array_equal(sharp, frames[1])
+
+
+def test_an_exposure_cannot_outlast_the_frame_step():
+    with pytest.raises(ValueError, match=r"duty 1\.2"):
+        list(blur_by_flow(moving_frames(frames=3), duty=1.2))
+
+
+def box_along_x(image: np.ndarray, length: float) -> np.ndarray:
+    """Exact average in linear light over shifts of ±length/2, from shifted copies of the known picture."""
+    h, w = image.shape[:2]
+    shifts = np.linspace(-length / 2, length / 2, 65)
+    moved = (cv2.warpAffine(image, np.float32([[1, 0, s], [0, 1, 0]]), (w, h), flags=cv2.INTER_CUBIC) for s in shifts)
+    return expose(moved)
+
+
+@pytest.mark.parametrize("duty", [0.5, 1.0])
+def test_a_moving_pattern_is_box_blurred_by_duty_times_its_speed(duty):
+    speed = 8
+    frames = moving_frames((192, 96), 3, step_px=(speed, 0), smooth_px=2.5)
+    [(blurred, sharp)] = blur_by_flow(frames, duty)
+    inner = (slice(12, -12), slice(24, -24))
+    right = psnr(blurred[inner], box_along_x(sharp, duty * speed)[inner])
+    assert right > 36
+    for wrong in (0.5, 1.5):
+        assert psnr(blurred[inner], box_along_x(sharp, duty * speed * wrong)[inner]) < right - 4
+
+
+def test_blur_is_centred_on_its_target():
+    frames = moving_frames((192, 96), 3, step_px=(8, 0), smooth_px=2.5)
+    [(blurred, sharp)] = blur_by_flow(frames, 1.0)
+    a, b = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32)[12:-12, 24:-24] for f in (blurred, sharp))
+    (dx, dy), _ = cv2.phaseCorrelate(a, b, cv2.createHanningWindow(a.shape[::-1], cv2.CV_32F))
+    assert abs(dx) < 0.3
+    assert abs(dy) < 0.3
+
+
+def test_interpolation_finds_the_frames_between():
+    every = moving_frames((128, 96), 5, step_px=(3, 1), smooth_px=2.5)
+    near = Neighbourhood.of(*every[::2])
+    inner = (slice(16, -16), slice(16, -16))
+    assert near.at(0) is every[2]
+    for s, truth in ((-1, every[0]), (1, every[4])):
+        assert np.array_equal(near.at(s), truth)
+    for s, truth in ((-0.5, every[1]), (0.5, every[3])):
+        assert psnr(near.at(s)[inner], truth[inner]) > 36
+    assert near.fastest_px() == pytest.approx(np.hypot(6, 2), abs=1)
+
+
+def test_averaging_takes_real_frames_around_the_target():
+    frames = [level(v) for v in (0, 10, 20, 30, 40, 50, 60, 200)]
+    pairs = list(blur_by_averaging(frames, window=3, step=4))
+    assert [int(sharp[0, 0, 0]) for _, sharp in pairs] == [10, 50]
+    assert np.array_equal(pairs[0][0], quantise(expose(frames[:3])))
+    with pytest.raises(ValueError, match="odd"):
+        list(blur_by_averaging(frames, window=4, step=4))
+    with pytest.raises(ValueError, match="no longer"):
+        list(blur_by_averaging(frames, window=5, step=4))
+
+
+def test_a_clip_that_hardly_moves_is_averaged_and_decimated():
+    moving, still = (moving_frames(frames=21, step_px=step) for step in ((5, 0), (1, 0)))
+    assert len(list(blur_pairs(moving, 0.5))) == 19
+    assert len(list(blur_pairs(still, 0.5))) == 3
+
+
+SMALL = CameraRanges(size_px=64, frames=3, speed_px=(4, 8))
+
+
+def test_the_camera_follows_its_seed():
+    photo = texture((240, 200))
+    a, b, other = (render([photo], np.random.default_rng(seed), SMALL) for seed in (1, 1, 2))
+    assert np.array_equal(a.blurred, b.blurred)
+    assert np.array_equal(a.sharp, b.sharp)
+    assert not np.array_equal(a.sharp, other.sharp)
+    assert a.sharp.shape == a.blurred.shape == (3, 64, 64, 3)
+
+
+def test_a_camera_that_exposes_for_no_time_sees_sharply():
+    still = CameraRanges(size_px=64, frames=3, duty=(0, 0), sharp_share=0, noise_levels=(0, 0))
+    shot = render([texture((240, 200))], np.random.default_rng(0), still)
+    assert np.abs(shot.blurred.astype(int) - shot.sharp).max() <= 1
+
+
+def test_an_unfinished_pack_is_refused(tmp_path):
+    with pytest.raises(DataLayoutError, match="not a finished pack"):
+        open_pack(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory) -> Path:
+    """A video, a folder of frames and a photograph."""
+    folder = tmp_path_factory.mktemp("sharp")
+    make_clip(folder / "video.mkv", content=moving_frames((96, 64), 6, step_px=(5, 0)), options={"crf": "12"})
+    for i, frame in enumerate(moving_frames((80, 64), 6, step_px=(0, 4), seed=1)):
+        (folder / "frames").mkdir(exist_ok=True)
+        write_png(folder / "frames" / f"{i:03d}.png", frame)
+    write_png(folder / "photo.png", texture((220, 200), seed=2))
+    return folder
+
+
+def run(*args: object):
+    return CliRunner().invoke(app, ["blur", *map(str, args)])
+
+
+def read(folder: Path) -> list[np.ndarray]:
+    return [cv2.imread(str(p)) for p in sorted(folder.iterdir())]
+
+
+def test_blur_makes_pairs_of_videos_folders_and_photographs(sharp, tmp_path):
+    out = tmp_path / "set"
+    inputs = [sharp / "video.mkv", sharp / "frames", sharp / "photo.png"]
+    result = run(*inputs, "-o", out, "--duty", 0.6, 0.8, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    clips = {c["name"]: c for c in manifest["clips"]}
+    assert {n: (c["source"], c["method"], c["frames"], c["width"], c["height"]) for n, c in clips.items()} == {
+        "video": ("video.mkv", "flow", 4, 96, 64),
+        "frames": ("frames", "flow", 4, 80, 64),
+        "photo": ("photo.png", "camera", 12, 112, 112),
+    }
+    assert sorted(p.name for p in out.iterdir()) == ["frames", "manifest.json", "photo", "video"]
+    for name, clip in clips.items():
+        assert 0.6 <= clip["duty"] <= 0.8
+        blurred, target = read(out / name / "blur"), read(out / name / "sharp")
+        assert len(blurred) == len(target) == clip["frames"]
+        measured = np.mean([psnr(b, s) for b, s in zip(blurred, target, strict=True)])
+        assert clip["input_psnr_db"] == pytest.approx(measured, abs=0.01)
+        assert 15 < measured < 40
+    mean = np.mean([c["input_psnr_db"] for c in clips.values()])
+    assert manifest["mean_input_psnr_db"] == pytest.approx(mean, abs=1e-3)
+    source = read(sharp / "frames")[1:-1]
+    assert all(np.array_equal(a, b) for a, b in zip(source, read(out / "frames" / "sharp"), strict=True))
+
+
+def test_a_clip_does_not_depend_on_its_company_or_the_workers(sharp, tmp_path):
+    alone = make_pairs([sharp / "frames"], tmp_path / "a").manifest["clips"]
+    together = make_pairs([sharp / "photo.png", sharp / "frames"], tmp_path / "b", workers=2).manifest["clips"]
+    assert alone[0] in together
+    draws = {(s, n): clip_generator(s, n).random() for s in (0, 1) for n in ("a", "b")}
+    assert len(set(draws.values())) == 4
+
+
+def test_no_exposure_and_no_codec_leave_the_frames_alone(sharp, tmp_path):
+    assert run(sharp / "frames", "-o", tmp_path, "--duty", 0, 0, "--crf", "none").exit_code == 0
+    pairs = zip(read(tmp_path / "frames" / "blur"), read(tmp_path / "frames" / "sharp"), strict=True)
+    assert all(np.array_equal(b, s) for b, s in pairs)
+
+
+@pytest.mark.parametrize(("step", "method"), [((1, 0), "average"), ((5, 0), "flow")])
+def test_a_streamed_clip_equals_one_blurred_as_a_whole(tmp_path, step, method):
+    frames = moving_frames((64, 48), 24, step_px=step)
+    (tmp_path / "clip").mkdir()
+    for i, frame in enumerate(frames):
+        write_png(tmp_path / "clip" / f"{i}.png", frame)
+    [clip] = make_pairs([tmp_path / "clip"], tmp_path / "set", BlurSettings(crf=None)).manifest["clips"]
+    assert clip["method"] == method
+    if method == "average":  # what is stated is the exposure of whole frames, one in seven kept
+        assert clip["duty"] * 7 == pytest.approx(round(clip["duty"] * 7), abs=1e-4)
+    whole = list(blur_pairs(frames, clip["duty"]))
+    for kind, expected in zip(("blur", "sharp"), zip(*whole, strict=True), strict=True):
+        written = read(tmp_path / "set" / "clip" / kind)
+        assert len(written) == len(expected)
+        assert all(np.abs(w[..., ::-1].astype(int) - e).max() <= 1 for w, e in zip(written, expected, strict=True))
+
+
+def test_max_frames_caps_a_clip(sharp, tmp_path):
+    settings = BlurSettings(max_frames=4)
+    [clip] = make_pairs([sharp / "video.mkv"], tmp_path, settings).manifest["clips"]
+    assert clip["frames"] == 2
+
+
+def test_finished_clips_are_kept_and_checked_against_the_settings(sharp, tmp_path):
+    first = run(sharp / "frames", "-o", tmp_path)
+    stamp = (tmp_path / "frames" / "clip.json").stat().st_mtime_ns
+    (tmp_path / ".partial" / "video" / "blur").mkdir(parents=True)  # as a killed run leaves it
+    again = run(sharp / "frames", sharp / "video.mkv", "-o", tmp_path)
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert "frames: already there" in again.output
+    assert (tmp_path / "frames" / "clip.json").stat().st_mtime_ns == stamp
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["frames", "manifest.json", "video"]
+
+    other = run(sharp / "frames", "-o", tmp_path, "--seed", 1)
+    assert other.exit_code == 1
+    assert "made with seed 0, not 1" in other.output
+    assert run(sharp / "frames", "-o", tmp_path, "--seed", 1, "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "frames" / "clip.json").read_text())["seed"] == 1
+
+
+def test_a_bad_input_is_one_line_and_the_others_are_made(sharp, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"not a video" * 100)
+    write_png(tmp_path / "tiny.png", texture((40, 40)))
+    make_clip(tmp_path / "short.mp4", frames=2)
+    bad = [tmp_path / n for n in ("missing.mp4", "broken.mp4", "tiny.png", "short.mp4")]
+    result = run(*bad, sharp / "frames", "-o", tmp_path / "set", "--workers", 1)
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if line.startswith("unsmear: ")]
+    assert len(lines) == 4
+    for path in bad:
+        assert sum(path.name in line for line in lines) == 1
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["frames", "manifest.json"]
+
+
+def test_two_inputs_of_one_name_are_refused(sharp, tmp_path):
+    make_clip(tmp_path / "photo.mp4", frames=3)
+    with pytest.raises(DataLayoutError, match="both become the clip 'photo'"):
+        make_pairs([sharp / "photo.png", tmp_path / "photo.mp4"], tmp_path / "set")
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(sharp, tmp_path):
+    (tmp_path / "frames").mkdir()
+    made = make_pairs([sharp / "frames"], tmp_path)
+    assert "was not made by" in str(made.failures[0][1])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        make_pairs([sharp / "frames"], tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--duty", "0.5", "1.5"], "--duty 0.5 1.5"),
+        (["--duty", "0.9", "0.5"], "--duty 0.9 0.5"),
+        (["--crf", "high"], "--crf high"),
+        (["--crf", "60"], "--crf 60"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--max-frames", "2"], "--max-frames 2"),
+    ],
+)
+def test_options_out_of_range_are_named(sharp, tmp_path, options, words):
+    result = run(sharp / "frames", "-o", tmp_path / "set", *options)
+    assert isinstance(result.exception, UsageError)
+    assert words in str(result.exception)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_pack_that_cannot_be_is_refused(tmp_path):
+    def refused(*args: object) -> str:
+        result = CliRunner().invoke(app, ["pack", "-o", str(tmp_path / "pack"), *map(str, args)])
+        assert isinstance(result.exception, UnsmearError)
+        return str(result.exception)
+
+    assert "--photos" in refused()
+    assert "nowhere is not a folder" in refused("--photos", tmp_path / "nowhere")
+    assert "--size 72" in refused("--photos", tmp_path, "--size", 72)
+    assert "holds no file" in refused("--photos", tmp_path)
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "pack.json").write_text("{}")
+    assert "finished pack" in refused("--photos", tmp_path)
+
+
+def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
+    (tmp_path / "photos").mkdir()
+    write_png(tmp_path / "photos" / "a.png", texture((200, 180), seed=3, smooth_px=1.0))
+    packs = []
+    for name, rows, seed, workers in (("a", 3, 5, 1), ("b", 2, 5, 2), ("c", 2, 6, 2)):
+        options = f"--size 64 --frames 3 --sequences {rows} --seed {seed} --workers {workers}".split()
+        # A process of its own: packs are built by forking, which threads that OpenCV has started do not bear.
+        start = [sys.executable, "-c", "from unsmear.cli.data import app; app()", "pack"]
+        where = ["--photos", str(tmp_path / "photos"), "-o", str(tmp_path / name)]
+        subprocess.run([*start, *where, *options], check=True, timeout=120)
+        packs.append(open_pack(tmp_path / name))
+    assert packs[0]["blurred"].shape == (3, 3, 64, 64, 3)
+    for key, values in packs[0].items():
+        assert np.array_equal(values[:2], packs[1][key]), key
+    assert not np.array_equal(packs[1]["sharp"], packs[2]["sharp"])
+    assert not np.array_equal(packs[0]["sharp"][0], packs[0]["sharp"][1])
