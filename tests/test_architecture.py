@@ -1,0 +1,170 @@
+"""The rules that keep the house in order: which way imports go, what is heavy, what prints, how long files are."""
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unsmear
+import unsmear.errors
+
+SOURCE = Path(unsmear.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# Top to bottom; a package may import from the lines below its own, not from its neighbours on the line.
+LAYERS = [
+    {"__main__"},
+    {"cli", "app"},
+    {"__init__", "api"},
+    {"report"},
+    {"training"},
+    {"restore"},
+    {"models", "data", "metrics"},
+    {"nn", "priors", "video"},
+    {"errors"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LONGEST_FILE = 450
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "cv2", "av"}
+
+
+def part_of(path: Path) -> str:
+    """The package (or module) right below ``unsmear`` that a file belongs to."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere in a file, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the full name"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def inner_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, part of unsmear) of the imports that stay within the package."""
+    for line, name in imports(path):
+        first, *rest = name.split(".")
+        if first == "unsmear":
+            below = rest[0] if rest else "__init__"
+            yield line, below if below in LEVEL or (SOURCE / below).exists() else "__init__"
+
+
+def shown(path: Path, line: int) -> str:
+    return f"{path.relative_to(SOURCE.parent)}:{line}"
+
+
+def test_every_part_has_its_place():
+    parts = {part_of(path) for path in FILES}
+    assert parts <= set(LEVEL), f"no layer is named for {sorted(parts - set(LEVEL))}"
+
+
+def test_imports_point_downwards():
+    wrong = []
+    for path in FILES:
+        own = part_of(path)
+        for line, other in inner_imports(path):
+            same_level_init = {own, other} == {"__init__", "api"}
+            if other != own and not same_level_init and LEVEL[other] <= LEVEL[own]:
+                wrong.append(f"{shown(path, line)}: {own} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_parts_make_no_cycle():
+    needs: dict[str, set[str]] = {name: set() for name in LEVEL}
+    for path in FILES:
+        needs[part_of(path)] |= {other for _, other in inner_imports(path)} - {part_of(path)}
+    while free := {name for name, others in needs.items() if not others}:
+        needs = {name: others - free for name, others in needs.items() if name not in free}
+    assert not needs, f"these import each other in a ring: {needs}"
+
+
+@pytest.mark.parametrize("part", ["video", "priors"])
+def test_files_and_priors_know_no_torch(part):
+    wrong = [
+        shown(path, line)
+        for path in FILES
+        if part_of(path) == part
+        for line, name in imports(path)
+        if name.split(".")[0] in {"torch", "torchvision", "diffusers", "transformers", "accelerate"}
+    ]
+    assert not wrong
+    assert not loaded_by(f"import unsmear.{part}") & {"torch", "diffusers"}
+
+
+def test_models_know_no_video_files():
+    wrong = [
+        shown(path, line)
+        for path in FILES
+        if part_of(path) in ("models", "nn")
+        for line, name in imports(path)
+        if name.startswith("unsmear.video") or name.split(".")[0] == "av"
+    ]
+    assert not wrong
+
+
+def test_only_the_command_line_prints():
+    wrong = [
+        shown(path, node.lineno)
+        for path in FILES
+        if part_of(path) != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not wrong, "log, or report through a callback"
+
+
+def test_files_stay_short():
+    lengths = {str(p.relative_to(SOURCE)): len(p.read_text().splitlines()) for p in FILES}
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
+
+
+def test_every_error_is_exported():
+    kinds = {
+        name
+        for name, value in vars(unsmear.errors).items()
+        if isinstance(value, type) and issubclass(value, unsmear.errors.UnsmearError)
+    }
+    assert kinds <= set(unsmear.__all__)
+    assert all(getattr(unsmear, name) is getattr(unsmear.errors, name) for name in kinds)
+
+
+def test_every_exported_name_is_there():
+    assert [name for name in unsmear.__all__ if not hasattr(unsmear, name)] == []
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that are loaded after running ``code`` in an interpreter of its own."""
+    script = f"{code}\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return {name.split(".")[0] for name in done.stderr.split()}
+
+
+HELP = "import unsmear.cli.main as m, contextlib\nwith contextlib.suppress(SystemExit): m.app(['--help'])"
+
+
+@pytest.mark.parametrize("code", ["import unsmear", HELP], ids=["import", "help"])
+def test_starting_is_light(code):
+    assert not loaded_by(code) & HEAVY
+
+
+@pytest.mark.parametrize("code", ["import unsmear", HELP], ids=["import", "help"])
+def test_starting_is_fast(code):
+    def seconds(script: str) -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=120)
+        return time.perf_counter() - begin
+
+    # The best of several runs, against a bare interpreter under the same load.
+    for _ in range(3):
+        bare = min(seconds("pass") for _ in range(3))
+        taken = min(seconds(code) for _ in range(3))
+        if taken - bare < 0.5 + 4 * bare:
+            return
+    pytest.fail(f"takes {taken:.2f} s where a bare interpreter takes {bare:.2f} s")
