@@ -1,0 +1,96 @@
+"""Render ``examples/handheld.{blur,sharp}.mp4``: a hand-held walk over one photograph, with its exact truth.
+
+    python tools/make_example.py PHOTO [-o examples]
+
+The photograph is never moved faster than real hands do; exposure lasts 0.7 of the frame step. The same
+photograph and seed give the same pixels.
+"""
+
+import argparse
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from unsmear.data.camera import _poses, _trajectory
+from unsmear.data.light import expose, quantise
+from unsmear.video import read_image
+
+WIDTH, HEIGHT, FRAMES, RATE = 320, 192, 24, 25
+DUTY, SPEED_PX, SEED = 0.7, 8.0, 10
+SUBFRAMES = 17
+PHOTO_WIDTH_PX = 1000
+"""The photograph is shrunk to this width, where it is crisp from pixel to pixel."""
+CENTRE = (0.32, 0.40)
+"""Middle of the walk, as a share of the photograph's width and height."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parents[1] / "examples")
+    args = parser.parse_args()
+    blurred, sharp, speeds = walk(read_image(args.photo))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for kind, frames, crf in (("blur", blurred, 16), ("sharp", sharp, 12)):
+        path = args.out / f"handheld.{kind}.mp4"
+        encode(path, frames, crf)
+        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+    print(f"motion {speeds.min():.1f} to {speeds.max():.1f} px a frame, duty {DUTY}")
+
+
+def walk(photo: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Blurred frames, sharp frames (uint8 (H, W, 3)) and the motion of the picture's centre in px a frame."""
+    scale = PHOTO_WIDTH_PX / photo.shape[1]
+    photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    rng = np.random.default_rng(SEED)
+    offsets = np.linspace(-DUTY / 2, DUTY / 2, SUBFRAMES)
+    times = (np.arange(FRAMES)[:, None] - (FRAMES - 1) / 2 + offsets).ravel()
+    path = _trajectory(times, rng, SPEED_PX)
+    path -= (path.max(0) + path.min(0)) / 2
+    centre = np.array(photo.shape[1::-1]) * np.array(CENTRE)
+    poses = _poses(times, path, centre, WIDTH, SPEED_PX, rng)
+    middle = np.eye(3)
+    middle[1, 2] = (WIDTH - HEIGHT) / 2  # poses are made for a square view; ours is the strip in its middle
+    reach = np.abs(path).max(0) + np.array([WIDTH, HEIGHT]) / 2
+    if (reach > np.minimum(centre, photo.shape[1::-1] - centre)).any():
+        raise SystemExit(f"the walk leaves the photograph: {reach} from {centre} in {photo.shape[1::-1]}")
+    blurred, sharp = [], []
+    for i in range(FRAMES):
+        views = [
+            cv2.warpPerspective(
+                photo,
+                pose @ middle,
+                (WIDTH, HEIGHT),
+                flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REFLECT,
+            )
+            for pose in poses[i * SUBFRAMES : (i + 1) * SUBFRAMES]
+        ]
+        blurred.append(quantise(expose(views)))
+        sharp.append(views[SUBFRAMES // 2])
+    steps = np.linalg.norm(np.diff(path[SUBFRAMES // 2 :: SUBFRAMES], axis=0), axis=1)
+    return blurred, sharp, steps
+
+
+def encode(path: Path, frames: list[np.ndarray], crf: int) -> None:
+    """Write H.264 4:2:0 in BT.709, as phones do."""
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "slow", "crf": str(crf)})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, RATE)
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = 1
+        context.color_range = 1
+        for i, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1, interpolation="LANCZOS")
+            frame.pts, frame.time_base = i, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+if __name__ == "__main__":
+    main()
