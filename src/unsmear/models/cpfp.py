@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
 from unsmear.nn.cpfa import CPFA
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
-from unsmear.nn.sampling import warp
+from unsmear.nn.sampling import pixel_grid, sample, warp
 
 GRID = 4
 """Frame pixels a feature pixel, each way."""
 
 UNKNOWN_DUTY = 0.7
 """Taken for the duty cycle where it is unknown."""
+
+INPUT_TAPS = (-1.0, -0.5, 0.5, 1.0)
+"""Where along its own blur the encoder reads each frame besides the pixel itself; ±0.5 are the ends."""
 
 MOTION_INPUT_PX = 16.0
 """Motion is divided by this where the encoder reads it; frame pixels."""
@@ -84,16 +87,19 @@ class CPFPConfig:
 
     @classmethod
     def full(cls) -> "CPFPConfig":
-        """192 channels, 2 × (forward, backward), second order, 16 offset groups."""
+        """The paper's network at the width of the authors' release, none of our additions (about 32 M)."""
         return cls(
             channels=192,
-            encoder_depth=5,
-            body_depth=7,
-            decoder_depth=8,
+            encoder_depth=3,
+            body_depth=4,
+            decoder_depth=3,
             passes=["forward", "backward"] * 2,
             order=2,
             offset_groups=16,
-            offset_limit=5.0,
+            offset_limit=None,
+            prior_inputs=False,
+            line_taps=0,
+            line_blocks=0,
         )
 
 
@@ -129,13 +135,14 @@ class CPFP(ModelMixin, ConfigMixin):
         if order not in (1, 2):
             raise ValueError(f"order {order} of propagation must be 1 or 2")
         c = channels
-        extra = 7 if prior_inputs else 0  # V, V_back, R, duty known, duty
+        # V, V_back, R, duty known, duty; and the frame read at the taps along its line
+        extra = 7 + len(INPUT_TAPS) * 3 * GRID * GRID if prior_inputs else 0
         self.encoder = ResidualBody(3 * GRID * GRID + extra, c, encoder_depth)
         self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
         self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
         self.fuse = nn.Conv2d((1 + len(self.passes)) * c, c, 1)
         self.decoder = nn.ModuleList(ResidualBlock(c) for _ in range(decoder_depth))
-        self.line_blocks = nn.ModuleList(LineBlock(c) for _ in range(line_blocks))
+        self.along_line = nn.ModuleList(LineBlock(c) for _ in range(line_blocks))
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
         self.to_pixels.weight.data *= 0.01
         zero_bias(self.to_pixels)
@@ -218,6 +225,7 @@ class CPFP(ModelMixin, ConfigMixin):
             if self.prior_inputs:
                 duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
                 fields = (
+                    *(F.pixel_unshuffle(x, GRID) for x in self._along_line(frames[:, i], grid, i)),
                     grid.motion[:, i] / MOTION_INPUT_PX,
                     grid.motion_back[:, i] / MOTION_INPUT_PX,
                     grid.residual[:, i],
@@ -230,6 +238,23 @@ class CPFP(ModelMixin, ConfigMixin):
                 x = x.contiguous(memory_format=torch.channels_last)
             out.append(self.encoder(x))
         return out
+
+    def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
+        """How the frame differs at ``INPUT_TAPS`` along the line that its exposure covered."""
+        size = frame.shape[-2:]
+        blur = F.interpolate(self._blur(grid, i), size, mode="bilinear", align_corners=False)
+        here = pixel_grid(size[0], size[1], blur)
+        return [sample(frame, here + a * blur, "border") - frame for a in INPUT_TAPS]
+
+    @staticmethod
+    def _line(grid: PriorTensors, i: int) -> Tensor:
+        """V̄ of frame i (B, 2, h, w), frame pixels a frame step."""
+        return line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
+
+    def _blur(self, grid: PriorTensors, i: int) -> Tensor:
+        """duty · V̄: the line that the exposure of frame i covered, frame pixels."""
+        duty = grid.duty[:, i]
+        return self._line(grid, i) * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
 
     def _propagate(
         self,
@@ -276,12 +301,11 @@ class CPFP(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
         fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
-        line = line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
-        blur = line / GRID * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
+        line, blur = self._line(grid, i), self._blur(grid, i) / GRID
         decoded = fused
         for k, block in enumerate(self.decoder):
-            if k < len(self.line_blocks):
-                decoded = self.line_blocks[k](decoded, blur)
+            if k < len(self.along_line):
+                decoded = self.along_line[k](decoded, blur)
             decoded = block(decoded)
         out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
         if self.line is not None:
