@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unsmear.priors import Prior
-    from unsmear.restore.job import Progress
+    from unsmear.restore.options import Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
     from unsmear.video import Frame
@@ -28,22 +28,25 @@ def deblur(
 
     Args:
         source: the input file or folder.
-        output: a file, or a folder for PNG frames; default ``NAME.deblurred.EXT`` beside the input.
+        output: a file, or a folder (``X/``) for PNG frames; default ``NAME.deblurred.EXT`` beside the input.
         model: a shipped name, a folder of weights, or what ``load`` returned.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         progress: called after every chunk with a ``Progress``.
-        **options: fields of ``unsmear.restore.job.Options``: ``strength``, ``tile``, ``window``, ``start_s``,
+        **options: fields of ``unsmear.restore.options.Options``: ``strength``, ``tile``, ``window``, ``start_s``,
             ``end_s``, ``codec``, ``crf``, ``pix_fmt``, ``frames``, ``compare``, ``overwrite``, ``resume``.
 
     Raises:
         UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
     """
     from unsmear.errors import UsageError
-    from unsmear.restore.job import Options, restore_video
+    from unsmear.restore.job import restore_video
+    from unsmear.restore.options import Options
 
     strange = sorted(set(options) - set(Options.__dataclass_fields__))
     if strange:
         raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Options.__dataclass_fields__)}")
+    if isinstance(output, str) and output.endswith("/") and not Path(output).is_dir():
+        options["frames"] = True  # Path would drop the slash
     chosen = Options(**options)
     restorer = load(model, device=device, dtype=dtype) if isinstance(model, str) else model
     return restore_video(Path(source), None if output is None else Path(output), restorer, chosen, progress)

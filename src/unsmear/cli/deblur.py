@@ -2,16 +2,17 @@
 
 import json
 import logging
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unsmear.errors import Interrupted, UnsmearError, UsageError
+from unsmear.cli.words import EXIT_FAILED, EXIT_USAGE, complain
+from unsmear.errors import Interrupted, OutputError, UnsmearError, UsageError
 
 if TYPE_CHECKING:
-    from unsmear.restore.job import Options, Progress
+    from unsmear.restore.options import Options, Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
 
@@ -20,8 +21,8 @@ def deblur(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Videos, folders of videos or frames, images.")
     ],
-    output: Annotated[
-        Path | None,
+    output: Annotated[  # a str, since Path drops the slash at the end
+        str | None,
         typer.Option("-o", "--output", help="File, or folder (ends in /) for PNG frames or for several inputs."),
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
@@ -45,14 +46,14 @@ def deblur(
 ) -> None:
     """Deblur videos, folders of frames or images."""
     from unsmear.api import load
-    from unsmear.restore.job import Options
+    from unsmear.restore.options import Options
+    from unsmear.restore.outputs import writable_folder
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
-    as_folder = output is not None and _is_folder_argument(output)
-    paths, failures = _expand(inputs)
-    several = len(paths) + len(failures) > 1 or any(p.is_dir() and p not in paths for p in inputs)
-    if several and output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file, but there are {len(paths)} inputs; give a folder to -o")
+    paths, failures, several = _expand(inputs)
+    target = None if output is None else Path(output)
+    as_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    one_video = len(paths) == 1 and not several and not _is_image(paths[0])
     options = Options(
         strength=strength,
         tile=tile,
@@ -62,65 +63,99 @@ def deblur(
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
-        frames=frames or (as_folder and not several),
+        frames=frames or (as_folder and one_video),
         compare=compare,
         overwrite=overwrite,
         resume=not no_resume,
     )
-    restorer = load(model, device=device, dtype=dtype)
-    reports = []
+    if several and target is not None and not as_folder:
+        _refuse_file(target, len(paths) + len(failures))
+    in_folder = target is not None and (several or (as_folder and not options.frames))
+    targets = [_in_folder(path, target, options) if target and in_folder else target for path in paths]
+    _refuse_clashes(paths, targets)
+    if report is not None and report.exists() and not overwrite:
+        raise OutputError(f"{report} exists already; add --overwrite or choose another --report")
     for error in failures:
-        typer.echo(f"unsmear: {error}", err=True)
-    for path in paths:
-        try:
-            target = _target(path, output, options, several)
-            reports.append(_one(path, target, restorer, options, quiet))
-        except Interrupted:
-            raise
-        except UnsmearError as error:
-            if debug:
+        complain(error)
+    reports: list[Report] = []
+    with nullcontext() if report is None else writable_folder(report.parent):
+        restorer = load(model, device=device, dtype=dtype) if paths else None
+        for path, place in zip(paths, targets, strict=True):
+            assert restorer is not None
+            try:
+                reports.append(_one(path, place, restorer, options, quiet))
+            except Interrupted:
                 raise
-            failures.append(error)
-            typer.echo(f"unsmear: {error}", err=True)
-    if report is not None:
-        _write_report(report, reports)
-    if failures:
-        usage = len(paths) + len(failures) == 1 or all(isinstance(e, UsageError) for e in failures)
-        raise typer.Exit(2 if usage and isinstance(failures[-1], UsageError) else 1)
+            except Exception as error:  # the other inputs are still done
+                if debug:
+                    raise
+                failures.append(error)
+                complain(error)
+        if report is not None and reports:
+            _write_report(report, reports)
+        if failures:
+            usage = not reports and all(isinstance(error, UsageError) for error in failures)
+            raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED)
 
 
-def _is_folder_argument(output: Path) -> bool:
-    """Whether ``-o`` was written with a slash at its end (which ``Path`` drops) or is a folder."""
-    ends = {f"{output}/", f"{output}\\"}
-    return output.is_dir() or any(a.removeprefix("-o").removeprefix("--output=") in ends for a in sys.argv)
-
-
-def _expand(inputs: list[Path]) -> tuple[list[Path], list[UnsmearError]]:
+def _expand(inputs: list[Path]) -> tuple[list[Path], list[Exception], bool]:
+    """The clips that the arguments stand for, what is wrong with others, and whether this is a batch."""
     from unsmear.video import find_inputs
 
     paths: list[Path] = []
-    failures: list[UnsmearError] = []
+    failures: list[Exception] = []
+    batch = len(inputs) > 1
     for given in inputs:
         try:
-            paths += find_inputs(given)
+            found = find_inputs(given)
         except UnsmearError as error:
             failures.append(error)
-    return paths, failures
+            continue
+        if found != [given]:
+            batch = True
+            found = [path for path in found if not _is_ours(path)] or found
+        paths += found
+    return paths, failures, batch
 
 
-def _target(path: Path, output: Path | None, options: "Options", several: bool) -> Path | None:
-    """Where the result of ``path`` goes; None for the default name beside it."""
-    if output is None or not several:
-        return output
-    output.mkdir(parents=True, exist_ok=True)
-    if options.frames or path.is_dir():
-        return output / f"{path.stem if path.is_file() else path.name}.deblurred"
-    return output / f"{path.stem}.deblurred{path.suffix}"
+def _is_ours(path: Path) -> bool:
+    """Whether the name is one that an earlier run over the same folder gave."""
+    return path.stem.endswith((".deblurred", ".deblurred.compare"))
 
 
-def _one(
-    path: Path, target: Path | None, restorer: "Restorer", options: "Options", quiet: bool
-) -> "Report":
+def _is_image(path: Path) -> bool:
+    from unsmear.video.images import is_image
+
+    return path.is_file() and is_image(path)
+
+
+def _refuse_file(target: Path, count: int) -> None:
+    from unsmear.video.images import is_image
+    from unsmear.video.probe import VIDEO_SUFFIXES
+
+    if target.exists() or is_image(target) or target.suffix.lower() in VIDEO_SUFFIXES:
+        raise UsageError(f"-o {target} is a file, but there are {count} inputs; name a folder, with / at its end")
+
+
+def _in_folder(path: Path, folder: Path, options: "Options") -> Path:
+    """Where the result of ``path`` goes in a folder that takes several."""
+    if path.is_dir():
+        return folder / f"{path.resolve().name}.deblurred"
+    return folder / f"{path.stem}.deblurred{'' if options.frames else path.suffix}"
+
+
+def _refuse_clashes(paths: list[Path], targets: list[Path | None]) -> None:
+    """No input may replace what another one of the same batch gave."""
+    seen: dict[Path, Path] = {}
+    for path, target in zip(paths, targets, strict=True):
+        if target is None:
+            target = path.resolve()
+        if target in seen:
+            raise UsageError(f"{seen[target]} and {path} would both become {target}; restore them one by one")
+        seen[target] = path
+
+
+def _one(path: Path, target: Path | None, restorer: "Restorer", options: "Options", quiet: bool) -> "Report":
     from unsmear.restore.job import restore_video
 
     with _Bar(path.name, quiet) as bar:
@@ -137,13 +172,14 @@ def summary(report: "Report") -> str:
         f"at {report.frames_per_second:.2f} frames/s ({report.device}, {report.dtype}), "
         f"blur {report.blur_before:.3f} -> {report.blur_after:.3f}"
     )
+    if report.resumed_frames:
+        line += f"; {report.resumed_frames} of them were there from an earlier run"
     return f"{line}\n  {report.note}" if report.note else line
 
 
 def _write_report(path: Path, reports: list["Report"]) -> None:
     from unsmear.video.images import write_whole
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps([r.as_dict() for r in reports], indent=2).encode())
 
 

@@ -1,15 +1,18 @@
 """The command line: arguments in, words out. Errors raised on purpose become one line and an exit status."""
 
+import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
 import unsmear
 from unsmear.cli import data, deblur, models, train
-from unsmear.errors import Interrupted, UnsmearError, UsageError
+from unsmear.cli.words import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_WrongArguments: type[Exception] = typer.BadParameter.__mro__[1]
+"""The base of the parser's complaints, wherever Typer keeps it."""
 
 app = typer.Typer(
     name="unsmear",
@@ -40,23 +43,50 @@ def root(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
+    # Threads that wait for the next layer would otherwise keep cores busy which decoding and encoding need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = sys.argv[1:]
     try:
-        app(standalone_mode=True)
-    except UnsmearError as error:
-        if "--debug" in sys.argv:
-            raise
-        typer.echo(f"unsmear: {error}", err=True)
-        sys.exit(exit_status(error))
-    except KeyboardInterrupt:
-        typer.echo("unsmear: interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        status = run(arguments)
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.exit(EXIT_FAILED)
-    sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or leaving would complain once more
+        status = EXIT_FAILED
+    sys.exit(status)
 
 
-def exit_status(error: UnsmearError) -> int:
-    """2 for wrong usage, 130 for an interruption, 1 for everything else."""
-    if isinstance(error, Interrupted):
+def run(arguments: Sequence[str]) -> int:
+    """Run one command → its exit status. Whatever goes wrong is one line on stderr, unless ``--debug`` is given."""
+    try:
+        # Not app(): that prints in its own words, over several lines, and takes interruptions for its own.
+        command = typer.main.get_command(app)
+        with command.make_context("unsmear", list(arguments)) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as left:
+        return left.exit_code
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        complain("interrupted")
         return EXIT_INTERRUPTED
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except _WrongArguments as error:
+        _explain(error)
+        return EXIT_USAGE
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        complain(error)
+        return exit_status(error)
+
+
+def _explain(error: Exception) -> None:
+    """One line for arguments that do not parse; the help where there were none at all."""
+    words = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(words, nl=bool(words))  # empty where it was printed already
+        return
+    context = getattr(error, "ctx", None)
+    path = "unsmear" if context is None else context.command_path
+    words = " ".join(words.split()).rstrip(".")
+    complain(f"{words[:1].lower()}{words[1:]}; '{path} --help' tells more")

@@ -1,6 +1,6 @@
 """What a job tells about itself."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -42,25 +42,15 @@ class Report:
         return asdict(self)
 
 
-@dataclass
-class ChunkFigures:
-    """Figures of one chunk, kept with the work so that a resumed job reports on the whole."""
+def peak_memory_mb(device: str) -> float:
+    """Highest memory so far, MiB: of the GPU that ``device`` names, else resident memory of this process.
 
-    frames: int
-    blur_before: float
-    blur_after: float
-    motion_median_px: float
-    motion_fast_px: float
-    """90th percentile of the motion."""
-    coverage: float
-    cuts: int
-    duty: float | None
-    origin: str
-    notes: list[str] = field(default_factory=list)
+    0 where the system does not tell.
+    """
+    if device.startswith("cuda"):
+        import torch
 
-
-def peak_memory_mb() -> float:
-    """Highest resident memory of this process so far, MiB; 0 where the system does not tell."""
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         import resource
     except ImportError:

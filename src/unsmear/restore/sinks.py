@@ -1,6 +1,6 @@
 """Where restored frames go: a video in segments, a folder of PNG frames, or one image."""
 
-import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +8,10 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from unsmear.errors import OutputError
+from unsmear.errors import OutputError, UsageError
+from unsmear.restore.options import Options
+from unsmear.restore.outputs import OutputKind, comparison_path, numbered_frames
+from unsmear.restore.timerange import TimeRange
 from unsmear.restore.work import WorkFolder
 from unsmear.video import (
     Encoding,
@@ -33,25 +36,59 @@ class Sink(Protocol):
 
     def abort(self) -> None: ...
 
-    def finish(self, segments: int, start_s: float | None, end_s: float | None) -> list[str]:
+    def finish(self, segments: int) -> list[str]:
         """Put the output in place; returns notes, one line each."""
 
 
-class VideoSink:
-    """Segments in the working folder, joined with the source's other streams at the end."""
+def make_sink(
+    kind: OutputKind, output: Path, info: VideoInfo, work: WorkFolder, options: Options, part: TimeRange
+) -> tuple[Sink, list[str]]:
+    """The sink for an output, and what is to be said about the choice. Nothing is written yet.
 
-    def __init__(self, work: WorkFolder, info: VideoInfo, encoding: Encoding, output: Path):
-        self.work, self.info, self.encoding, self.output = work, info, encoding, output
+    Raises:
+        UsageError: the encoding options cannot be met, or the container or image format is unknown.
+    """
+    notes: list[str] = []
+    sink: Sink
+    if kind == "frames":
+        sink = FramesSink(work, output)
+    elif kind == "image":
+        sink = ImageSink(output)
+    else:
+        encoding = choose_encoding(
+            info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
+        )
+        notes += [encoding.note] if encoding.note else []
+        sink = VideoSink(work.segment, info, encoding, output, part)
+    if options.compare:
+        sink = WithComparison(sink, work, info, comparison_path(output), part)
+    return sink, notes
+
+
+class VideoSink:
+    """Segments in the working folder, joined with the source's other streams at the end.
+
+    Args:
+        segment: path of a segment by its number.
+        info: of the source, with the size of the frames to come.
+        encoding: of the segments.
+        output: the finished file.
+        part: what of the source is restored.
+    """
+
+    def __init__(
+        self, segment: Callable[[int], Path], info: VideoInfo, encoding: Encoding, output: Path, part: TimeRange
+    ):
+        self.segment, self.info, self.encoding, self.output, self.part = segment, info, encoding, output, part
         self.writer: SegmentWriter | None = None
 
     def begin_segment(self, number: int) -> None:
-        self.writer = SegmentWriter(
-            self.work.segment(number), self.info, self.encoding, self.info.width, self.info.height
-        )
+        self.writer = SegmentWriter(self.segment(number), self.info, self.encoding, self.info.width, self.info.height)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         assert self.writer is not None
-        self.writer.write(restored, frame.pts, frame.duration)
+        pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
+        self.writer.write(restored, pts, frame.duration)
 
     def end_segment(self) -> None:
         assert self.writer is not None
@@ -63,21 +100,61 @@ class VideoSink:
             self.writer.abort()
             self.writer = None
 
-    def finish(self, segments: int, start_s: float | None, end_s: float | None) -> list[str]:
-        paths = [self.work.segment(i) for i in range(segments)]
+    def finish(self, segments: int) -> list[str]:
+        paths = [self.segment(i) for i in range(segments)]
         source = self.info.path if self.info.kind == "video" else None
-        return join_segments(source, paths, self.output, start_s=start_s, end_s=end_s).notes
+        return join_segments(source, paths, self.output, start_s=self.part.start_s, end_s=self.part.end_s).notes
+
+
+class WithComparison:
+    """Another sink, and beside it a video of before | after with the same timing.
+
+    Deep sources are compared in 8 bits: every player shows that.
+    """
+
+    def __init__(self, inner: Sink, work: WorkFolder, info: VideoInfo, output: Path, part: TimeRange):
+        self.inner, self.output = inner, output
+        self.made = work.path / "compare.mp4"
+        wide = replace(info, width=info.width * 2)
+        flat = replace(wide, bit_depth=8, pixel_format="yuv420p")
+        encoding = choose_encoding(flat, codec="libx264", crf=18, container_suffix=".mp4")
+        self.video = VideoSink(work.comparison, wide, encoding, self.made, part)
+
+    def begin_segment(self, number: int) -> None:
+        self.inner.begin_segment(number)
+        self.video.begin_segment(number)
+
+    def write(self, frame: Frame, restored: np.ndarray) -> None:
+        self.inner.write(frame, restored)
+        both = np.concatenate([frame.rgb, restored], 1)
+        self.video.write(frame, (both >> 8).astype(np.uint8) if both.dtype == np.uint16 else both)
+
+    def end_segment(self) -> None:
+        self.inner.end_segment()
+        self.video.end_segment()
+
+    def abort(self) -> None:
+        self.inner.abort()
+        self.video.abort()
+
+    def finish(self, segments: int) -> list[str]:
+        self.video.finish(segments)
+        notes = self.inner.finish(segments)
+        try:
+            self.made.replace(self.output)
+        except OSError as error:
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
+        return notes
 
 
 class FramesSink:
-    """PNG frames in the working folder, renamed into place when all are there."""
+    """PNG frames in the working folder, moved into place when all are there."""
 
     def __init__(self, work: WorkFolder, output: Path):
-        self.folder, self.output, self.work = work.path / "frames", output, work
-        self.writer = FrameFolderWriter(self.folder)
+        self.folder, self.output = work.frames, output
 
     def begin_segment(self, number: int) -> None:
-        pass
+        self.writer = FrameFolderWriter(self.folder)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.writer.write(frame.index, restored)
@@ -88,23 +165,40 @@ class FramesSink:
     def abort(self) -> None:
         pass
 
-    def finish(self, segments: int, start_s: float | None, end_s: float | None) -> list[str]:
-        del segments, start_s, end_s
+    def finish(self, segments: int) -> list[str]:
+        """Frames of an earlier run are replaced; whatever else lies in the output folder stays."""
+        del segments
         try:
-            if self.output.exists():
-                shutil.rmtree(self.output)
-            self.folder.replace(self.output)
+            if not self.output.exists():
+                self.folder.replace(self.output)
+                return []
+            for old in numbered_frames(self.output):
+                old.unlink()
+            for new in numbered_frames(self.folder):
+                new.replace(self.output / new.name)
         except OSError as error:
-            raise OutputError(f"{self.output} cannot be written ({error.strerror}): choose another -o") from None
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
         return []
 
 
 class ImageSink:
-    """One image, lossless for PNG and TIFF, at high quality else."""
+    """One image, lossless for PNG and TIFF, at high quality else.
+
+    Raises:
+        UsageError: no image of this format can be written.
+    """
+
+    QUALITY = {  # noqa: RUF012
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
+        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
+    }
+    DEEP = (".png", ".tif", ".tiff")
 
     def __init__(self, output: Path):
-        self.output = output
+        self.output, self.suffix = output, output.suffix.lower()
         self.image: np.ndarray | None = None
+        self._encoded(np.zeros((1, 1, 3), np.uint8))
 
     def begin_segment(self, number: int) -> None:
         pass
@@ -119,77 +213,25 @@ class ImageSink:
     def abort(self) -> None:
         pass
 
-    def finish(self, segments: int, start_s: float | None, end_s: float | None) -> list[str]:
-        del segments, start_s, end_s
+    def finish(self, segments: int) -> list[str]:
+        del segments
         assert self.image is not None
-        suffix = self.output.suffix.lower()
-        if suffix == ".png":
-            write_png(self.output, self.image)
-            return []
         image, notes = self.image, []
-        if image.dtype == np.uint16 and suffix not in (".tif", ".tiff"):
+        if self.suffix == ".png":
+            write_png(self.output, image)
+            return []
+        if image.dtype == np.uint16 and self.suffix not in self.DEEP:
             image = (image >> 8).astype(np.uint8)
-            notes.append(f"{suffix} holds 8 bits a channel; choose a .png output to keep 16")
-        quality = {
-            ".jpg": cv2.IMWRITE_JPEG_QUALITY,
-            ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
-            ".webp": cv2.IMWRITE_WEBP_QUALITY,
-        }
-        options = [quality[suffix], 97] if suffix in quality else []
+            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
+        write_whole(self.output, self._encoded(image))
+        return notes
+
+    def _encoded(self, image: np.ndarray) -> bytes:
         try:
-            done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
         except cv2.error:
             done = False
         if not done:
-            raise OutputError(f"{self.output}: {suffix} is no image format that can be written; use .png")
-        write_whole(self.output, data.tobytes())
-        return notes
-
-
-class WithComparison:
-    """Another sink, and beside it a video of before | after with the same timing."""
-
-    def __init__(self, inner: Sink, work: WorkFolder, info: VideoInfo, output: Path):
-        self.inner, self.work, self.output = inner, work, output
-        self.width = info.width * 2
-        self.info = replace(info, width=self.width)
-        self.source = info.path if info.kind == "video" else None
-        # Deep sources are compared in 8 bits: every player shows that.
-        flat = replace(self.info, bit_depth=8, pixel_format="yuv420p")
-        self.encoding = choose_encoding(flat, codec="libx264", crf=18, container_suffix=".mp4")
-        self.writer: SegmentWriter | None = None
-
-    def begin_segment(self, number: int) -> None:
-        self.inner.begin_segment(number)
-        path = self.work.comparison(number)
-        self.writer = SegmentWriter(path, self.info, self.encoding, self.width, self.info.height)
-
-    def write(self, frame: Frame, restored: np.ndarray) -> None:
-        self.inner.write(frame, restored)
-        assert self.writer is not None
-        both = np.concatenate([frame.rgb, restored], 1)
-        if both.dtype == np.uint16:
-            both = (both >> 8).astype(np.uint8)
-        self.writer.write(both, frame.pts, frame.duration)
-
-    def end_segment(self) -> None:
-        self.inner.end_segment()
-        assert self.writer is not None
-        self.writer.close()
-        self.writer = None
-
-    def abort(self) -> None:
-        self.inner.abort()
-        if self.writer is not None:
-            self.writer.abort()
-            self.writer = None
-
-    def finish(self, segments: int, start_s: float | None, end_s: float | None) -> list[str]:
-        paths = [self.work.comparison(i) for i in range(segments)]
-        join_segments(self.source, paths, self.output, start_s=start_s, end_s=end_s)
-        return self.inner.finish(segments, start_s, end_s)
-
-
-def comparison_path(output: Path) -> Path:
-    """``OUT.compare.mp4`` beside the output."""
-    return output.with_name(f"{output.stem if output.suffix else output.name}.compare.mp4")
+            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
+        return data.tobytes()

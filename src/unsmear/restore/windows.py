@@ -6,13 +6,15 @@ video at the same places.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
+from unsmear.errors import DamagedVideo
 from unsmear.priors import Prior, stream_priors
 from unsmear.video import Frame, VideoReader
 
@@ -38,17 +40,22 @@ class Window:
         return [prior for _, prior in chain(self.frames, self.after)]
 
 
-def windows(reader: VideoReader, chunk_frames: int, look_ahead: int, first_chunk: int = 0) -> Iterator[Window]:
-    """Windows from chunk ``first_chunk`` to the end of the video.
+def windows(
+    reader: VideoReader, chunk_frames: int, look_ahead: int, first_chunk: int = 0, end_s: float | None = None
+) -> Generator[Window, None, None]:
+    """Windows from chunk ``first_chunk`` to the end. Close it to stop the thread that reads ahead.
 
     Args:
         reader: of the input.
         chunk_frames: N.
         look_ahead: L, at most N.
         first_chunk: where to begin.
+        end_s: nothing is read beyond the frames that are looked at after this time, on the source's clock.
     """
     first = first_chunk * chunk_frames
     frames = iter(reader.frames(first=max(first - 1, 0)))
+    if end_s is not None:
+        frames = _until(frames, end_s, look_ahead + 1)
     before = None
     if first > 0:
         lead = next(frames, None)
@@ -56,13 +63,30 @@ def windows(reader: VideoReader, chunk_frames: int, look_ahead: int, first_chunk
     paired = stream_priors(frames, luma=lambda f: f.luma, chunk_frames=chunk_frames, before=before)
     number = first_chunk
     current: list[tuple[Frame, Prior]] = []
-    for chunk in _grouped(prefetched(paired, chunk_frames), chunk_frames):
+    with closing(prefetched(paired, chunk_frames)) as ahead:
+        for chunk in _grouped(ahead, chunk_frames):
+            if current:
+                yield Window(number, current, chunk[:look_ahead])
+                number += 1
+            current = chunk
         if current:
-            yield Window(number, current, chunk[:look_ahead])
-            number += 1
-        current = chunk
-    if current:
-        yield Window(number, current, [])
+            yield Window(number, current, [])
+
+
+def _until(frames: Iterator[Frame], end_s: float, more: int) -> Iterator[Frame]:
+    """Frames before ``end_s`` and up to ``more`` after it. Damage among those is no matter: nobody asked for them."""
+    beyond = 0
+    while beyond < more:
+        try:
+            frame = next(frames, None)
+        except DamagedVideo:
+            if not beyond:
+                raise
+            return
+        if frame is None:
+            return
+        beyond += frame.time_s >= end_s
+        yield frame
 
 
 def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -76,7 +100,7 @@ def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Draw ``items`` in a thread of their own, at most ``depth`` ahead; errors come out where they belong."""
     ready: queue.Queue = queue.Queue(depth)
     stop = threading.Event()

@@ -6,7 +6,7 @@ manifest of what the job is. A folder left by a different job (another input, mo
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unsmear.errors import OutputError
-from unsmear.restore.report import ChunkFigures
+from unsmear.restore.figures import ChunkFigures
 from unsmear.restore.restorer import State
 from unsmear.restore.shots import DutyTracker
 from unsmear.video.images import write_whole
 
 
-@dataclass(frozen=True)
-class Progressed:
-    """What an earlier run has finished."""
+@dataclass
+class SoFar:
+    """How far a job has come, and all that the rest of it depends on."""
 
-    segments: int
-    figures: list[ChunkFigures]
-    state: State | None
-    tracker: DutyTracker
-    tile_px: int | None
+    segments: int = 0
+    """Finished segments of the output."""
+    next_chunk: int | None = None
+    """The chunk after those; None at the beginning."""
+    figures: list[ChunkFigures] = field(default_factory=list)
+    state: State | None = None
+    """The model's, after the last chunk."""
+    tracker: DutyTracker = field(default_factory=DutyTracker)
+    tile_px: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        return sum(row.frames for row in self.figures)
 
 
 class WorkFolder:
@@ -43,57 +52,65 @@ class WorkFolder:
         self.path = output.with_name(f".{output.name}.unsmear")
         self.job = json.loads(json.dumps(job))
 
+    @property
+    def frames(self) -> Path:
+        return self.path / "frames"
+
     def segment(self, number: int) -> Path:
         return self.path / f"segment-{number:06d}.nut"
 
     def comparison(self, number: int) -> Path:
         return self.path / f"compare-{number:06d}.nut"
 
-    def begin(self, resume: bool) -> Progressed:
-        """Make the folder, or take over what is there if it belongs to the same job."""
-        nothing = Progressed(0, [], None, DutyTracker(), None)
-        if self.path.exists():
-            found = self._found() if resume else None
-            if found is not None:
-                return found
-            self.discard()
+    def begin(self, resume: bool, tile_px: int | None) -> SoFar:
+        """Make the folder, or take over what is there if it belongs to the same job.
+
+        Args:
+            resume: False starts afresh in any case.
+            tile_px: of a job that starts afresh.
+
+        Raises:
+            OutputError: the folder cannot be made.
+        """
+        found = self._found() if resume else None
+        if found is not None:
+            return found
+        self.discard()
         try:
             self.path.mkdir(parents=True)
             write_whole(self.path / "job.json", json.dumps(self.job).encode())
         except OSError as error:
-            raise OutputError(f"{self.path.parent} cannot be written ({error.strerror}): choose another -o") from None
-        return nothing
+            raise OutputError(f"{self.path.parent} cannot be written ({error.strerror}); choose another -o") from None
+        return SoFar(tile_px=tile_px)
 
-    def _found(self) -> Progressed | None:
+    def _found(self) -> SoFar | None:
+        """What an earlier run of the same job has recorded; None where it is absent or damaged in any way."""
         try:
             if json.loads((self.path / "job.json").read_text()) != self.job:
                 return None
             done = json.loads((self.path / "done.json").read_text())
-            count = int(done["segments"])
-            state = load_file(self.path / f"state-{count:06d}.safetensors")
-            figures = [ChunkFigures(**row) for row in done["figures"]]
-            return Progressed(count, figures, state, DutyTracker(**done["tracker"]), done["tile_px"])
+            done["figures"] = [ChunkFigures(**row) for row in done["figures"]]
+            done["tracker"] = DutyTracker(**done["tracker"])
+            so_far = SoFar(**done, state=load_file(self._state(done["segments"])))
+            return so_far if self._whole(so_far) else None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
 
-    def finished(
-        self,
-        segments: int,
-        figures: list[ChunkFigures],
-        state: State,
-        tracker: DutyTracker,
-        tile_px: int | None,
-    ) -> None:
-        """Record that ``segments`` segments are complete; ``done.json`` is what counts and is written last."""
-        write_whole(self.path / f"state-{segments:06d}.safetensors", save(state))
-        done = {
-            "segments": segments,
-            "figures": [asdict(f) for f in figures],
-            "tracker": asdict(tracker),
-            "tile_px": tile_px,
-        }
+    def _whole(self, so_far: SoFar) -> bool:
+        """Whether the files of all finished segments are there."""
+        return self.frames.is_dir() or all(self.segment(i).is_file() for i in range(so_far.segments))
+
+    def record(self, so_far: SoFar) -> None:
+        """Make ``so_far`` what a second run finds; ``done.json`` is what counts and is written last."""
+        assert so_far.state is not None
+        write_whole(self._state(so_far.segments), save({k: v.contiguous() for k, v in so_far.state.items()}))
+        done = {k: v for k, v in vars(so_far).items() if k != "state"}
+        done |= {"figures": [asdict(row) for row in so_far.figures], "tracker": asdict(so_far.tracker)}
         write_whole(self.path / "done.json", json.dumps(done).encode())
-        (self.path / f"state-{segments - 1:06d}.safetensors").unlink(missing_ok=True)
+        self._state(so_far.segments - 1).unlink(missing_ok=True)
+
+    def _state(self, segments: int) -> Path:
+        return self.path / f"state-{segments:06d}.safetensors"
 
     def discard(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

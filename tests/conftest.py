@@ -1,0 +1,61 @@
+"""Fixtures and options that all tests share."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = pytest.mark.skip(reason="takes minutes; run with --runslow")
+    gpu = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--runslow"):
+            item.add_marker(slow)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(gpu)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small CPFP whose weights are random: every part of it has an effect."""
+    from unsmear.models.cpfp import CPFP, CPFPConfig
+
+    sizes = CPFPConfig(
+        channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, line_blocks=1, offset_groups=2, line_taps=5
+    )
+    model = CPFP.build(sizes)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path):
+    """That model as a Restorer, float32 on the CPU."""
+    from unsmear.restore.devices import load
+
+    return load(str(tiny_model), device="cpu", dtype="fp32")
+
+
+@pytest.fixture
+def unchanged(tmp_path: Path) -> Iterator[None]:
+    """After the test, ``tmp_path`` holds what it held when this fixture was asked for."""
+    before = sorted(tmp_path.rglob("*"))
+    yield
+    assert sorted(tmp_path.rglob("*")) == before
