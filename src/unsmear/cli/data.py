@@ -26,18 +26,14 @@ def blur(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set.", show_default=False)],
     duty: Annotated[
         tuple[float, float],
-        typer.Option(
-            metavar="MIN MAX", help="Exposure as a fraction of the frame step, drawn for each clip."
-        ),
+        typer.Option(metavar="MIN MAX", help="Exposure as a fraction of the frame step, drawn for each clip."),
     ] = (0.4, 1.0),
     seed: Annotated[int, typer.Option(help="Same seed and name, same clip.")] = 0,
     gamma: Annotated[Literal["srgb", "2.2"], typer.Option(help="Curve undone to average light.")] = "srgb",
     crf: Annotated[
         str, typer.Option(help="H.264 quality of the blurred frames, 0 to 51, or none for no encode.")
     ] = "18",
-    max_frames: Annotated[
-        int | None, typer.Option(help="Frames read from a clip at most.", show_default="all")
-    ] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Frames read from a clip at most.", show_default="all")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = _WORKERS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished clips again.")] = False,
 ) -> None:
