@@ -23,7 +23,8 @@ LAYERS = [
     {"report"},
     {"training"},
     {"restore"},
-    {"models", "data", "metrics"},
+    {"models", "data"},
+    {"metrics"},
     {"nn", "priors", "video"},
     {"errors"},
 ]

@@ -34,7 +34,7 @@ def train(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     chosen = CPFPTraining.read(config)
-    model = start_model(chosen)
+    model = start_model(chosen, fit_line=not (resume and (output / "last").exists()))
     parameters = sum(p.numel() for p in model.parameters())
     typer.echo(f"cpfp: {parameters / 1e6:.2f} M parameters, {chosen.loop.steps} steps")
 

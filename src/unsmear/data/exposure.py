@@ -15,7 +15,7 @@ from unsmear.data.light import Curve, expose, quantise
 MAX_SUBFRAMES = 65
 """An exposure is never made of more sub-frames than this; 64 px of motion at full duty."""
 
-NEAR_STATIC_PX = 3.0
+NEAR_STATIC_PX = 2.5
 """Below this median motion a frame step, real frames are averaged and decimated instead."""
 
 DECIMATION = 7
@@ -124,14 +124,6 @@ def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
     return float(np.median([np.median(np.linalg.norm(f, axis=-1)) for f in flows]))
 
 
-def blur_pairs(
-    frames: Sequence[np.ndarray], duty: float, curve: Curve = "srgb"
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (blurred, sharp) the way that suits the clip: interpolated, or averaged where it hardly moves."""
-    if len(frames) < 3:
-        raise ValueError(f"{len(frames)} frames are too few to blur along their motion: at least 3")
-    if typical_motion_px(frames) >= NEAR_STATIC_PX or len(frames) < 3 * DECIMATION:
-        yield from blur_by_flow(frames, duty, curve)
-    else:
-        window = max(3, int(duty * DECIMATION) // 2 * 2 + 1)
-        yield from blur_by_averaging(frames, min(window, DECIMATION), DECIMATION, curve)
+def averaging_window(duty: float) -> int:
+    """The odd number of real frames, of ``DECIMATION``, that comes nearest above an exposure of ``duty``."""
+    return min(max(3, int(duty * DECIMATION) // 2 * 2 + 1), DECIMATION)

@@ -19,6 +19,7 @@ from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, subframe_times
 from unsmear.data.light import expose, quantise
 from unsmear.errors import DataLayoutError
+from unsmear.metrics import psnr
 from unsmear.priors import Prior, chunk_priors
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
@@ -56,7 +57,6 @@ class Sources:
 
 def load_sources(photos: Path | None, clips: Path | None, longest_px: int = 1920) -> Sources:
     """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960)."""
-    cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of `build_pack`
 
     def files(folder: Path | None, suffixes: set[str]) -> list[Path]:
         if folder is None:
@@ -87,10 +87,6 @@ def _read_clip(path: Path, longest_px: int) -> list[np.ndarray]:
 
     with av.open(str(path)) as container:
         return [_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)]
-
-
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float32) - b) ** 2), 0.05)))
 
 
 def _from_clip(
@@ -149,7 +145,7 @@ def draw_sequence(
         if cv2.Laplacian(gray, cv2.CV_32F).std() < config.detail:
             continue
         low, high = config.psnr_range
-        if duty > 0.1 and not low <= _psnr(blurred[middle], sharp[middle]) <= high:
+        if duty > 0.1 and not low <= psnr(blurred[middle], sharp[middle]) <= high:
             continue
         if rng.random() >= config.uncompressed_share:
             blurred = np.stack(list(h264_round_trip(blurred, float(rng.uniform(*config.crf)))))
@@ -208,10 +204,17 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in _shapes(config).items():
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
-    context = multiprocessing.get_context("fork")
-    with context.Pool(workers, _start_worker, (sources, config, folder)) as pool:
-        for _ in pool.imap_unordered(_fill_row, range(config.sequences), chunksize=8):
-            pass
+    if workers == 1:
+        _start_worker(sources, config, folder)
+        for i in range(config.sequences):
+            _fill_row(i)
+    else:
+        # Spawned, not forked: OpenCV's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(workers, _start_worker, (sources, config, folder)) as pool:
+            for _ in pool.imap_unordered(_fill_row, range(config.sequences), chunksize=8):
+                pass
+    _worker.clear()
     (folder / "pack.json").write_text(json.dumps(asdict(config), indent=2))
 
 

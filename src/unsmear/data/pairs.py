@@ -24,12 +24,14 @@ from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import (
     DECIMATION,
     NEAR_STATIC_PX,
+    averaging_window,
     blur_by_averaging,
     blur_by_flow,
     typical_motion_px,
 )
 from unsmear.data.light import Curve
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
+from unsmear.metrics import psnr
 from unsmear.video import FrameFolderWriter, VideoReader, find_inputs, open_video
 
 ENTRY = "clip.json"
@@ -228,7 +230,7 @@ def _make_clip(name: str, source: Path, folder: Path, settings: BlurSettings) ->
         if reader.info.kind == "image":
             pairs, method = _photo_pairs(reader, duty, rng, settings), "camera"
         elif _near_static(reader, settings.max_frames):
-            window = _averaging_window(duty)
+            window = averaging_window(duty)
             pairs, method, duty = _averaged_pairs(reader, window, settings), "average", window / DECIMATION
         else:
             pairs, method = _flow_pairs(reader, duty, settings), "flow"
@@ -271,7 +273,7 @@ def _write_pairs(pairs: Iterator[Pair], clip: Path, crf: float | None) -> tuple[
         sharp = waiting.popleft()
         writers[0].write(i, frame)
         writers[1].write(i, sharp)
-        psnrs.append(_psnr(frame, sharp))
+        psnrs.append(psnr(frame, sharp))
         size = sharp.shape[1], sharp.shape[0]
     return psnrs, size
 
@@ -338,11 +340,6 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
     return bool(motions) and float(np.median(motions)) < NEAR_STATIC_PX
 
 
-def _averaging_window(duty: float) -> int:
-    """The odd number of real frames, of ``DECIMATION``, that comes nearest above an exposure of ``duty``."""
-    return min(max(3, int(duty * DECIMATION) // 2 * 2 + 1), DECIMATION)
-
-
 def _frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray]:
     """Upright uint8 RGB frames."""
     for frame in reader.frames(0, last):
@@ -350,10 +347,6 @@ def _frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray]:
         if rgb.dtype == np.uint16:
             rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
         yield np.ascontiguousarray(np.rot90(rgb, reader.info.rotation // 90)) if reader.info.rotation else rgb
-
-
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float32) - b) ** 2), 1e-10)))
 
 
 def _checksum(clip: Path) -> str:

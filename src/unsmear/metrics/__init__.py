@@ -1,0 +1,5 @@
+"""Measures of quality. NumPy in, numbers out."""
+
+from unsmear.metrics.fidelity import psnr
+
+__all__ = ["psnr"]

@@ -168,13 +168,16 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
 
-def start_model(config: CPFPTraining) -> CPFP:
-    """The network with start values: from ``init``, else fresh with the line bank fitted in closed form."""
+def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
+    """The network with start values: from ``init``, else fresh with the line bank fitted in closed form.
+
+    ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint anyway.
+    """
     if config.init:
         return CPFP.from_pretrained(config.init, low_cpu_mem_usage=False)
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
-    if model.line is not None and config.data.packs:
+    if fit_line and model.line is not None and config.data.packs:
         bank = fit_line_bank(open_pack(Path(config.data.packs[0])), config.model.line_taps, config.model.line_reach)
         model.line.bank.data.copy_(bank)
     return model

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -178,7 +179,7 @@ def _load(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any) ->
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
         optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
         state = json.loads((folder / "state.json").read_text())
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"{folder} cannot be resumed ({str(error).splitlines()[0]}): start afresh without --resume"
         ) from None

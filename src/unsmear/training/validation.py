@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unsmear.errors import DataLayoutError
+from unsmear.metrics import psnr
 from unsmear.models.cpfp import PriorTensors
 from unsmear.priors import chunk_priors
 from unsmear.priors.duty import estimate_duty
@@ -56,12 +57,6 @@ class ValidationClip:
             np.stack(sharp[keep]),
             prior_tensors(priors[keep], -1.0 if duty is None else duty),
         )
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 frames, dB, over all channels."""
-    mse = float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))
-    return 10 * float(np.log10(255**2 / max(mse, 1e-10)))
 
 
 @torch.inference_mode()

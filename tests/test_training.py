@@ -1,0 +1,130 @@
+"""The training loop: killed and resumed equals unbroken, configurations are checked, batches keep their geometry."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unsmear.data.camera import CameraRanges
+from unsmear.data.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
+from unsmear.errors import DataLayoutError, UsageError, WeightsError
+from unsmear.models.cpfp import CPFPConfig
+from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
+from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, DataConfig, augment, psnr_loss, start_model
+from unsmear.training.loop import learning_rate, train
+
+MODEL = CPFPConfig(
+    channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, offset_groups=2, line_taps=5, line_blocks=1
+)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (40, 40, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+    folder = tmp_path_factory.mktemp("pack")
+    camera = CameraRanges(size_px=64, frames=3)
+    build_pack(Sources([photo], []), folder, PackConfig(sequences=6, camera=camera, psnr_range=(5, 60)), workers=1)
+    return folder
+
+
+@pytest.fixture
+def config(pack) -> CPFPTraining:
+    loop = LoopConfig(steps=6, batch=2, checkpoint_every=3, validate_every=100, log_every=1)
+    return CPFPTraining(MODEL, DataConfig([str(pack)], crop_px=32, frames=3), loop, loss="psnr")
+
+
+def run(config: CPFPTraining, folder: Path, *, resume: bool = False) -> list[dict]:
+    model = start_model(config, fit_line=False)
+    train(model, CPFPRecipe(model, config), config.loop, folder, resume=resume)
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if "loss" in line]
+
+
+def test_killed_and_resumed_equals_unbroken(config, tmp_path):
+    whole = run(config, tmp_path / "whole")
+    run(replace(config, loop=replace(config.loop, steps=3)), tmp_path / "parts")
+    parts = run(config, tmp_path / "parts", resume=True)
+    assert [r["loss"] for r in parts] == pytest.approx([r["loss"] for r in whole], rel=1e-6)
+    for name in ("model", "ema"):
+        a, b = (load_file(tmp_path / w / "last" / f"{name}.safetensors") for w in ("whole", "parts"))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_lowers_the_loss_on_its_own_batches(config, tmp_path):
+    longer = replace(config.loop, steps=30, optimiser=OptimiserConfig(lr=2e-3, clip_norm=0.5))
+    rows = run(replace(config, loop=longer), tmp_path)
+    assert np.mean([r["loss"] for r in rows[-8:]]) < np.mean([r["loss"] for r in rows[:8]])
+
+
+def test_a_damaged_checkpoint_is_one_line(config, tmp_path):
+    run(config, tmp_path)
+    (tmp_path / "last" / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(WeightsError, match="cannot be resumed"):
+        run(config, tmp_path, resume=True)
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [learning_rate(s, 100, OptimiserConfig(lr=1.0, warmup_steps=10, decay_from=50)) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[49] == 1.0
+    assert all(a >= b for a, b in pairwise(rates[50:])) and rates[-1] < 0.01
+
+
+def test_unknown_keys_are_named():
+    with pytest.raises(UsageError, match=r"here\.loop: unknown key 'stepz'"):
+        from_mapping(CPFPTraining, {"loop": {"stepz": 3}}, "here")
+    read = from_mapping(CPFPTraining, {"model": {"channels": 16}, "loop": {"optimiser": {"betas": [0.9, 0.99]}}}, "x")
+    assert read.model.channels == 16 and read.loop.optimiser.betas == (0.9, 0.99)
+
+
+def test_unknown_losses_and_missing_packs_are_refused(config):
+    model = start_model(config, fit_line=False)
+    with pytest.raises(UsageError, match="loss 'l7'"):
+        CPFPRecipe(model, replace(config, loss="l7"))
+    with pytest.raises(UsageError, match=r"data\.packs is empty"):
+        CPFPRecipe(model, replace(config, data=DataConfig()))
+    with pytest.raises(DataLayoutError, match="not a finished pack"):
+        CPFPRecipe(model, replace(config, data=DataConfig(["nowhere"])))
+
+
+def test_augmented_motion_still_joins_the_frames():
+    """A pattern that moves by V keeps doing so after every flip and transposition."""
+    t, s, v = 3, 64, np.array([3, -2])
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 255, (s + 32, s + 32, 3), np.uint8)
+    frames = np.stack([base[16 + i * v[1] : 16 + i * v[1] + s, 16 + i * v[0] : 16 + i * v[0] + s] for i in range(t)])
+    pack = {
+        "blurred": frames[None],
+        "sharp": frames[None],
+        "motion": np.broadcast_to(v[:, None, None], (1, t, 2, 8, 8)).astype(np.float16),
+        "motion_back": np.broadcast_to(-v[:, None, None], (1, t, 2, 8, 8)).astype(np.float16),
+        "residual": np.zeros((1, t, 1, 16, 16), np.float16),
+        "reset": np.zeros((1, t), bool),
+        "reset_back": np.zeros((1, t), bool),
+        "duty": np.array([0.5], np.float32),
+    }
+    assert set(pack) == set(ARRAYS)
+    for seed in range(16):
+        out = augment(pack, 0, np.random.default_rng(seed), DataConfig(crop_px=48, frames=3))
+        dx, dy = (int(c) for c in out["motion"][1, :, 0, 0])
+        previous, now = out["blurred"][0].astype(int), out["blurred"][1].astype(int)
+        inner = now[8:-8, 8:-8]
+        source = previous[8 + dy : 8 + dy + inner.shape[0], 8 + dx : 8 + dx + inner.shape[1]]
+        assert np.array_equal(inner, source), f"seed {seed}: motion ({dx}, {dy}) does not join the frames"
+
+
+def test_psnr_loss_weighs_samples_alike():
+    sharp = torch.zeros(2, 1, 3, 8, 8)
+    far, near = sharp + 0.4, sharp + 0.05
+    halved = psnr_loss(far / 2, sharp) - psnr_loss(far, sharp), psnr_loss(near / 2, sharp) - psnr_loss(near, sharp)
+    assert halved[0] == pytest.approx(halved[1].item(), rel=0.25)
+
+
+def test_the_line_bank_starts_from_the_fit(config, pack):
+    model = start_model(config)
+    assert model.line.bank.abs().max() > 0.01
+    assert len(open_pack(pack)["duty"]) == 6
