@@ -50,6 +50,9 @@ class CPFPTraining:
 
 BANK_LR_SCALE = 0.02
 
+SHARP_DUTY, SHARP_TOLD = 0.1, 0.3
+"""Exposures up to the first are sharp; the estimator may call them anything up to the second."""
+
 
 class Batch(NamedTuple):
     blurred: Tensor
@@ -163,7 +166,10 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
             out[key] = np.swapaxes(out[key], *axes)
         for key in ("motion", "motion_back"):
             out[key] = out[key][:, ::-1]
-    duty = np.clip(pack["duty"][i] + rng.normal() * config.duty_noise, 0, 1)
+    # Sharp motion is estimated anywhere up to SHARP_TOLD, so that much the network must see for itself.
+    true = float(pack["duty"][i])
+    told = rng.uniform(0, SHARP_TOLD) if true <= SHARP_DUTY else true + rng.normal() * config.duty_noise
+    duty = np.clip(told, 0, 1)
     out["duty"] = np.float32(-1 if rng.random() < config.duty_unknown else duty)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 

@@ -1,0 +1,48 @@
+"""``unsmear benchmark``."""
+
+import json
+import re
+from typing import Annotated
+
+import typer
+
+from unsmear.errors import UsageError
+
+
+def benchmark(
+    model: Annotated[list[str] | None, typer.Option(help="Model or folder of weights; default: every shipped.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; default 640x360 and 1280x720.")] = None,
+    frames: Annotated[int, typer.Option(min=8, help="Frames to restore at each size.")] = 24,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Seconds a frame and peak memory of each model at each size, on a synthetic clip."""
+    del debug
+    from unsmear.api import load
+    from unsmear.models.zoo import shipped
+    from unsmear.restore.benchmark import measure
+
+    sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
+    rows = []
+    for name in model or [entry.name for entry in shipped()]:
+        restorer = load(name, device=device, dtype=dtype)
+        rows += [measure(restorer, width, height, frames) for width, height in sizes]
+    if as_json:
+        typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))
+        return
+    typer.echo("model      size       device dtype     priors  network   encode    total  frames/s  peak MiB")
+    for r in rows:
+        typer.echo(
+            f"{r.model:10} {f'{r.width}x{r.height}':10} {r.device:6} {r.dtype:9}"
+            f"{r.priors_s:6.3f} s {r.network_s:6.3f} s {r.encode_s:6.3f} s {r.total_s:6.3f} s"
+            f"{r.frames_per_second:9.2f} {r.peak_memory_mb:9.0f}"
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(map(int, found.groups())) < 16:
+        raise UsageError(f"size {text!r} is not WIDTHxHEIGHT with sides of at least 16, such as 1280x720")
+    return int(found[1]), int(found[2])
