@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,11 +50,3 @@ def tiny(tiny_model: Path):
     from unsmear.restore.devices import load
 
     return load(str(tiny_model), device="cpu", dtype="fp32")
-
-
-@pytest.fixture
-def unchanged(tmp_path: Path) -> Iterator[None]:
-    """After the test, ``tmp_path`` holds what it held when this fixture was asked for."""
-    before = sorted(tmp_path.rglob("*"))
-    yield
-    assert sorted(tmp_path.rglob("*")) == before
