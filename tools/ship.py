@@ -1,0 +1,113 @@
+"""Put a trained checkpoint into the package: half-precision weights, configuration, and its card.
+
+    python tools/ship.py RUN/best --config configs/cpfp-compact.yaml --validation OUT/validation.json --notes NOTES.md
+
+`data.csv` (every training file with author, licence and checksum) must already lie in the target folder.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from unsmear.models.cpfp import CPFP
+from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="folder written by save_pretrained")
+    parser.add_argument("--name", default="cpfp")
+    parser.add_argument("--config", type=Path, required=True, help="the training configuration")
+    parser.add_argument("--steps", type=int, required=True, help="optimiser steps taken")
+    parser.add_argument("--hours", type=float, required=True, help="hours that training took")
+    parser.add_argument("--machine", required=True, help="what it was trained on")
+    parser.add_argument("--validation", type=Path, help="validation.json of tools/validate.py")
+    parser.add_argument("--notes", type=Path, help="Markdown put at the end of the card")
+    given = parser.parse_args()
+
+    folder = ROOT / "src" / "unsmear" / "weights" / given.name
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(given.checkpoint / WEIGHTS_FILE).items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    shutil.copy(given.checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
+    CPFP.from_config(json.loads((folder / CONFIG_FILE).read_text())).load_state_dict(weights)
+
+    with (folder / "data.csv").open() as file:
+        data = list(csv.DictReader(file))
+    revision = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    parameters = sum(v.numel() for v in weights.values())
+    validation = json.loads(given.validation.read_text()) if given.validation else None
+    card = {
+        "name": given.name,
+        "summary": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
+        "architecture": "CPFP",
+        "parameters": parameters,
+        "dtype": "float16",
+        "licence": "Apache-2.0",
+        "sha256": hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
+        "steps": given.steps,
+        "hours": given.hours,
+        "machine": given.machine,
+        "config": given.config.name,
+        "revision": revision,
+        "training_files": len(data),
+        "validation": validation and {"mean": validation["mean"], "clips": validation["clips"]},
+    }
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "README.md").write_text(as_markdown(card, given.config, given.notes))
+    print(f"{folder}: {parameters / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB")
+
+
+def as_markdown(card: dict, config: Path, notes: Path | None) -> str:
+    """The card for people."""
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"{card['summary'][0].upper()}{card['summary'][1:]}. {card['parameters'] / 1e6:.2f} M parameters, "
+        f"{card['dtype']}, {card['licence']}.",
+        "",
+        f"- SHA-256 of the weights: `{card['sha256']}`",
+        f"- Training: {card['steps']} steps in {card['hours']:g} h on {card['machine']}, from revision "
+        f"`{card['revision']}`: `unsmear train cpfp configs/{config.name} -o RUN`",
+        f"- Data: the {card['training_files']} files of `data.csv`, each with author, licence, source and checksum. "
+        "Sequences were rendered by `unsmear data pack`; coding priors come from the re-encode pass on the blurred "
+        "frames.",
+    ]
+    if card["validation"]:
+        lines += [
+            "",
+            "## Validation",
+            "",
+            "Nine clips that were not trained on, blurred by `unsmear data blur SHARP/* -o PAIRS --duty 0.4 1 --seed 0 "
+            "--crf 18` and scored by `python tools/validate.py PAIRS --model cpfp -o OUT`: PSNR over RGB after rounding "
+            "to 8 bits, mean over frames, then over clips. The last column is the PSNR between the sharp clip and what "
+            "the model makes of it.",
+            "",
+            "| clip | frames | input dB | output dB | gain dB | sharp in, out dB |",
+            "|---|---|---|---|---|---|",
+        ]
+        for r in card["validation"]["clips"]:
+            sharp = f"{r['sharp']:.1f}" if "sharp" in r else ""
+            lines.append(
+                f"| {r['clip']} | {r['frames']} | {r['before']:.2f} | {r['after']:.2f} | {r['gain']:+.2f} | {sharp} |"
+            )
+        mean = card["validation"]["mean"]
+        lines.append(f"| **mean** | | {mean['before']:.2f} | {mean['after']:.2f} | **{mean['gain']:+.2f}** | |")
+    if notes:
+        lines += ["", notes.read_text().strip()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
