@@ -3,6 +3,7 @@
 import json
 import logging
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -188,19 +189,19 @@ class _Bar:
 
     def __init__(self, name: str, quiet: bool):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} frames, {task.fields[rate]:.2f} frames/s, left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self.task = self.bar.add_task(name, total=None, rate=0.0)
+        self.task = self.bar.add_task(name, total=None, words="starting")
 
     def __enter__(self) -> "_Bar":
         self.bar.start()
@@ -211,4 +212,13 @@ class _Bar:
 
     def update(self, progress: "Progress") -> None:
         total = None if progress.total is None else max(progress.total, progress.done)
-        self.bar.update(self.task, completed=progress.done, total=total, rate=progress.frames_per_second)
+        self.bar.update(self.task, completed=progress.done, total=total, words=progress_words(progress))
+
+
+def progress_words(progress: "Progress") -> str:
+    """Frames, frames/s and time left. The rate is the whole run's: chunks may be minutes apart."""
+    done, total, rate = progress.done, progress.total, progress.frames_per_second
+    if total is None or total < done:
+        return f"{done} frames, {rate:.2f} frames/s"
+    words = f"{done}/{total} frames, {rate:.2f} frames/s"
+    return f"{words}, {timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else words
