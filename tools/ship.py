@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from unsmear.models.cpfp import CPFP
 from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from validate import as_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,48 +66,44 @@ def main() -> None:
         "validation": validation and {"mean": validation["mean"], "clips": validation["clips"]},
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
-    (folder / "README.md").write_text(as_markdown(card, given.config, given.notes))
+    (folder / "README.md").write_text(as_markdown(card, given.notes))
     print(f"{folder}: {parameters / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB")
 
 
-def as_markdown(card: dict, config: Path, notes: Path | None) -> str:
+CARD = """\
+# {name}
+
+{summary}. {millions:.2f} M parameters, {dtype}, {licence}.
+
+- SHA-256 of the weights: `{sha256}`
+- Training: {steps} steps in {hours:g} h on {machine}, from revision `{revision}`:
+  `unsmear train cpfp configs/{config} -o RUN`
+- Data: the {training_files} files of `data.csv`, each with author, licence, source and checksum, rendered by
+  `unsmear data pack` as the head of the configuration says; coding priors come from the re-encode pass on the
+  blurred frames.
+"""
+
+VALIDATION = """
+## Validation
+
+Nine clips that were not trained on, blurred by `unsmear data blur SHARP/* -o PAIRS --duty 0.4 1 --seed 0 --crf 18`
+and scored by `python tools/validate.py PAIRS --model {name} -o OUT`: PSNR over RGB after rounding to 8 bits, mean
+over frames, then over clips. The last column is the PSNR between the sharp clip and what the model makes of it.
+
+{table}
+"""
+
+
+def as_markdown(card: dict, notes: Path | None) -> str:
     """The card for people."""
-    lines = [
-        f"# {card['name']}",
-        "",
-        f"{card['summary'][0].upper()}{card['summary'][1:]}. {card['parameters'] / 1e6:.2f} M parameters, "
-        f"{card['dtype']}, {card['licence']}.",
-        "",
-        f"- SHA-256 of the weights: `{card['sha256']}`",
-        f"- Training: {card['steps']} steps in {card['hours']:g} h on {card['machine']}, from revision "
-        f"`{card['revision']}`: `unsmear train cpfp configs/{config.name} -o RUN`",
-        f"- Data: the {card['training_files']} files of `data.csv`, each with author, licence, source and checksum. "
-        "Sequences were rendered by `unsmear data pack`; coding priors come from the re-encode pass on the blurred "
-        "frames.",
-    ]
+    summary = card["summary"][0].upper() + card["summary"][1:]
+    parts = [CARD.format(**{**card, "summary": summary, "millions": card["parameters"] / 1e6})]
     if card["validation"]:
-        lines += [
-            "",
-            "## Validation",
-            "",
-            "Nine clips that were not trained on, blurred by `unsmear data blur SHARP/* -o PAIRS --duty 0.4 1 --seed 0 "
-            "--crf 18` and scored by `python tools/validate.py PAIRS --model cpfp -o OUT`: PSNR over RGB after rounding "
-            "to 8 bits, mean over frames, then over clips. The last column is the PSNR between the sharp clip and what "
-            "the model makes of it.",
-            "",
-            "| clip | frames | input dB | output dB | gain dB | sharp in, out dB |",
-            "|---|---|---|---|---|---|",
-        ]
-        for r in card["validation"]["clips"]:
-            sharp = f"{r['sharp']:.1f}" if "sharp" in r else ""
-            lines.append(
-                f"| {r['clip']} | {r['frames']} | {r['before']:.2f} | {r['after']:.2f} | {r['gain']:+.2f} | {sharp} |"
-            )
-        mean = card["validation"]["mean"]
-        lines.append(f"| **mean** | | {mean['before']:.2f} | {mean['after']:.2f} | **{mean['gain']:+.2f}** | |")
+        table = as_table(card["validation"]["clips"], card["validation"]["mean"])
+        parts.append(VALIDATION.format(name=card["name"], table=table))
     if notes:
-        lines += ["", notes.read_text().strip()]
-    return "\n".join(lines) + "\n"
+        parts.append("\n" + notes.read_text().strip() + "\n")
+    return "".join(parts)
 
 
 if __name__ == "__main__":

@@ -72,18 +72,17 @@ def main() -> None:
     mean = {k: round(float(np.mean([r[k] for r in rows])), 3) for k in ("before", "after", "gain")}
     result = {"model": given.model, "sha256": zoo.find(given.model).checksum(), "clips": rows, "mean": mean}
     (given.output / "validation.json").write_text(json.dumps(result, indent=2))
-    print(table(rows, mean))
+    print(as_table(rows, mean))
 
 
-def table(rows: list[dict], mean: dict[str, float]) -> str:
+def as_table(rows: list[dict], mean: dict[str, float]) -> str:
     """Markdown."""
     lines = ["| clip | frames | input dB | output dB | gain dB | sharp in, out dB |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {r['clip']} | {r['frames']} | {r['before']:.2f} | {r['after']:.2f} | {r['gain']:+.2f} | {r['sharp']:.1f} |"
-        if "sharp" in r
-        else f"| {r['clip']} | {r['frames']} | {r['before']:.2f} | {r['after']:.2f} | {r['gain']:+.2f} | |"
-        for r in rows
-    ]
+    for r in rows:
+        sharp = f"{r['sharp']:.1f}" if "sharp" in r else ""
+        lines.append(
+            f"| {r['clip']} | {r['frames']} | {r['before']:.2f} | {r['after']:.2f} | {r['gain']:+.2f} | {sharp} |"
+        )
     lines.append(f"| **mean** | | {mean['before']:.2f} | {mean['after']:.2f} | **{mean['gain']:+.2f}** | |")
     return "\n".join(lines)
 

@@ -68,6 +68,10 @@ def pack(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = _WORKERS,
     size: Annotated[int, typer.Option(help="Side of the square frames, a multiple of 16.")] = 160,
     frames: Annotated[int, typer.Option(min=3, help="Frames of a sequence.")] = 6,
+    photo_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences from photographs, the rest clips.")] = 0.6,
+    sharp_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences left sharp.")] = 0.12,
+    noise: Annotated[float, typer.Option(min=0, help="Most sensor noise, 8-bit levels.")] = 3.0,
+    crf: Annotated[tuple[float, float], typer.Option(help="Range of the H.264 encode of the result.")] = (10.0, 27.0),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make a finished pack again.")] = False,
 ) -> None:
     """A training pack: short blurred and sharp sequences with the priors of the blurred ones."""
@@ -86,7 +90,10 @@ def pack(
         if not overwrite:
             raise OutputError(f"{out} holds a finished pack: give --overwrite or another folder")
         finished.unlink()
-    config = PackConfig(sequences=sequences, seed=seed, camera=CameraRanges(size_px=size, frames=frames))
+    if crf[0] > crf[1]:
+        raise UsageError(f"--crf {crf[0]:g} {crf[1]:g}: expected the lower one first")
+    camera = CameraRanges(size_px=size, frames=frames, sharp_share=sharp_share, noise_levels=(0.0, noise))
+    config = PackConfig(sequences=sequences, seed=seed, photo_share=photo_share, camera=camera, crf=crf)
     build_pack(load_sources(photos, clips), out, config, workers)
     typer.echo(f"{sequences} sequences in {out}")
 

@@ -21,6 +21,7 @@ from unsmear.data.light import expose, quantise
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.priors import Prior, chunk_priors
+from unsmear.priors.duty import estimate_duty
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm"}
@@ -156,7 +157,8 @@ def draw_sequence(
     )
 
 
-ARRAYS = ("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back", "duty")
+ARRAYS = ("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back", "duty", "duty_estimated")
+"""``duty`` is the truth, ``duty_estimated`` what the estimator says of the blurred frames, -1 for nothing."""
 
 
 def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -171,6 +173,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
         "reset": ((n, t), np.bool_),
         "reset_back": ((n, t), np.bool_),
         "duty": ((n,), np.float32),
+        "duty_estimated": ((n,), np.float32),
     }
 
 
@@ -189,6 +192,8 @@ def _fill_row(i: int) -> None:
     blurred, sharp, duty, priors = draw_sequence(_worker["sources"], rng, config)
     coarse = config.camera.size_px // RESIDUAL_CELL
     out["blurred"][i], out["sharp"][i], out["duty"][i] = blurred, sharp, duty
+    estimated = estimate_duty([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred], priors)
+    out["duty_estimated"][i] = -1 if estimated is None else estimated
     for t, prior in enumerate(priors):
         out["motion"][i, t] = prior.motion()
         out["motion_back"][i, t] = prior.motion_back()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsmear.data.pack import ARRAYS, open_pack
+from unsmear.data.pack import open_pack
 from unsmear.errors import UsageError
 from unsmear.models.cpfp import CPFP, CPFPConfig, PriorTensors
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
@@ -23,10 +23,12 @@ class DataConfig:
     """Folders made by ``unsmear data pack``."""
     crop_px: int = 256
     frames: int = 6
-    duty_noise: float = 0.06
-    """The network is told the true duty cycle plus this much Gaussian noise, as an estimate would be."""
-    duty_unknown: float = 0.2
-    """Share of sequences whose duty cycle it is not told."""
+    duty_estimated: float = 0.35
+    """Share of sequences where the network is told the estimated duty cycle; sharp ones always are."""
+    duty_noise: float = 0.08
+    """Elsewhere it is told the true one plus Gaussian noise of this standard deviation."""
+    duty_unknown: float = 0.15
+    """Share of sequences where it is told nothing."""
     validation: str | None = None
     """Folder of CLIP/{blur,sharp} made by ``unsmear data blur``."""
 
@@ -50,8 +52,9 @@ class CPFPTraining:
 
 BANK_LR_SCALE = 0.02
 
-SHARP_DUTY, SHARP_TOLD = 0.1, 0.3
-"""Exposures up to the first are sharp; the estimator may call them anything up to the second."""
+
+SHARP_DUTY = 0.1
+"""Exposures up to this are sharp."""
 
 
 class Batch(NamedTuple):
@@ -103,7 +106,7 @@ class CPFPRecipe:
 
     def batch(self, rng: np.random.Generator) -> Batch:
         samples = [self._sample(rng) for _ in range(self.config.loop.batch)]
-        stacked = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in ARRAYS}
+        stacked = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
         blurred, sharp = (stacked[k].permute(0, 1, 4, 2, 3).float() / 255 for k in ("blurred", "sharp"))
         priors = PriorTensors(
             stacked["motion"].float(),
@@ -166,12 +169,23 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
             out[key] = np.swapaxes(out[key], *axes)
         for key in ("motion", "motion_back"):
             out[key] = out[key][:, ::-1]
-    # Sharp motion is estimated anywhere up to SHARP_TOLD, so that much the network must see for itself.
-    true = float(pack["duty"][i])
-    told = rng.uniform(0, SHARP_TOLD) if true <= SHARP_DUTY else true + rng.normal() * config.duty_noise
-    duty = np.clip(told, 0, 1)
-    out["duty"] = np.float32(-1 if rng.random() < config.duty_unknown else duty)
+    out["duty"] = _told_duty(float(pack["duty"][i]), float(pack["duty_estimated"][i]), rng, config)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
+
+
+def _told_duty(true: float, estimated: float, rng: np.random.Generator, config: DataConfig) -> np.float32:
+    """What the network hears of the exposure, -1 for nothing.
+
+    Estimates on small crops are poorer than those on whole frames that it will hear in use, so the truth
+    has its part; but a clip that is not to be sharpened is often thought to be blurred (by the blur it was
+    filmed with), and that the network has to see for itself.
+    """
+    drawn = rng.random()
+    if drawn < config.duty_unknown:
+        return np.float32(-1)
+    if true <= SHARP_DUTY or drawn < config.duty_unknown + config.duty_estimated:
+        return np.float32(estimated)
+    return np.float32(np.clip(true + rng.normal() * config.duty_noise, 0, 1))
 
 
 def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:

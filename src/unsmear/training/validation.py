@@ -18,27 +18,36 @@ from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import read_image
 
 _FRAMES = 5
+_IDENTICAL_DB = 60.0
 
 
 @dataclass(frozen=True)
 class ValidationClip:
-    """``blurred`` and ``sharp`` uint8 (T, H, W, 3); priors and the estimated duty cycle of the blurred frames."""
+    """``given`` and ``wanted`` uint8 (T, H, W, 3); priors and the estimated duty cycle of the given frames."""
 
     name: str
-    blurred: np.ndarray
-    sharp: np.ndarray
+    given: np.ndarray
+    wanted: np.ndarray
     priors: PriorTensors
+
+    @property
+    def already_sharp(self) -> bool:
+        """Whether there is nothing to do: it measures the harm done to sharp input."""
+        return self.given is self.wanted
 
     @classmethod
     def load_all(cls, folder: Path, frames: int = _FRAMES) -> list["ValidationClip"]:
-        """The middle ``frames`` of every CLIP/{blur,sharp} below ``folder``, with priors from their neighbours."""
-        clips = [cls._load(c, frames) for c in sorted(folder.iterdir()) if (c / "blur").is_dir()]
+        """The middle ``frames`` of every CLIP/{blur,sharp} below ``folder``: blurred to sharp, and sharp to itself.
+
+        Priors come from the frames and one neighbour on each side.
+        """
+        clips = [c for f in sorted(folder.iterdir()) if (f / "blur").is_dir() for c in cls._load(f, frames)]
         if not clips:
             raise DataLayoutError(f"{folder} holds no CLIP/blur and CLIP/sharp: make it with `unsmear data blur`")
         return clips
 
     @classmethod
-    def _load(cls, folder: Path, frames: int) -> "ValidationClip":
+    def _load(cls, folder: Path, frames: int) -> list["ValidationClip"]:
         def read(name: str) -> list[np.ndarray]:
             files = sorted((folder / name).glob("*.png"))
             first = max(0, (len(files) - frames - 2) // 2)
@@ -47,16 +56,19 @@ class ValidationClip:
         blurred, sharp = read("blur"), read("sharp")
         if len(blurred) != len(sharp) or len(blurred) < 3:
             raise DataLayoutError(f"{folder} has {len(blurred)} blurred and {len(sharp)} sharp frames")
-        lumas = [luma_of_rgb(f) for f in blurred]
-        priors = chunk_priors(lumas, before=None, after=None)
-        duty = estimate_duty(lumas, priors)
-        keep = slice(1, -1)
-        return cls(
-            folder.name,
-            np.stack(blurred[keep]),
-            np.stack(sharp[keep]),
-            prior_tensors(priors[keep], -1.0 if duty is None else duty),
-        )
+        inner = slice(1, -1)
+        wanted = np.stack(sharp[inner])
+        return [
+            cls(folder.name, np.stack(blurred[inner]), wanted, _priors(blurred, inner)),
+            cls(folder.name, wanted, wanted, _priors(sharp, inner)),
+        ]
+
+
+def _priors(frames: Sequence[np.ndarray], keep: slice) -> PriorTensors:
+    lumas = [luma_of_rgb(f) for f in frames]
+    priors = chunk_priors(lumas, before=None, after=None)
+    duty = estimate_duty(lumas, priors)
+    return prior_tensors(priors[keep], -1.0 if duty is None else duty)
 
 
 @torch.inference_mode()
@@ -71,11 +83,22 @@ def restore(model: nn.Module, frames: np.ndarray, priors: PriorTensors) -> np.nd
 
 
 def score_clips(model: nn.Module, clips: Sequence[ValidationClip]) -> dict[str, float]:
-    """Gain in dB over the blurred input for each clip, their mean as ``score``, and how sharp input fares."""
-    scores = {}
+    """Figures in dB.
+
+    Each clip's gain over its blurred input, their mean as ``score``; ``sharp_mean`` and ``sharp_least`` are the PSNR
+    between sharp clips and what the model makes of them.
+    """
+    gains: dict[str, float] = {}
+    sharp: list[float] = []
     for clip in clips:
-        restored = restore(model, clip.blurred, clip.priors)
-        gains = [psnr(r, s) - psnr(b, s) for r, b, s in zip(restored, clip.blurred, clip.sharp, strict=True)]
-        scores[clip.name] = float(np.mean(gains))
-    scores["score"] = float(np.mean(list(scores.values())))
-    return {k: round(v, 3) for k, v in scores.items()}
+        restored = restore(model, clip.given, clip.priors)
+        after = [min(psnr(r, w), _IDENTICAL_DB) for r, w in zip(restored, clip.wanted, strict=True)]
+        if clip.already_sharp:
+            sharp.append(float(np.mean(after)))
+        else:
+            before = [psnr(g, w) for g, w in zip(clip.given, clip.wanted, strict=True)]
+            gains[clip.name] = float(np.mean(after) - np.mean(before))
+    figures = gains | {"score": float(np.mean(list(gains.values())))}
+    if sharp:
+        figures |= {"sharp_mean": float(np.mean(sharp)), "sharp_least": min(sharp)}
+    return {k: round(v, 3) for k, v in figures.items()}
