@@ -30,9 +30,7 @@ def moving(velocity: tuple[float, float], frames: int, blur: float = 0.0) -> lis
         taps = np.linspace(-0.5, 0.5, 9) * blur if blur else [0.0]
         frame = np.zeros((HEIGHT, WIDTH), np.float32)
         for tap in taps:
-            shift = np.float32(
-                [[1, 0, (t + tap) * velocity[0] - WIDTH], [0, 1, (t + tap) * velocity[1] - HEIGHT]]
-            )
+            shift = np.float32([[1, 0, (t + tap) * velocity[0] - WIDTH], [0, 1, (t + tap) * velocity[1] - HEIGHT]])
             frame += cv2.warpAffine(source, shift, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
         out.append(np.clip(np.rint(frame / len(taps)), 0, 255).astype(np.uint8))
     return out

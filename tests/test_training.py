@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
 from unsmear.errors import DataLayoutError, UsageError, WeightsError
-from unsmear.models.cpfp import CPFPConfig
+from unsmear.models.cpfp import CPFP, CPFPConfig
 from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
 from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, DataConfig, augment, psnr_loss, start_model
 from unsmear.training.loop import learning_rate, train
+from unsmear.training.validation import ValidationClip, score_clips
+from unsmear.video.images import write_png
 
 MODEL = CPFPConfig(
     channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, offset_groups=2, line_taps=5, line_blocks=1
@@ -106,6 +108,7 @@ def test_augmented_motion_still_joins_the_frames():
         "reset": np.zeros((1, t), bool),
         "reset_back": np.zeros((1, t), bool),
         "duty": np.array([0.5], np.float32),
+        "duty_estimated": np.array([0.6], np.float32),
     }
     assert set(pack) == set(ARRAYS)
     for seed in range(16):
@@ -115,6 +118,34 @@ def test_augmented_motion_still_joins_the_frames():
         inner = now[8:-8, 8:-8]
         source = previous[8 + dy : 8 + dy + inner.shape[0], 8 + dx : 8 + dx + inner.shape[1]]
         assert np.array_equal(inner, source), f"seed {seed}: motion ({dx}, {dy}) does not join the frames"
+
+
+def test_what_the_network_hears_of_the_exposure(pack):
+    """The truth of a sharp sequence never reaches it; estimates, near truths and nothing do."""
+    arrays = dict(open_pack(pack)) | {"duty_estimated": np.full(6, 0.9, np.float32)}
+    told = {}
+    for true in (0.05, 0.4):
+        arrays["duty"] = np.full(6, true, np.float32)
+        draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
+        told[true] = np.array(draws)
+    assert set(np.unique(told[0.05])) == {np.float32(-1), np.float32(0.9)}
+    near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
+    assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
+    assert 0.05 < (told[0.4] == -1).mean() < 0.25
+
+
+def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
+    """The identity gains nothing and keeps what is sharp."""
+    rng = np.random.default_rng(2)
+    for kind in ("blur", "sharp"):
+        (tmp_path / "clip" / kind).mkdir(parents=True)
+        for i in range(4):
+            write_png(tmp_path / "clip" / kind / f"{i:06d}.png", rng.integers(0, 255, (32, 48, 3), np.uint8))
+    model = CPFP.build(MODEL)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    scores = score_clips(model, ValidationClip.load_all(tmp_path))
+    assert scores == {"clip": 0.0, "score": 0.0, "sharp_mean": 60.0, "sharp_least": 60.0}
 
 
 def test_psnr_loss_weighs_samples_alike():
