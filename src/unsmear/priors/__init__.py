@@ -1,19 +1,23 @@
 """Coding priors: what a bitstream already knows about a video, as motion and residual.
 
-NumPy in and out. :func:`chunk_priors` and :func:`stream_priors` give one :class:`Prior` a frame;
-:class:`ReencodePass`, the grid and the motion compensation are the parts they are made of.
+NumPy in and out. :class:`VideoPriors` gives one :class:`Prior` for each frame of a file, from the file's own
+vectors where they can be used; :func:`chunk_priors` and :func:`stream_priors` give those of a re-encode of any
+frames. :class:`ReencodePass`, the grid and the motion compensation are the parts they are made of.
 """
 
 from unsmear.priors.chunks import DEFAULT_CHUNK_FRAMES, chunk_priors, chunk_start, stream_priors
 from unsmear.priors.prior import RESIDUAL_SCALE, Prior
 from unsmear.priors.reencode import Profile, ReencodePass
+from unsmear.priors.streams import Mode, VideoPriors
 
 __all__ = [
     "DEFAULT_CHUNK_FRAMES",
     "RESIDUAL_SCALE",
+    "Mode",
     "Prior",
     "Profile",
     "ReencodePass",
+    "VideoPriors",
     "chunk_priors",
     "chunk_start",
     "stream_priors",

@@ -9,80 +9,20 @@ a streamed, a windowed, a resumed and a whole run are equal bit for bit (ours).
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from unsmear.errors import UnsupportedVideo, UsageError
-from unsmear.priors.compensation import compensate
-from unsmear.priors.grid import Mask, MotionGrid, fill_holes, grid_from_vectors
+from unsmear.priors.passes import Luma, assemble, cut, encode_steps, forward_of
 from unsmear.priors.prior import Prior
-from unsmear.priors.reencode import Profile, ReencodePass
+from unsmear.priors.reencode import Profile
 
 DEFAULT_CHUNK_FRAMES = 24
 """Frames a chunk. Backward motion is known one chunk late; each chunk codes four frames more than it has."""
 
-CUT_COVERAGE = 0.5
-"""Below this share of inter-coded cells a frame starts a new shot."""
-CUT_RESIDUAL = 12.0
-"""Above this mean residual, in luma levels, a frame starts a new shot."""
-
-Luma = npt.NDArray[np.uint8]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One frame of a pass: its reconstruction, the one before it, and the motion between them."""
-
-    reconstruction: Luma
-    reference: Luma
-    grid: MotionGrid
-    valid: Mask
-
-
-@dataclass(frozen=True)
-class _Forward:
-    motion_q: MotionGrid
-    valid: Mask
-    residual: Luma
-    reset: bool
-
-
-def _no_motion(luma: Luma) -> tuple[MotionGrid, Mask]:
-    return grid_from_vectors(None, *luma.shape)
-
-
-def _encode(lumas: Sequence[Luma], profile: Profile, qp: int, threads: int) -> list[_Step]:
-    """One pass over consecutive frames: a step for each frame but the first."""
-    height, width = lumas[0].shape
-    encode = ReencodePass(width, height, profile=profile, qp=qp, threads=threads)
-    reference, _ = encode(lumas[0])
-    steps = []
-    for luma in lumas[1:]:
-        reconstruction, vectors = encode(luma)
-        steps.append(_Step(reconstruction, reference, *grid_from_vectors(vectors, height, width)))
-        reference = reconstruction
-    return steps
-
-
-def _forward(step: _Step, height: int, width: int) -> _Forward:
-    """Residual of a step, and whether it crosses a cut."""
-    if step.valid.mean() >= CUT_COVERAGE:
-        motion_q = fill_holes(step.grid, step.valid)
-        difference = cv2.absdiff(step.reconstruction, compensate(step.reference, motion_q))
-        residual: Luma = np.ascontiguousarray(difference[:height, :width]).view(np.uint8)
-        if residual.mean() <= CUT_RESIDUAL:
-            return _Forward(motion_q, step.valid, residual, reset=False)
-    return _cut(height, width)
-
-
-def _cut(height: int, width: int) -> _Forward:
-    blank = np.zeros((height, width), np.uint8)
-    return _Forward(*_no_motion(blank), blank, reset=True)
 
 
 def chunk_priors(
@@ -122,41 +62,19 @@ def chunk_priors(
     tail = [] if after is None else [after]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        forward_run = pool.submit(_encode, [*head, *lumas], profile, qp, threads)
-        backward_run = pool.submit(_encode, [*tail, *reversed(lumas)], profile, qp, threads)
+        forward_run = pool.submit(encode_steps, [*head, *lumas], profile, qp, threads)
+        backward_run = pool.submit(encode_steps, [*tail, *reversed(lumas)], profile, qp, threads)
         # Whether a cut lies behind the chunk is asked of the very pass with which the next chunk starts.
-        seam_run = pool.submit(_encode, [lumas[-1], *tail], profile, qp, threads)
+        seam_run = pool.submit(encode_steps, [lumas[-1], *tail], profile, qp, threads)
         steps = [*forward_run.result(), *seam_run.result()]
-        forwards = list(pool.map(lambda step: _forward(step, height, width), steps))
+        forwards = list(pool.map(lambda step: forward_of(step, height, width), steps))
         backwards = backward_run.result()
 
     if before is None:
-        forwards.insert(0, _cut(height, width))
+        forwards.insert(0, cut(height, width))
     if after is None:
-        forwards.append(_cut(height, width))
-    no_motion = _no_motion(lumas[0])
-    priors = []
-    for t in range(len(lumas)):
-        reset_back = forwards[t + 1].reset
-        motion_back_q, valid_back = no_motion
-        if not reset_back:
-            # The reversed pass met frame t just after t + 1; without `after` it began at the last frame.
-            step = backwards[len(backwards) - 1 - t]
-            motion_back_q, valid_back = fill_holes(step.grid, step.valid), step.valid
-        forward = forwards[t]
-        priors.append(
-            Prior(
-                motion_q=forward.motion_q,
-                motion_back_q=motion_back_q,
-                valid=forward.valid,
-                valid_back=valid_back,
-                residual=forward.residual,
-                reset=forward.reset,
-                reset_back=reset_back,
-                origin="reencode",
-            )
-        )
-    return priors
+        forwards.append(cut(height, width))
+    return assemble(forwards, backwards)
 
 
 def chunk_start(frame: int, chunk_frames: int = DEFAULT_CHUNK_FRAMES) -> int:
@@ -204,35 +122,29 @@ def stream_priors(
     """
     if chunk_frames < 1:
         raise UsageError(f"chunk_frames {chunk_frames} is out of range; choose 1 or more")
-    return _stream(frames, luma, chunk_frames, before, profile, qp, threads, workers)
+    encode = partial(chunk_priors, profile=profile, qp=qp, threads=threads, workers=workers)
+    return walk_chunks(frames, luma, chunk_frames, before, encode)
 
 
-def _stream(
-    frames: Iterable[T],
-    luma: Callable[[T], Luma],
-    chunk_frames: int,
-    before: Luma | None,
-    profile: Profile,
-    qp: int,
-    threads: int,
-    workers: int,
+class ChunkPriors(Protocol):
+    """Gives the priors of a chunk, as :func:`chunk_priors` does."""
+
+    def __call__(self, lumas: Sequence[Luma], *, before: Luma | None, after: Luma | None) -> list[Prior]: ...
+
+
+def walk_chunks(
+    frames: Iterable[T], luma: Callable[[T], Luma], chunk_frames: int, before: Luma | None, priors_of: ChunkPriors
 ) -> Iterator[tuple[T, Prior]]:
+    """Gather frames into chunks, and pair each with its prior once the frame after its chunk is known."""
     items: list[T] = []
     lumas: list[Luma] = []
-
-    def finish(after: Luma | None) -> list[tuple[T, Prior]]:
-        priors = chunk_priors(
-            lumas, before=before, after=after, profile=profile, qp=qp, threads=threads, workers=workers
-        )
-        return list(zip(items, priors, strict=True))
-
     for item in frames:
         plane = luma(item)
         if len(lumas) == chunk_frames:
-            done, before = finish(after=plane), lumas[-1]
-            items, lumas = [], []
+            done = list(zip(items, priors_of(lumas, before=before, after=plane), strict=True))
+            before, items, lumas = lumas[-1], [], []
             yield from done
         items.append(item)
         lumas.append(plane)
     if lumas:
-        yield from finish(after=None)
+        yield from zip(items, priors_of(lumas, before=before, after=None), strict=True)
