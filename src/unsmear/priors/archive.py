@@ -1,0 +1,267 @@
+"""Priors on disk: one file a clip, open, compressed, readable frame by frame without a codec.
+
+The file is a NumPy ``.npz``, that is a ZIP of ``.npy`` files: ``frame/000000.npy`` and on, one record a
+frame, then the tables ``resets.npy``, ``origin.npy`` and ``luma_crc32.npy`` with one row a frame, and
+``provenance.json``. ``docs/priors.md`` describes every byte.
+"""
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from unsmear.errors import DataLayoutError, OutputError, UnsupportedVideo
+from unsmear.priors.grid import grid_shape
+from unsmear.priors.prior import Prior
+
+SUFFIX = ".priors.npz"
+FORMAT, VERSION = "unsmear-priors", 1
+ORIGINS = ("reencode", "native", "published")
+"""What the numbers in ``origin.npy`` stand for."""
+
+_LEVEL = 4  # zlib: 6 saves a tenth more and takes half as long again
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's zero, so that equal priors make equal files
+_HEADER_BYTES = 1024  # more than any .npy header here
+_JSON_BYTES = 1 << 20
+_MAX_SIDE = 16384
+_TABLES: dict[str, tuple[str, int]] = {"resets": ("?", 2), "origin": ("u1", 1), "luma_crc32": ("<u4", 1)}
+
+
+def record_type(height: int, width: int) -> np.dtype[Any]:
+    """The record of a frame: ``motion (2, gh, gw, 2)`` int16 in quarter pixels, ``valid (2, gh, gw)`` bool, both to
+    the frame before [0] and to the frame after [1], and ``residual (H, W)`` uint8 in luma levels.
+    """
+    gh, gw = grid_shape(height, width)
+    return np.dtype(
+        [("motion", "<i2", (2, gh, gw, 2)), ("valid", "?", (2, gh, gw)), ("residual", "u1", (height, width))]
+    )
+
+
+class ArchiveWriter:
+    """Writes an archive frame by frame; the file appears whole when the context ends well, or not at all."""
+
+    def __init__(self, path: Path | str, provenance: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Begin a file beside ``path``.
+
+        Args:
+            path: the archive to be.
+            provenance: how the priors are made, JSON values; sizes and versions are added to it at the end.
+            overwrite: replace an existing file.
+
+        Raises:
+            OutputError: the file exists, or its folder cannot be written to.
+        """
+        self.path, self.provenance = Path(path), dict(provenance)
+        if self.path.exists() and not overwrite:
+            raise OutputError(f"{self.path} exists already; add --overwrite or choose another folder")
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._rows: dict[str, list[Any]] = {name: [] for name in _TABLES}
+        self._size: tuple[int, int] | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, prior: Prior, luma: npt.NDArray[np.uint8]) -> None:
+        """Append the next frame.
+
+        Args:
+            prior: of that frame.
+            luma: ``(H, W)`` uint8, the frame itself; only a checksum of it is kept.
+
+        Raises:
+            UnsupportedVideo: a frame of another size than the first.
+            OutputError: the disk does not take it.
+        """
+        size = (prior.height, prior.width)
+        self._size = self._size or size
+        if size != self._size or luma.shape != size:
+            raise UnsupportedVideo(
+                f"{self.path}: frame {len(self)} is {size[1]}x{size[0]} where the first is "
+                f"{self._size[1]}x{self._size[0]}; an archive holds frames of one size"
+            )
+        record = np.zeros((), record_type(*size))
+        record["motion"] = prior.motion_q, prior.motion_back_q
+        record["valid"] = prior.valid, prior.valid_back
+        record["residual"] = prior.residual
+        self._write(f"frame/{len(self):06d}.npy", _npy(record))
+        self._rows["resets"].append((prior.reset, prior.reset_back))
+        self._rows["origin"].append(ORIGINS.index(prior.origin))
+        self._rows["luma_crc32"].append(zlib.crc32(luma.tobytes()))
+
+    def __len__(self) -> int:
+        return len(self._rows["resets"])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if self._size is None:
+            raise UnsupportedVideo(f"{self.path}: there is not one frame to keep priors of")
+        for name, (dtype, columns) in _TABLES.items():
+            shape = (len(self), columns) if columns > 1 else (len(self),)
+            self._write(f"{name}.npy", _npy(np.array(self._rows[name], dtype).reshape(shape)))
+        height, width = self._size
+        head = {"format": FORMAT, "version": VERSION, "frames": len(self), "height": height, "width": width}
+        self._write("provenance.json", json.dumps(head | self.provenance, indent=1).encode() + b"\n")
+        try:
+            self._zip.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._partial.replace(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        member = zipfile.ZipInfo(name, _EPOCH)
+        member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+        try:
+            self._zip.writestr(member, data, compresslevel=_LEVEL)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+
+class PriorArchive(Sequence[Prior]):
+    """The priors of a clip, read from disk one frame at a time. ``archive[t]``, ``len(archive)``, iteration.
+
+    Attributes:
+        provenance: how they were made.
+        resets: ``(T, 2)`` bool, ``reset`` and ``reset_back`` of every frame.
+        origin: ``(T,)`` uint8, where every frame's forward motion comes from, an index into :data:`ORIGINS`.
+        luma_crc32: ``(T,)`` uint32, CRC-32 of every frame's ``(H, W)`` luma bytes.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open an archive and read its tables.
+
+        Raises:
+            DataLayoutError: the file is missing, is no archive of this version, or is damaged.
+        """
+        self.path = Path(path)
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise DataLayoutError(
+                f"{self.path}: cannot be opened as an archive of priors ({error}); make it again with `unsmear priors`"
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            self.provenance: dict[str, Any] = json.loads(self._read("provenance.json", _JSON_BYTES))
+            found = (self.provenance["format"], self.provenance["version"])
+            height, width, frames = (self.provenance[key] for key in ("height", "width", "frames"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._damaged("its provenance.json is not that of an archive of priors") from None
+        if found != (FORMAT, VERSION):
+            raise self._damaged(f"it is {found[0]} version {found[1]} where {FORMAT} version {VERSION} is expected")
+        sides_fit = all(type(side) is int and 1 <= side <= _MAX_SIDE for side in (height, width))
+        if not sides_fit or type(frames) is not int or not 1 <= frames <= len(self._zip.filelist):
+            raise self._damaged(f"it claims {frames} frames of {width}x{height}")
+        self.height, self.width, self._frames = height, width, frames
+        self._record = record_type(height, width)
+        tables = {}
+        for name, (dtype, columns) in _TABLES.items():
+            tables[name] = self._array(f"{name}.npy", (frames, columns) if columns > 1 else (frames,), np.dtype(dtype))
+        if tables["origin"].max() >= len(ORIGINS):
+            raise self._damaged("origin.npy holds unknown numbers")
+        self.resets, self.origin, self.luma_crc32 = (tables[name] for name in _TABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._zip.close()
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __iter__(self) -> Iterator[Prior]:
+        return (self[t] for t in range(len(self)))
+
+    @overload
+    def __getitem__(self, t: int) -> Prior: ...
+    @overload
+    def __getitem__(self, t: slice) -> list[Prior]: ...
+    def __getitem__(self, t: int | slice) -> Prior | list[Prior]:
+        """The prior of frame ``t``, or a list for a slice. Raises IndexError, or DataLayoutError for damage."""
+        if isinstance(t, slice):
+            return [self[i] for i in range(*t.indices(len(self)))]
+        if not -len(self) <= t < len(self):
+            raise IndexError(f"frame {t} of {len(self)}")
+        t %= len(self)
+        record = self._array(f"frame/{t:06d}.npy", (), self._record)
+        return Prior(
+            motion_q=record["motion"][0],
+            motion_back_q=record["motion"][1],
+            valid=record["valid"][0],
+            valid_back=record["valid"][1],
+            residual=record["residual"],
+            reset=bool(self.resets[t, 0]),
+            reset_back=bool(self.resets[t, 1]),
+            origin=ORIGINS[self.origin[t]],
+        )
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        data = self._read(name, size + _HEADER_BYTES)
+        stream = io.BytesIO(data)
+        try:
+            np.lib.format.read_magic(stream)
+            found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
+        except (ValueError, SyntaxError, EOFError) as error:
+            raise self._damaged(f"{name} is no .npy file ({str(error).splitlines()[0]})") from error
+        body = data[stream.tell() :]
+        if (found, fortran, kind) != (shape, False, dtype) or len(body) != size:
+            raise self._damaged(f"{name} holds {kind} {found} where {dtype} {shape} is expected")
+        return np.ndarray(shape, dtype, body)
+
+    def _read(self, name: str, limit: int) -> bytes:
+        try:
+            member = self._zip.getinfo(name)
+            if member.file_size > limit:
+                raise self._damaged(f"{name} claims {member.file_size} bytes")
+            return self._zip.read(member)
+        except KeyError:
+            raise self._damaged(f"{name} is missing") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            raise self._damaged(f"{name} cannot be read ({error})") from error
+
+    def _damaged(self, what: str) -> DataLayoutError:
+        return DataLayoutError(f"{self.path}: {what}; make it again with --overwrite")
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
