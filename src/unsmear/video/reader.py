@@ -137,10 +137,15 @@ class _Clock:
 
 
 def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
-    """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture."""
+    """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture.
+
+    A packet whose data is incomplete is the end of a file that was cut, unless more packets follow: then it
+    is a gap, as between the parts of a recording, and the decoder makes of it what it can.
+    """
     count = 0
     failure: str | None = None
     packets = container.demux(stream)
+    incomplete: Any = None
     while failure is None:
         frames: list[Any] = []
         packet = None
@@ -148,10 +153,16 @@ def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
             packet = next(packets, None)
             if packet is None:
                 break
-            if packet.is_corrupt and packet.size and count:
+            if incomplete is not None and not packet.size:
                 failure = "its data is incomplete there"
+                continue
+            if incomplete is not None:
+                frames = _decode_gap(incomplete)
+                incomplete = None
+            if packet.is_corrupt and packet.size and count:
+                incomplete = packet
             else:
-                frames = packet.decode()
+                frames += packet.decode()
         except av.error.EOFError:
             break
         except av.error.FFmpegError as error:
@@ -167,6 +178,14 @@ def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
         raise DamagedVideo(_cut(info, count, failure))
     if count == 0:
         raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
+
+
+def _decode_gap(packet: Any) -> list[Any]:
+    """What the decoder makes of an incomplete packet."""
+    try:
+        return list(packet.decode())
+    except av.error.FFmpegError:
+        return []
 
 
 def _held_back(stream: Any) -> list[Any]:
