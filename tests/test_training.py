@@ -121,14 +121,15 @@ def test_augmented_motion_still_joins_the_frames():
 
 
 def test_what_the_network_hears_of_the_exposure(pack):
-    """The truth of a sharp sequence never reaches it; estimates, near truths and nothing do."""
+    """Of a sharp sequence a modest duty cycle and never the truth; else estimates, near truths or nothing."""
     arrays = dict(open_pack(pack)) | {"duty_estimated": np.full(6, 0.9, np.float32)}
     told = {}
     for true in (0.05, 0.4):
         arrays["duty"] = np.full(6, true, np.float32)
         draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
         told[true] = np.array(draws)
-    assert set(np.unique(told[0.05])) == {np.float32(-1), np.float32(0.9)}
+    sharp = told[0.05][told[0.05] != -1]
+    assert sharp.max() <= 0.4 and 0.15 < sharp.mean() < 0.25
     near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
     assert 0.05 < (told[0.4] == -1).mean() < 0.25

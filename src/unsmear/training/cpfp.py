@@ -23,8 +23,8 @@ class DataConfig:
     """Folders made by ``unsmear data pack``."""
     crop_px: int = 256
     frames: int = 6
-    duty_estimated: float = 0.35
-    """Share of sequences where the network is told the estimated duty cycle; sharp ones always are."""
+    duty_estimated: float = 0.25
+    """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
     duty_noise: float = 0.08
     """Elsewhere it is told the true one plus Gaussian noise of this standard deviation."""
     duty_unknown: float = 0.15
@@ -53,8 +53,8 @@ class CPFPTraining:
 BANK_LR_SCALE = 0.02
 
 
-SHARP_DUTY = 0.1
-"""Exposures up to this are sharp."""
+SHARP_DUTY, SHARP_TOLD = 0.1, 0.4
+"""Exposures up to the first are sharp; the network may be told that they are anything up to the second."""
 
 
 class Batch(NamedTuple):
@@ -177,13 +177,15 @@ def _told_duty(true: float, estimated: float, rng: np.random.Generator, config: 
     """What the network hears of the exposure, -1 for nothing.
 
     Estimates on small crops are poorer than those on whole frames that it will hear in use, so the truth
-    has its part; but a clip that is not to be sharpened is often thought to be blurred (by the blur it was
-    filmed with), and that the network has to see for itself.
+    has its part. A sharp clip is often thought to be a little blurred: that the network has to see for itself. One
+    thought to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
     """
     drawn = rng.random()
     if drawn < config.duty_unknown:
         return np.float32(-1)
-    if true <= SHARP_DUTY or drawn < config.duty_unknown + config.duty_estimated:
+    if true <= SHARP_DUTY:
+        return np.float32(estimated if estimated <= SHARP_TOLD else rng.uniform(0, SHARP_TOLD))
+    if drawn < config.duty_unknown + config.duty_estimated:
         return np.float32(estimated)
     return np.float32(np.clip(true + rng.normal() * config.duty_noise, 0, 1))
 
