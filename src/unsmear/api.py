@@ -52,21 +52,27 @@ def deblur(
     return restore_video(Path(source), None if output is None else Path(output), restorer, chosen, progress)
 
 
-def extract_priors(source: str | Path, *, chunk_frames: int | None = None) -> Iterator[tuple[Frame, Prior]]:
+def extract_priors(
+    source: str | Path, *, mode: str = "auto", chunk_frames: int | None = None
+) -> Iterator[tuple[Frame, Prior]]:
     """Every frame of a video or folder of frames with its coding prior, in order, in bounded memory.
 
     Args:
         source: the input file or folder.
+        mode: ``native`` for the file's own motion vectors, ``reencode`` for those of a re-encode in memory,
+            ``auto`` for its own where they qualify (see ``Prior.origin``).
         chunk_frames: N of the absolute chunks; part of the result.
 
     Raises:
-        UnsmearError: the input cannot be read.
+        UnsmearError: the input cannot be read, or has no vectors that mode ``native`` could use.
     """
-    from unsmear.priors import DEFAULT_CHUNK_FRAMES, stream_priors
+    from unsmear.data.extract import PriorSettings, pairs_of
+    from unsmear.priors import DEFAULT_CHUNK_FRAMES
     from unsmear.video import open_video
 
+    settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)  # type: ignore[arg-type]
     with open_video(source) as reader:
-        yield from stream_priors(reader, luma=lambda f: f.luma, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
+        yield from pairs_of(reader, settings)[2]
 
 
 def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto") -> Restorer:

@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from unsmear.cli import augment
 from unsmear.errors import OutputError, UsageError
 
 app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+app.command("augment")(augment.augment)
+app.command("check")(augment.check)
 
 _WORKERS = min(os.cpu_count() or 1, 8)
 

@@ -1,0 +1,107 @@
+"""Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+
+from unsmear.data.extract import Extraction, PriorSettings, extract, find_source
+from unsmear.data.layouts import DataClip, find_clips
+from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.priors.archive import PriorArchive
+
+
+@dataclass
+class Augmented:
+    """What :func:`augment` did, by the names of the clips."""
+
+    made: dict[str, Extraction] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    failures: list[tuple[str, UnsmearError]] = field(default_factory=list)
+
+
+def augment(
+    dataset: Path,
+    settings: PriorSettings | None = None,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    on_clip: Callable[[str, Extraction], None] | None = None,
+) -> Augmented:
+    """Write an archive of priors beside every clip of a data set.
+
+    Args:
+        dataset: its top folder; see :mod:`unsmear.data.layouts`.
+        settings: how to make the priors.
+        workers: clips worked on at the same time, in processes of their own.
+        overwrite: make finished archives again. Otherwise they are kept, if they were made with the same
+            settings, so that a run which was stopped goes on where it was.
+        on_clip: called as a clip is finished.
+
+    Returns:
+        What was made and kept, and the clips that failed, which do not stop the others.
+
+    Raises:
+        DataLayoutError: no clips.
+        UsageError: an unknown motion source.
+    """
+    settings = settings or PriorSettings()
+    for name in (settings.motion, settings.motion_back):
+        find_source(name)
+    result, todo = Augmented(), []
+    for clip in find_clips(dataset):
+        if overwrite or not clip.archive.exists():
+            todo.append(clip)
+            continue
+        try:
+            _check_same(clip, settings)
+            result.kept.append(clip.name)
+        except UnsmearError as error:
+            result.failures.append((clip.name, error))
+
+    def finished(clip: DataClip, outcome: Extraction | UnsmearError) -> None:
+        if isinstance(outcome, UnsmearError):
+            result.failures.append((clip.name, outcome))
+            return
+        result.made[clip.name] = outcome
+        if on_clip is not None:
+            on_clip(clip.name, outcome)
+
+    if workers > 1 and len(todo) > 1:
+        # "spawn": FFmpeg's and OpenCV's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(todo)), context, cv2.setNumThreads, (1,)) as pool:
+            jobs = {pool.submit(_try, clip, settings, overwrite): clip for clip in todo}
+            for job in as_completed(jobs):
+                finished(jobs[job], job.result())
+    else:
+        for clip in todo:
+            finished(clip, _try(clip, settings, overwrite))
+    return result
+
+
+def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction | UnsmearError:
+    try:
+        return extract(clip.source, clip.archive, settings, overwrite=overwrite, workers=1)
+    except UnsmearError as error:
+        return error
+
+
+def _check_same(clip: DataClip, settings: PriorSettings) -> None:
+    """Refuse to pass off priors made in another way as made with these settings."""
+    with PriorArchive(clip.archive) as archive:
+        made = archive.provenance.get("settings")
+        if not isinstance(made, dict):
+            made = {}
+        for key, value in asdict(settings).items():
+            if made.get(key) != value:
+                raise DataLayoutError(
+                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use --overwrite"
+                )
+        if clip.frames and len(archive) != clip.frames:
+            raise DataLayoutError(
+                f"{clip.archive} holds {len(archive)} frames where the clip has {clip.frames}: use --overwrite"
+            )

@@ -1,0 +1,245 @@
+"""A whole video, or a folder of frames, into an archive of its priors, and pictures of them on the way."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+
+from unsmear.errors import OutputError
+from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Profile, VideoPriors
+from unsmear.priors.archive import ArchiveWriter
+from unsmear.priors.pictures import sheet
+from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
+from unsmear.video import Frame, VideoInfo, VideoReader, open_video
+
+_PREVIEW_LONGEST_PX = 960  # of one of its panels
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """How priors are made. All of it is part of the result and is kept in the archive."""
+
+    mode: Mode = "auto"
+    profile: Profile = "fast"
+    qp: int = 24
+    chunk_frames: int = DEFAULT_CHUNK_FRAMES
+    motion: str = "mv"
+    """Source of the motion to the frame before; see :mod:`unsmear.priors.sources`."""
+    motion_back: str = "mv"
+    """Source of the motion to the frame after."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What :func:`extract` did."""
+
+    input: str
+    output: str
+    frames: int
+    width: int
+    height: int
+    native_frames: int
+    reason: str
+    resets: int
+    coverage: float
+    """Mean over the frames that have a past."""
+    motion_median_px: float
+    """Median over cells, mean over the frames that have a past."""
+    residual_mean: float
+    """Luma levels, mean over the frames that have a past."""
+    seconds: float
+    prior_seconds: float
+    """Spent in codec passes and residuals, without reading and writing."""
+    costs: list[dict[str, Any]]
+    """Of the two motion sources, forward and backward. That of ``mv`` is the codec's work as a whole."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of ``--report``."""
+        return asdict(self)
+
+
+def pairs_of(
+    reader: VideoReader, settings: PriorSettings, workers: int = 2
+) -> tuple[VideoPriors[Frame], ReplacedMotion, Iterator[tuple[Frame, Prior]]]:
+    """The priors of an open video, the motion sources in use, and the pairs of frame and prior.
+
+    Raises:
+        UsageError: unknown settings.
+        UnsupportedVideo: mode ``"native"`` where that cannot be.
+    """
+    sources = ReplacedMotion(find_source(settings.motion), find_source(settings.motion_back))
+    priors = VideoPriors(
+        reader.info.path if reader.info.kind == "video" else None,
+        reader,
+        luma=lambda frame: frame.luma,
+        mode=settings.mode,
+        chunk_frames=settings.chunk_frames,
+        profile=settings.profile,
+        qp=settings.qp,
+        workers=workers,
+        backward=settings.motion_back == "mv",
+    )
+    return priors, sources, sources.of(priors)
+
+
+def find_source(name: str) -> MotionSource:
+    """A motion source by its name, those that need torchvision included. Raises UsageError."""
+    if name.startswith("raft"):
+        from unsmear.data.raft import make_raft
+
+        return make_raft(name)
+    return make_source(name)
+
+
+def extract(
+    source: Path,
+    archive: Path,
+    settings: PriorSettings | None = None,
+    *,
+    preview: Path | None = None,
+    overwrite: bool = False,
+    workers: int = 2,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Extraction:
+    """Write the priors of every frame of ``source`` to ``archive``, and a video of pictures of them.
+
+    Args:
+        source: a video, an image or a folder of frames.
+        archive: the file to be; it appears whole or not at all, as does ``preview``.
+        settings: how to make them.
+        preview: an MP4 to be, of frame, motion, residual and validity.
+        overwrite: replace files that exist.
+        workers: codec passes run side by side.
+        progress: called with (frames done, frames in all if known).
+
+    Raises:
+        UnsmearError: the source cannot be read, an output exists, or the settings cannot be met.
+    """
+    settings = settings or PriorSettings()
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_video(source))
+        priors, sources, pairs = pairs_of(reader, settings, workers)
+        # A source that cannot be read leaves no trace, not even a folder.
+        first = next(pairs)
+        provenance = {**describe(reader.info, settings), "reason": priors.reason}
+        writer = stack.enter_context(ArchiveWriter(archive, provenance, overwrite=overwrite))
+        pictures = None if preview is None else stack.enter_context(Preview(preview, reader.info, overwrite))
+        tally: list[tuple[float, float, float]] = []
+        resets = native = 0
+        for frame, prior in chain([first], pairs):
+            writer.add(prior, frame.luma)
+            if pictures is not None:
+                pictures.add(frame, prior)
+            native += prior.origin == "native"
+            resets += prior.reset
+            if not prior.reset:
+                speed = float(np.median(np.hypot(*prior.motion())))
+                tally.append((prior.coverage, speed, float(prior.residual.mean())))
+            if progress is not None:
+                progress(len(writer), reader.info.frames)
+        frames = len(writer)
+        for cost in sources.costs:
+            if cost.source == "mv":
+                cost.fields, cost.seconds = frames, priors.seconds
+        coverage, motion, residual = (float(x) for x in np.mean(tally, axis=0)) if tally else (0.0, 0.0, 0.0)
+    return Extraction(
+        input=str(source),
+        output=str(archive),
+        frames=frames,
+        width=reader.info.width,
+        height=reader.info.height,
+        native_frames=native,
+        reason=priors.reason,
+        resets=resets,
+        coverage=round(coverage, 4),
+        motion_median_px=round(motion, 3),
+        residual_mean=round(residual, 3),
+        seconds=round(time.perf_counter() - begin, 3),
+        prior_seconds=round(priors.seconds, 3),
+        costs=[cost.as_dict() for cost in sources.costs],
+    )
+
+
+def describe(info: VideoInfo, settings: PriorSettings) -> dict[str, Any]:
+    """The provenance of an archive, as far as it is known before the first frame."""
+    return {
+        "source": info.path.resolve().name,
+        "codec": info.codec,
+        "settings": asdict(settings),
+        "encoder_threads": 1,
+        "residual_scale": RESIDUAL_SCALE,
+        "unsmear": version("unsmear"),
+        "av": version("av"),
+        "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+    }
+
+
+class Preview:
+    """An H.264 video of :func:`~unsmear.priors.pictures.sheet`, with the source's own times."""
+
+    def __init__(self, path: Path, info: VideoInfo, overwrite: bool = False) -> None:
+        """Begin a file beside ``path``. Raises OutputError where it exists or cannot be written."""
+        self.path = path
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; add --overwrite or choose another --preview")
+        if path.suffix.lower() not in (".mp4", ".mkv", ".mov"):
+            raise OutputError(f"{path}: a preview is written as .mp4, .mkv or .mov; choose one of these endings")
+        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._stream: Any = None
+        self._rate = info.frame_rate or Fraction(25)
+        self._unit = info.time_base or 1 / self._rate
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._container: Any = av.open(f"file:{self._partial}", "w")
+        except (av.FFmpegError, OSError) as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def __enter__(self) -> "Preview":
+        return self
+
+    def add(self, frame: Frame, prior: Prior) -> None:
+        """Append the pictures of one frame."""
+        rgb = (frame.rgb >> 8).astype(np.uint8) if frame.rgb.dtype == np.uint16 else frame.rgb
+        picture = sheet(rgb, frame.luma, prior, str(frame.index))
+        try:
+            if self._stream is None:
+                self._begin(*picture.shape[:2])
+            image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            context = self._stream.codec_context
+            image = image.reformat(context.width, context.height, "yuv420p", dst_colorspace="ITU709")
+            image.pts, image.time_base = frame.index if frame.pts is None else frame.pts, self._unit
+            self._container.mux(self._stream.encode(image))
+        except (av.FFmpegError, OSError) as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _begin(self, height: int, width: int) -> None:
+        shrink = min(1.0, 2 * _PREVIEW_LONGEST_PX / max(height, width))
+        self._stream = self._container.add_stream("libx264", rate=self._rate)
+        self._stream.options = {"preset": "veryfast", "crf": "20"}
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.width, self._stream.height = (max(2, int(x * shrink) // 2 * 2) for x in (width, height))
+        self._stream.time_base = self._stream.codec_context.time_base = self._unit
+        self._stream.codec_context.colorspace = 1
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                self._partial.replace(self.path)
+        except (av.FFmpegError, OSError, ValueError) as failure:
+            if kind is None:
+                raise OutputError(f"{self.path}: cannot be written ({failure})") from failure
+        finally:
+            self._partial.unlink(missing_ok=True)
