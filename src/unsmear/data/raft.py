@@ -115,8 +115,10 @@ def make_raft(name: str, device: str = "cpu") -> RaftFlow:
         raise UsageError(f"motion source {name!r} is unknown; give raft-N or raft-N-warm, N iterations (raft-20)")
     try:
         from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
-    except ImportError:
-        raise UsageError(f"motion source {name} needs torchvision: pip install torchvision") from None
+    except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
+        raise UsageError(
+            f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
+        ) from None
     try:
         model = raft_large(weights=Raft_Large_Weights.DEFAULT, progress=False)
     except (OSError, RuntimeError) as error:
