@@ -5,6 +5,7 @@ a loop of ours that may start from the codec's vectors, at the 1/8 scale on whic
 that of the priors' grid.
 """
 
+import copy
 import re
 from typing import Any
 
@@ -60,7 +61,9 @@ class RaftFlow:
         Returns:
             ``(1, 2, H, W)`` in pixels.
         """
-        model = self._model
+        return self._refine(self._model, image, other, start)
+
+    def _refine(self, model: Any, image: Tensor, other: Tensor, start: Tensor | None) -> Tensor:
         features, others = model.feature_encoder(torch.cat([image, other])).chunk(2)
         model.corr_block.build_pyramid(features, others)
         context = model.context_encoder(image)
@@ -88,9 +91,10 @@ class RaftFlow:
         if (height, width) not in self._flops:
             from torch.utils.flop_counter import FlopCounterMode
 
-            image = torch.zeros(1, 3, *_padded_size(height, width), device=self.device)
-            with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-                self.flow(image, image)
+            image = torch.zeros(1, 3, *_padded_size(height, width), device="meta")  # counted, not computed
+            model = copy.deepcopy(self._model).to("meta")
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self._refine(model, image, image, None)
             self._flops[height, width] = float(counter.get_total_flops())
         return self._flops[height, width]
 
