@@ -11,6 +11,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -112,6 +113,8 @@ class ArchiveWriter:
             if kind is None:
                 self._finish()
         finally:
+            with suppress(OSError, ValueError):  # of a file that is removed next
+                self._zip.close()
             self._file.close()
             self._partial.unlink(missing_ok=True)
 
@@ -239,8 +242,8 @@ class PriorArchive(Sequence[Prior]):
         try:
             np.lib.format.read_magic(stream)
             found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
-        except (ValueError, SyntaxError, EOFError) as error:
-            raise self._damaged(f"{name} is no .npy file ({str(error).splitlines()[0]})") from error
+        except Exception as error:  # the header is a Python literal; its parser raises whatever it meets
+            raise self._damaged(f"{name} is no .npy file") from error
         body = data[stream.tell() :]
         if (found, fortran, kind) != (shape, False, dtype) or len(body) != size:
             raise self._damaged(f"{name} holds {kind} {found} where {dtype} {shape} is expected")

@@ -151,17 +151,20 @@ def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
         motion_q: ``(gh, gw, 2)`` int16 of frame t+1, quarter pixels.
 
     Returns:
-        ``(gh, gw, 2)`` int16 of frame t; cells that nothing points to take the nearest vector. Less accurate
-        than re-encoding the reversed frames.
+        ``(gh, gw, 2)`` int16 of frame t; cells that nothing points to take the nearest vector, and
+        of two vectors that point to one cell the faster is kept. Less accurate than re-encoding the reversed
+        frames.
     """
     gh, gw = motion_q.shape[:2]
     rows, columns = np.mgrid[:gh, :gw]
     x = columns + np.rint(motion_q[..., 0] / 32).astype(np.int64)
     y = rows + np.rint(motion_q[..., 1] / 32).astype(np.int64)
     inside = (x >= 0) & (x < gw) & (y >= 0) & (y < gh)
+    vectors = motion_q[inside].clip(-32767, 32767)
+    order = np.argsort(np.hypot(*vectors.T.astype(np.float64)), kind="stable")  # the last to land on a cell stays
+    y, x = y[inside][order], x[inside][order]
     grid, hit = np.zeros_like(motion_q), np.zeros((gh, gw), np.bool_)
-    grid[y[inside], x[inside]] = np.negative(motion_q[inside].clip(-32767, 32767))
-    hit[y[inside], x[inside]] = True
+    grid[y, x], hit[y, x] = -vectors[order], True
     return fill_holes(grid, hit)
 
 
