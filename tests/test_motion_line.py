@@ -7,13 +7,13 @@ import torch
 
 from unsmear.data.compress import h264_round_trip
 from unsmear.nn.motion_line import (
-    DUTIES,
     LENGTHS_PX,
+    SHORTEST_PX,
     LineBlock,
     MotionLine,
-    duty_weights,
     hat_weights,
     line_motion,
+    stretched,
     taps_along,
 )
 from unsmear.priors import chunk_priors
@@ -62,9 +62,22 @@ def test_hat_weights_interpolate_and_hold_their_ends():
     torch.testing.assert_close(w.sum(-1), torch.ones(6))
     assert w[0, 0] == 1 and w[1, 0] == 1 and w[-1, -1] == 1
     assert w[2, :2].tolist() == [0.5, 0.5]
-    known = duty_weights(torch.tensor([0.5, -1.0]))
-    assert known[0, DUTIES.index(0.5)] == 1 and known[0, -1] == 0
-    assert known[1].tolist() == [0] * len(DUTIES) + [1]
+
+
+def test_the_bank_goes_by_the_length_of_the_blur_and_by_what_is_known():
+    head = MotionLine(3, 1.0)
+    head.bank.data[0] = torch.arange(len(LENGTHS_PX)).float()[:, None]
+    head.bank.data[1] = -1
+    blur = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).expand(2, 2, 2, 2)  # 5 px long
+    weights = head.bank_weights(blur, torch.tensor([True, False]))
+    assert weights[0].unique().item() == LENGTHS_PX.index(5.0)
+    assert weights[1].unique().item() == -1
+
+
+def test_short_blur_is_stretched_and_none_is_not():
+    blur = torch.tensor([[0.0, 0.0], [0.0, 1.5], [20.0, 0.0]]).reshape(3, 2, 1, 1)
+    length = stretched(blur).norm(dim=1).flatten()
+    torch.testing.assert_close(length, torch.tensor([0.0, (1.5**2 + SHORTEST_PX**2) ** 0.5, 404**0.5]))
 
 
 def test_a_head_without_weights_or_motion_changes_nothing():
@@ -80,7 +93,7 @@ def test_a_single_tap_reads_along_the_line():
     frame = torch.rand(1, 3, 12, 16)
     weights = torch.zeros(1, 5, 12, 16)
     weights[:, 4] = 1
-    line = torch.tensor([4.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 12, 16)
+    line = torch.tensor([12**0.5, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 12, 16)  # stretched to 4 px
     out = frame + head(frame, line, weights)
     torch.testing.assert_close(out[..., :12], frame[..., 4:], atol=1e-5, rtol=1e-5)
 
@@ -106,18 +119,17 @@ def test_the_closed_form_sharpens_what_it_was_not_fitted_on():
         times = np.linspace(-duty / 2, duty / 2, 33)
         blurred = np.mean([shifted(sharp, s * speed) for s in times], 0)
         clips.append([torch.from_numpy(a / 255).float().expand(3, -1, -1) for a in (blurred, sharp)])
-    line = torch.tensor([speed, 0.0]).reshape(2, 1, 1).expand(2, 20, 28)
-    fit = LineFit(17, 1.5)
-    fit.add(*clips[0], line, duty, stride=2)
-    head = MotionLine(17, 1.5)
-    head.bank.data.copy_(fit.solve())
+    blur = torch.tensor([speed * duty, 0.0]).reshape(2, 1, 1).expand(2, 20, 28)
+    fit = LineFit(17, 2.0)
+    fit.add(*clips[0], blur, stride=2)
+    head = MotionLine(17, 2.0)
+    head.bank.data[0] = fit.solve()
     blurred, sharp = (c[None] for c in clips[1])
-    for known in (duty, -1.0):
-        weights = head.bank_weights(line[None], torch.tensor([known]))
-        restored = blurred + head(blurred, line[None], weights)
-        inside = (..., slice(16, -16), slice(16, -16))
-        before, after = (((a - sharp)[inside] ** 2).mean() for a in (blurred, restored))
-        assert after < before * 0.6
+    weights = head.bank_weights(blur[None], torch.tensor([True]))
+    restored = blurred + head(blurred, blur[None], weights)
+    inside = (..., slice(16, -16), slice(16, -16))
+    before, after = (((a - sharp)[inside] ** 2).mean() for a in (blurred, restored))
+    assert after < before * 0.6
 
 
 @pytest.mark.parametrize("duty", [0.3, 0.5, 0.8, 1.0])

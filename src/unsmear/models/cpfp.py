@@ -77,7 +77,8 @@ class CPFPConfig:
     """Give V, V_back and R (and the duty cycle) to the encoder too. Ours."""
     line_taps: int = 17
     """Taps of the motion-line head, 0 for none. Ours."""
-    line_reach: float = 1.5
+    line_reach: float = 2.0
+    """They cover this many times the blur to each side; the exposure itself covers half of it."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     use_motion: bool = True
@@ -121,7 +122,7 @@ class CPFP(ModelMixin, ConfigMixin):
         offset_limit: float | None = 4.0,
         prior_inputs: bool = True,
         line_taps: int = 17,
-        line_reach: float = 1.5,
+        line_reach: float = 2.0,
         line_blocks: int = 3,
         use_motion: bool = True,
         use_residual: bool = True,
@@ -247,14 +248,11 @@ class CPFP(ModelMixin, ConfigMixin):
         return [sample(frame, here + a * blur, "border") - frame for a in INPUT_TAPS]
 
     @staticmethod
-    def _line(grid: PriorTensors, i: int) -> Tensor:
-        """V̄ of frame i (B, 2, h, w), frame pixels a frame step."""
-        return line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
-
-    def _blur(self, grid: PriorTensors, i: int) -> Tensor:
-        """duty · V̄: the line that the exposure of frame i covered, frame pixels."""
+    def _blur(grid: PriorTensors, i: int) -> Tensor:
+        """duty · V̄ (B, 2, h, w): the line that the exposure of frame i covered, frame pixels."""
+        line = line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
         duty = grid.duty[:, i]
-        return self._line(grid, i) * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
+        return line * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
 
     def _propagate(
         self,
@@ -301,16 +299,16 @@ class CPFP(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
         fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
-        line, blur = self._line(grid, i), self._blur(grid, i) / GRID
+        blur = self._blur(grid, i)
         decoded = fused
         for k, block in enumerate(self.decoder):
             if k < len(self.along_line):
-                decoded = self.along_line[k](decoded, blur)
+                decoded = self.along_line[k](decoded, blur / GRID)
             decoded = block(decoded)
         out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
         if self.line is not None:
-            weights = self.line.bank_weights(line, duty) + self.to_line(decoded).float()
-            out = out + self.line(frame, line, weights)
+            weights = self.line.bank_weights(blur, duty >= 0) + self.to_line(decoded).float()
+            out = out + self.line(frame, blur, weights)
         return out
 
 

@@ -1,9 +1,10 @@
 """The motion-line head: sharpen each pixel along the line that its content moved on. Ours.
 
 During an exposure content moves along its own motion, so the blur kernel at p is close to a line along
-``V̄(p)``. The head reads the blurred frame at K points on that line and adds their weighted differences
-from the centre. Its weights come from a bank of linear filters, interpolated over the length of the motion
-and the duty cycle, plus what a network adds; the bank starts from closed-form least squares.
+``duty · V̄(p)``. The head reads the blurred frame at K points on that line and adds their weighted
+differences from the centre. Its weights come from a bank of linear filters, interpolated over the length of
+the blur, plus what a network adds; the bank starts from closed-form least squares. Taps lie at fractions of
+the blur, not of the motion: one filter then serves every pair of speed and exposure with the same blur.
 """
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from unsmear.nn.blocks import zero_bias
 from unsmear.nn.sampling import pixel_grid, sample
 
-LENGTHS_PX = (0.5, 1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 20.0, 32.0)
-"""Knots of |V̄| between which filters are interpolated."""
+LENGTHS_PX = (0.5, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0)
+"""Knots of the length of the blur between which filters are interpolated."""
 
-DUTIES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Knots of the duty cycle. One more filter set, the last, serves where it is unknown."""
+SHORTEST_PX = 2.0
+"""Taps of a blur of length L lie at fractions of √(L² + this²): less would read the same pixel again and again."""
 
 
 def line_motion(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor) -> Tensor:
@@ -49,13 +50,6 @@ def hat_weights(value: Tensor, knots: tuple[float, ...]) -> Tensor:
     weights = torch.zeros(*value.shape, len(knots), dtype=value.dtype, device=value.device)
     weights.scatter_(-1, (upper - 1)[..., None], (1 - part)[..., None])
     return weights.scatter_(-1, upper[..., None], part[..., None])
-
-
-def duty_weights(duty: Tensor) -> Tensor:
-    """Weights (…, len(DUTIES) + 1) over the filter sets; a negative duty means unknown."""
-    known = duty >= 0
-    weights = hat_weights(duty.clamp(min=0), DUTIES) * known[..., None]
-    return torch.cat([weights, (~known)[..., None].to(weights.dtype)], -1)
 
 
 class LineBlock(nn.Module):
@@ -91,7 +85,7 @@ class MotionLine(nn.Module):
 
     Args:
         taps: number of points K on the line (odd).
-        reach: the line covers V̄ times [-reach, reach].
+        reach: the line covers [-reach, reach] times the blur; the exposure itself covers ±0.5.
     """
 
     positions: Tensor
@@ -99,24 +93,25 @@ class MotionLine(nn.Module):
     def __init__(self, taps: int, reach: float):
         super().__init__()
         self.register_buffer("positions", taps_along(taps, reach), persistent=False)
-        self.bank = nn.Parameter(torch.zeros(len(DUTIES) + 1, len(LENGTHS_PX), taps))
+        self.bank = nn.Parameter(torch.zeros(2, len(LENGTHS_PX), taps))
+        """Filters where the duty cycle is known, and where it is not."""
 
-    def bank_weights(self, line: Tensor, duty: Tensor) -> Tensor:
-        """Filters of the bank for ``line`` (B, 2, h, w) px and ``duty`` (B,) → (B, K, h, w)."""
-        filters = torch.einsum("bd,dlk->blk", duty_weights(duty).to(self.bank.dtype), self.bank)
-        by_length = hat_weights(torch.linalg.vector_norm(line, dim=1), LENGTHS_PX).to(self.bank.dtype)
+    def bank_weights(self, blur: Tensor, known: Tensor) -> Tensor:
+        """Filters of the bank for ``blur`` (B, 2, h, w) px and ``known`` (B,) bool → (B, K, h, w)."""
+        filters = torch.where(known[:, None, None], self.bank[0], self.bank[1])
+        by_length = hat_weights(torch.linalg.vector_norm(blur, dim=1), LENGTHS_PX).to(filters.dtype)
         return torch.einsum("bhwl,blk->bkhw", by_length, filters)
 
-    def forward(self, frame: Tensor, line: Tensor, weights: Tensor) -> Tensor:
-        """The correction Σ w_k (frame(p + a_k V̄) − frame(p)).
+    def forward(self, frame: Tensor, blur: Tensor, weights: Tensor) -> Tensor:
+        """The correction Σ w_k (frame(p + a_k s) − frame(p)), s the blur stretched to its shortest length.
 
         Args:
             frame: (B, 3, H, W) float32 in [0, 1].
-            line: V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
+            blur: duty · V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
             weights: (B, K, h, w) on the same grid.
         """
         size = frame.shape[-2:]
-        line = F.interpolate(line.to(frame.dtype), size, mode="bilinear", align_corners=False)
+        line = F.interpolate(stretched(blur.to(frame.dtype)), size, mode="bilinear", align_corners=False)
         weights = F.interpolate(weights.to(frame.dtype), size, mode="bilinear", align_corners=False)
         grid = pixel_grid(size[0], size[1], frame)
         out = torch.zeros_like(frame)
@@ -125,3 +120,9 @@ class MotionLine(nn.Module):
             if k != centre:
                 out = out + weights[:, k : k + 1] * (sample(frame, grid + a * line, "border") - frame)
         return out
+
+
+def stretched(blur: Tensor) -> Tensor:
+    """``blur`` (B, 2, h, w) lengthened from L to √(L² + SHORTEST_PX²); zero stays zero."""
+    length = torch.linalg.vector_norm(blur, dim=1, keepdim=True)
+    return blur * torch.sqrt(1 + (SHORTEST_PX / length.clamp(min=1e-3)) ** 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unsmear.data.pack import open_pack
 from unsmear.errors import UsageError
-from unsmear.models.cpfp import CPFP, CPFPConfig, PriorTensors
+from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig, PriorTensors
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
 from unsmear.training.line_fit import fit_line_bank
 from unsmear.training.validation import ValidationClip, score_clips
@@ -200,6 +200,7 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
     if fit_line and model.line is not None and config.data.packs:
-        bank = fit_line_bank(open_pack(Path(config.data.packs[0])), config.model.line_taps, config.model.line_reach)
+        pack = open_pack(Path(config.data.packs[0]))
+        bank = fit_line_bank(pack, config.model.line_taps, config.model.line_reach, UNKNOWN_DUTY)
         model.line.bank.data.copy_(bank)
     return model
