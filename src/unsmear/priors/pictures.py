@@ -14,9 +14,9 @@ Rgb = npt.NDArray[np.uint8]
 FULL_COLOUR_PX = 16.0
 """Motion of this many pixels a frame and more is fully saturated."""
 
-_ARROW_STEP = 4  # cells between arrows
+_ARROWS_DOWN = 9  # rows of arrows in a picture, but never closer than 4 cells
 _INTRA = np.array([224, 108, 32], np.uint8)
-_GAP, _CAPTION = 4, 22
+_GAP = 4
 
 
 def motion_picture(motion: npt.NDArray[np.float32], full_px: float = FULL_COLOUR_PX) -> Rgb:
@@ -50,19 +50,23 @@ def motion_panel(prior: Prior) -> Rgb:
     height, width = prior.height, prior.width
     picture = motion_picture(prior.dense_motion())
     motion = prior.motion()
-    for row in range(_ARROW_STEP // 2, height // 8, _ARROW_STEP):
-        for column in range(_ARROW_STEP // 2, width // 8, _ARROW_STEP):
+    step = max(4, round(height / 8 / _ARROWS_DOWN))
+    thickness = max(1, height // 300)
+    for row in range(step // 2, height // 8, step):
+        for column in range(step // 2, width // 8, step):
             dx, dy = -motion[:, row, column]
             if np.hypot(dx, dy) >= 0.5:
                 head = np.array([column * 8 + 4, row * 8 + 4])
                 tail = np.rint(head - [dx, dy]).astype(int)
-                cv2.arrowedLine(picture, tail.tolist(), head.tolist(), (40, 40, 40), 1, cv2.LINE_AA, tipLength=0.3)
+                cv2.arrowedLine(
+                    picture, tail.tolist(), head.tolist(), (40, 40, 40), thickness, cv2.LINE_AA, tipLength=0.3
+                )
     side = min(height, width) // 5
     if side >= 16:
         wheel, inside = colour_wheel(side)
         corner = picture[4 : 4 + side, width - side - 4 : width - 4]
         corner[inside] = wheel[inside]
-        cv2.circle(picture, (width - side // 2 - 4, 4 + side // 2), side // 2, (40, 40, 40), 1, cv2.LINE_AA)
+        cv2.circle(picture, (width - side // 2 - 4, 4 + side // 2), side // 2, (40, 40, 40), thickness, cv2.LINE_AA)
     return picture
 
 
@@ -101,15 +105,17 @@ def sheet(rgb: Rgb, luma: npt.NDArray[np.uint8], prior: Prior, caption: str = ""
         (f"residual, mean {prior.residual.mean():.1f} levels", residual_panel(prior)),
         (f"coverage {100 * prior.coverage:.0f} % (orange: filled in)", validity_panel(prior, luma)),
     ]
-    down, across = height + _CAPTION, width + _GAP
-    out = np.full((2 * down + (2 * down) % 2, 2 * width + _GAP + width * 2 % 2, 3), 24, np.uint8)
+    caption_px = max(22, height // 18)
+    down, across = height + caption_px, width + _GAP
+    out = np.full((2 * down, 2 * width + _GAP, 3), 24, np.uint8)
     for number, (name, panel) in enumerate(panels):
         top, left = number // 2 * down, number % 2 * across
         cell = out[top : top + down, left : left + width]
-        cell[_CAPTION:] = panel
-        size = min(0.45, width / (9.5 * len(name)))
+        cell[caption_px:] = panel
+        size = min(caption_px / 45, width / (20 * len(name)))
         if size > 0.2:
-            label = np.ascontiguousarray(cell[:_CAPTION])
-            cv2.putText(label, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, size, (230, 230, 230), 1, cv2.LINE_AA)
-            cell[:_CAPTION] = label
+            label = np.ascontiguousarray(cell[:caption_px])
+            place = (caption_px // 4, caption_px * 2 // 3)
+            cv2.putText(label, name, place, cv2.FONT_HERSHEY_SIMPLEX, size, (230, 230, 230), 1, cv2.LINE_AA)
+            cell[:caption_px] = label
     return out

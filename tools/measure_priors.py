@@ -1,0 +1,365 @@
+"""Measure the coding priors, and write the tables into docs/priors.md.
+
+    python tools/measure_priors.py                       # everything
+    python tools/measure_priors.py accuracy residual     # some of it
+    python tools/measure_priors.py speed --clip A.mp4    # on a video of your own
+    python tools/measure_priors.py --write               # and put the tables into the page
+
+Real pictures come from the clip that `make demo` uses. Speed is that of this machine, in one process, one method
+after the other; give it a quiet one.
+"""
+
+import argparse
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from demo import real_clip
+from unsmear.data.extract import PriorSettings, extract
+from unsmear.priors import Prior, VideoPriors, chunk_priors, stream_priors
+from unsmear.priors.archive import PriorArchive
+from unsmear.priors.grid import fill_holes, grid_from_vectors
+from unsmear.priors.sources import DisFlow
+from unsmear.video import open_video
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "priors.md"
+FRAMES, DUTY = 5, 0.6
+MARGIN = (104, 160)  # of a picture that moves, rows and columns, out of view at first
+NATIVE = "bframes=0:ref=1:weightp=0:scenecut=0"
+SPEED_SIZE, SPEED_FRAMES = (1280, 720), 72
+
+Table = list[list[str]]
+
+
+# Synthetic clips of known motion.
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Detail at several scales around mid-gray, float32."""
+    rng = np.random.default_rng(seed)
+    layers = (cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), s) for s in (1.2, 3, 8))
+    return (127 + 28 * sum(layer / layer.std() for layer in layers)).astype(np.float32)
+
+
+def affine(dx: float, dy: float, degrees: float, zoom: float) -> np.ndarray:
+    """A 3×3 map of points relative to the picture's centre."""
+    c, s = zoom * np.cos(np.radians(degrees)), zoom * np.sin(np.radians(degrees))
+    return np.array([[c, -s, dx], [s, c, dy], [0, 0, 1]])
+
+
+def photograph(clip: Path | None) -> np.ndarray:
+    """A frame of the real clip, with its flat and its busy parts."""
+    *_, luma = real_lumas(clip, 41)
+    return luma.astype(np.float32)
+
+
+def film(
+    source: np.ndarray, dx: float = 0, dy: float = 0, degrees: float = 0, zoom: float = 1
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Luma frames blurred over DUTY of the frame step, and the true motion of each cell towards the past."""
+    height, width = ((side - margin) // 8 * 8 for side, margin in zip(source.shape, MARGIN, strict=True))
+    to_centre = np.array([[1, 0, -source.shape[1] / 2], [0, 1, -source.shape[0] / 2], [0, 0, 1]])
+    from_centre = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]])
+
+    def at(s: float) -> np.ndarray:
+        whole = from_centre @ affine(dx * s, dy * s, degrees * s, zoom**s) @ to_centre
+        flags = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
+        return cv2.warpAffine(source, whole[:2], (width, height), **flags)
+
+    frames = [
+        np.clip(np.rint(np.mean([at(t + DUTY * s) for s in np.linspace(-0.5, 0.5, 13)], axis=0)), 0, 255).astype(
+            np.uint8
+        )
+        for t in range(FRAMES)
+    ]
+    rows, columns = height // 8, width // 8
+    y, x = np.mgrid[:rows, :columns] * 8 + 3.5
+    here = np.stack([x - width / 2, y - height / 2, np.ones_like(x)])
+    past = np.einsum("ij,jyx->iyx", np.linalg.inv(affine(dx, dy, degrees, zoom)), here)
+    return frames, (past - here)[:2]
+
+
+MOTIONS: dict[str, dict[str, float]] = {
+    "1 px": {"dx": 0.8, "dy": 0.6},
+    "3.5 px": {"dx": 2.8, "dy": 2.1},
+    "7 px": {"dx": -5.6, "dy": 4.2},
+    "12 px": {"dx": 9.6, "dy": -7.2},
+    "20 px": {"dx": 16, "dy": 12},
+    "rotation 1.5°": {"degrees": 1.5},
+    "zoom 3 %": {"zoom": 1.03},
+}
+
+
+def accuracy(clip: Path | None) -> Table:
+    """Median end-point error in pixels, cell by cell, on clips of known motion blurred over 0.6 of the frame step."""
+    flows: dict[str, Callable[[np.ndarray, np.ndarray, Any], np.ndarray]] = {
+        "DIS fast": cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc,
+        "DIS medium": cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc,
+        "Farnebäck": farneback,
+    }
+    rows = [["motion a frame", "of a", "codec fast, raw", "codec fast", "codec best", *flows]]
+    for picture, source in (("texture", texture(460, 800)), ("photograph", photograph(clip))):
+        for name, step in MOTIONS.items():
+            frames, truth = film(source, **step)
+            fast = chunk_priors(frames, before=None, after=None)[1:]
+            best = chunk_priors(frames, before=None, after=None, profile="best")[1:]
+            found = [[p.motion(0) for p in fast], [p.motion() for p in fast], [p.motion() for p in best]]
+            for flow in flows.values():
+                found.append([cell_means(flow(now, past, None)) for past, now in pairwise(frames)])
+            rows.append([name, picture, *(f"{median_error(fields, truth):.2f}" for fields in found)])
+    return rows
+
+
+def cell_means(flow: np.ndarray) -> np.ndarray:
+    rows, columns = flow.shape[0] // 8, flow.shape[1] // 8
+    return np.moveaxis(flow[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8, 2).mean((1, 3)), -1, 0)
+
+
+def median_error(fields: list[np.ndarray], truth: np.ndarray) -> float:
+    _, rows, columns = truth.shape
+    return float(np.median([np.hypot(*(field[:, :rows, :columns] - truth)) for field in fields]))
+
+
+def farneback(now: np.ndarray, past: np.ndarray, _: Any) -> np.ndarray:
+    return cv2.calcOpticalFlowFarneback(now, past, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+
+
+# The residual.
+
+
+def zero_share(priors: list[Prior]) -> str:
+    """Of the inter blocks, how many have no residual at all."""
+    counted = [p for p in priors if not p.reset]
+    rows, columns = counted[0].height // 8, counted[0].width // 8
+    blocks = [p.residual[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8).max((1, 3)) for p in counted]
+    inter = np.concatenate([b[p.valid[:rows, :columns]] for b, p in zip(blocks, counted, strict=True)])
+    return f"{100 * (inter == 0).mean():.1f} %"
+
+
+def describe(name: str, priors: list[Prior]) -> list[str]:
+    values = np.concatenate([p.residual.ravel() for p in priors if not p.reset])
+    high = (f"{np.percentile(values, q):.0f}" for q in (95, 99))
+    return [name, zero_share(priors), f"{100 * (values == 0).mean():.0f} %", f"{values.mean():.2f}", *high]
+
+
+def residual(clip: Path | None) -> Table:
+    """How much residual there is, in luma levels, on the real clip."""
+    rows = [["priors", "inter blocks without any", "pixels without any", "mean", "95 %", "99 %"]]
+    lumas = list(real_lumas(clip, 30))
+    for qp in (51, 36, 24):
+        rows.append(describe(f"re-encoded at qp {qp}", chunk_priors(lumas, before=None, after=None, qp=qp)))
+    with tempfile.TemporaryDirectory() as folder:
+        for words, extra in (("without deblocking", ":no-deblock=1"), ("with deblocking", "")):
+            for qp in (51, 24):
+                path = encode(lumas, Path(folder) / f"{qp}{words[:5]}.mp4", f"{NATIVE}:qp={qp}{extra}")
+                rows.append(describe(f"native, coded at qp {qp} {words}", native(path)[1]))
+    return rows
+
+
+# What vectors are worth as a prediction of the frame.
+
+
+def warp_psnr(frames: list[np.ndarray], fields: list[np.ndarray]) -> str:
+    """Mean PSNR of each frame predicted from the one before it, dB."""
+    found = []
+    for (past, now), motion in zip(pairwise(frames), fields, strict=True):
+        y, x = np.mgrid[: now.shape[0], : now.shape[1]].astype(np.float32)
+        warped = cv2.remap(past, x + motion[0], y + motion[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        found.append(cv2.PSNR(now, warped))
+    return f"{np.mean(found):.1f}"
+
+
+def prediction(clip: Path | None) -> Table:
+    """PSNR of the real clip's frames predicted from the frame before; block matching is made for this measure."""
+    lumas = list(real_lumas(clip, 40))
+    height, width = lumas[0].shape
+    rows = [["motion", "PSNR, dB"], ["none", warp_psnr(lumas, [np.zeros((2, height, width), np.float32)] * 39)]]
+    ordinary, pointing = ordinary_vectors(lumas)
+    rows.append(["past vectors of an ordinary stream, taken as if they pointed to t-1", warp_psnr(lumas, ordinary)])
+    rows.append(["past vectors of its P-frames alone, none elsewhere", warp_psnr(lumas, pointing)])
+    priors = chunk_priors(lumas, before=None, after=None)
+    rows.append(["re-encoded", warp_psnr(lumas, [p.dense_motion(0, nearest=True) for p in priors[1:]])])
+    rows.append(["re-encoded, smoothed as networks see it", warp_psnr(lumas, [p.dense_motion() for p in priors[1:]])])
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    fields = [np.moveaxis(flow.calc(now, past, None), -1, 0) for past, now in pairwise(lumas)]
+    return [*rows, ["DIS medium", warp_psnr(lumas, fields)]]
+
+
+def ordinary_vectors(lumas: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Past vectors of an x264 stream with its usual B-frames and references: of all frames, of P-frames."""
+    height, width = lumas[0].shape
+    everything, only_p = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = encode(lumas, Path(folder) / "ordinary.mp4", "bframes=3:ref=4", preset="medium")
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.flags2 |= av.codec.context.Flags2.export_mvs
+            for frame in container.decode(stream):
+                data = frame.side_data.get("MOTION_VECTORS")
+                grid = fill_holes(*grid_from_vectors(None if data is None else data.to_ndarray(), height, width))
+                dense = np.repeat(np.repeat(np.moveaxis(grid, -1, 0) / np.float32(4), 8, 1), 8, 2)[:, :height, :width]
+                everything.append(dense.astype(np.float32))
+                is_p = frame.pict_type == av.video.frame.PictureType.P
+                only_p.append(everything[-1] if is_p else np.zeros_like(everything[-1]))
+    return everything[1:], only_p[1:]
+
+
+# Speed, cost and size.
+
+
+def speed(clip: Path | None) -> Table:
+    """Frames a second of each method by itself, decoded frames given; native decodes the file once more."""
+    lumas = [cv2.resize(luma, SPEED_SIZE, interpolation=cv2.INTER_CUBIC) for luma in real_lumas(clip, SPEED_FRAMES)]
+    width, height = SPEED_SIZE
+    rows = [[f"method, {width}×{height}", "ms a frame", "frames/s"]]
+
+    def add(name: str, seconds: float, count: int) -> None:
+        rows.append([name, f"{1000 * seconds / count:.1f}", f"{count / seconds:.1f}"])
+
+    def timed(run: Callable[[], Any]) -> float:
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+    for profile in ("fast", "best"):
+        run = timed(lambda p=profile: list(stream_priors(lumas, profile=p)))  # type: ignore[misc]
+        add(f"re-encode, {profile}: motion both ways and residual", run, len(lumas))
+    with tempfile.TemporaryDirectory() as folder:
+        path = encode(lumas, Path(folder) / "native.mp4", f"{NATIVE}:crf=20")
+        shown = decoded(path)
+        add(
+            "native: motion from the stream, back by re-encode, residual",
+            timed(lambda: native(path, shown)),
+            len(shown),
+        )
+        add("native: motion from the stream and residual", timed(lambda: native(path, shown, back=False)), len(shown))
+    some = lumas[:13]
+    pairs = list(pairwise(some))
+    for name, preset in (
+        ("DIS fast", cv2.DISOPTICAL_FLOW_PRESET_FAST),
+        ("DIS medium", cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+    ):
+        flow = cv2.DISOpticalFlow.create(preset)
+        add(f"{name}: motion one way", timed(lambda f=flow: [f.calc(b, a, None) for a, b in pairs]), len(pairs))  # type: ignore[misc]
+    add("Farnebäck: motion one way", timed(lambda: [farneback(b, a, None) for a, b in pairs]), len(pairs))
+    return rows
+
+
+def operations(_: Path | None) -> Table:
+    """Arithmetic operations of one 720p field."""
+    rows = [["source", "10⁹ operations"], ["mv, none", "0"]]
+    rows += [[f"dis ({p}), estimated", f"{DisFlow(p).flops(720, 1280) / 1e9:.1f}"] for p in ("fast", "medium")]
+    try:
+        from torchvision.models.optical_flow import raft_large
+    except (ImportError, RuntimeError):
+        return [*rows, ["raft-4, raft-20", "torchvision is not installed"]]
+    from unsmear.data.raft import RaftFlow
+
+    model = raft_large(weights=None)
+    return [*rows, *([f"raft-{n}", f"{RaftFlow(model, n).flops(720, 1280) / 1e9:.0f}"] for n in (4, 20))]
+
+
+def size(clip: Path | None) -> Table:
+    """The archive of the real clip."""
+    clip = clip or demo_clip()
+    rows = [["archive of", "kB a frame", "frames", "ms to read a frame"]]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.priors.npz"
+        done = extract(clip, path, PriorSettings(mode="reencode"))
+        begin = time.perf_counter()
+        with PriorArchive(path) as archive:
+            count = sum(1 for _ in archive)
+        each = 1000 * (time.perf_counter() - begin) / count
+        name = f"{clip.name}, {done.width}×{done.height}"
+        return [*rows, [name, f"{path.stat().st_size / 1000 / count:.1f}", str(count), f"{each:.1f}"]]
+
+
+# Clips.
+
+
+def demo_clip() -> Path:
+    clip = real_clip()
+    if clip is None:
+        sys.exit("measure_priors: the demo clip is not there; give --clip FILE")
+    return clip
+
+
+def real_lumas(clip: Path | None, count: int) -> Iterator[np.ndarray]:
+    with open_video(clip or demo_clip()) as reader:
+        yield from (frame.luma for frame in reader.frames(0, count))
+
+
+def encode(lumas: list[np.ndarray], path: Path, params: str, preset: str = "veryfast") -> Path:
+    height, width = lumas[0].shape
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": preset, "x264-params": params})
+        stream.width, stream.height, stream.pix_fmt = width, height, "gray"
+        for luma in lumas:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(luma, format="gray")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with open_video(path) as reader:
+        return [frame.luma for frame in reader]
+
+
+def native(path: Path, lumas: list[np.ndarray] | None = None, *, back: bool = True) -> tuple[VideoPriors, list[Prior]]:
+    frames = decoded(path) if lumas is None else lumas
+    stream = VideoPriors(path, frames, luma=lambda luma: luma, mode="native", backward=back)
+    return stream, [prior for _, prior in stream]
+
+
+SECTIONS: dict[str, Callable[[Path | None], Table]] = {
+    "accuracy": accuracy,
+    "residual": residual,
+    "prediction": prediction,
+    "speed": speed,
+    "operations": operations,
+    "size": size,
+}
+
+
+def markdown(rows: Table) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the coding priors.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)}; default all")
+    parser.add_argument("--clip", type=Path, help="a real video to use instead of the demo's")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/priors.md")
+    arguments = parser.parse_args()
+    unknown = set(arguments.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section {min(unknown)}; choose from {', '.join(SECTIONS)}")
+    for name in arguments.sections or SECTIONS:
+        table = markdown(SECTIONS[name](arguments.clip))
+        if name == "speed":
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            table += f"\n\n{cores} cores, {platform.machine()}, OpenCV {cv2.__version__}, PyAV {av.__version__}."
+        print(f"\n## {name}\n\n{SECTIONS[name].__doc__}\n\n{table}")
+        if arguments.write:
+            page = DOCS.read_text()
+            pattern = rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)"
+            fresh, count = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page, flags=re.DOTALL)  # type: ignore[misc]
+            if count != 1:
+                sys.exit(f"measure_priors: {DOCS} has no place for the table {name}")
+            DOCS.write_text(fresh)
+
+
+if __name__ == "__main__":
+    main()
