@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clips import make_clip, moving_frames
-from unsmear.errors import UnsupportedVideo, UsageError
+from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.priors import Mode, Prior, VideoPriors, chunk_priors
 from unsmear.priors.native import PROVEN, examine
 from unsmear.video import open_video
@@ -183,6 +183,23 @@ def test_two_runs_and_a_late_start_are_equal(tmp_path):
         for (frame, prior), expected in zip(late, whole[8:], strict=True):
             assert frame.index >= 8
             assert_equal(prior, expected)
+
+
+def test_a_frame_that_decodes_differently_ends_native_motion(tmp_path):
+    """As damage may have it. What was said already about the next chunk's first frame still holds."""
+    path = clip_of(tmp_path / "a.mp4")
+    lumas = lumas_of(path)
+    lumas[10] = lumas[10] ^ 1
+    stream = VideoPriors(path, lumas, luma=lambda luma: luma, chunk_frames=8)
+    priors = [prior for _, prior in stream]
+    assert [p.origin for p in priors] == ["native"] * 9 + ["reencode"] * 11
+    assert stream.native_frames == 8 and "frame 10" in stream.reason
+    assert [p.reset for p in priors[1:]] == [p.reset_back for p in priors[:-1]]
+    expected = chunk_priors(lumas[8:16], before=lumas[7], after=lumas[16])
+    for prior, other in zip(priors[9:16], expected[1:], strict=True):
+        assert_equal(prior, other)
+    with pytest.raises(DamagedVideo, match="frame 10"):
+        list(VideoPriors(path, lumas, luma=lambda luma: luma, chunk_frames=8, mode="native"))
 
 
 def test_without_backward_motion_no_encoder_is_needed(tmp_path):

@@ -131,8 +131,7 @@ def extract(
         priors, sources, pairs = pairs_of(reader, settings, workers)
         # A source that cannot be read leaves no trace, not even a folder.
         first = next(pairs)
-        provenance = {**describe(reader.info, settings), "reason": priors.reason}
-        writer = stack.enter_context(ArchiveWriter(archive, provenance, overwrite=overwrite))
+        writer = stack.enter_context(ArchiveWriter(archive, describe(reader.info, settings), overwrite=overwrite))
         pictures = None if preview is None else stack.enter_context(Preview(preview, reader.info, overwrite))
         tally: list[tuple[float, float, float]] = []
         resets = native = 0
@@ -148,6 +147,7 @@ def extract(
             if progress is not None:
                 progress(len(writer), reader.info.frames)
         frames = len(writer)
+        writer.provenance["reason"] = priors.reason
         for cost in sources.costs:
             if cost.source == "mv":
                 cost.fields, cost.seconds = frames, priors.seconds

@@ -222,7 +222,7 @@ def native_steps(path: Path, first: int = 0) -> Iterator[Step | None]:
                     count += 1
         except av.FFmpegError as error:
             raise DamagedVideo(
-                f"{path}: cannot be decoded from frame {count} on ({error.strerror}); --mode reencode may read more"
+                f"{path}: cannot be decoded from frame {count} on ({error.strerror}); --mode auto re-encodes"
             ) from error
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
@@ -27,7 +28,8 @@ class VideoPriors(Generic[T]):
     Native and re-encoded chunks follow one plan, made from the file's headers before the first frame: from
     the chunk with the first violation on, all are re-encoded. An intra frame inside a native chunk has no
     vectors; it is re-encoded together with the frame before it. Backward motion always comes from
-    re-encoding the reversed chunk (ours): a stream holds none.
+    re-encoding the reversed chunk (ours): a stream holds none. Where a damaged file decodes differently the
+    second time, re-encoding takes over at that chunk, too.
 
     Attributes:
         reason: why the priors are what they are, one clause.
@@ -78,7 +80,7 @@ class VideoPriors(Generic[T]):
         if first % chunk_frames or (first == 0) != (before is None):
             raise UsageError(f"priors cannot start at frame {first}: give a multiple of {chunk_frames} and `before`")
         self._path, self._frames, self._luma, self._chunk_frames = path, frames, luma, chunk_frames
-        self._at, self._before = first, before
+        self._at, self._before, self._mode = first, before, mode
         self._profile, self._qp, self._threads, self._workers = profile, qp, threads, workers
         self._backward = backward
         self._pending: Forward | None = None
@@ -97,20 +99,31 @@ class VideoPriors(Generic[T]):
 
     def _chunk(self, lumas: Sequence[Luma], *, before: Luma | None, after: Luma | None) -> list[Prior]:
         begin = time.perf_counter()
-        if self._is_native(self._at):
-            priors = self._native_chunk(lumas, before, after)
-        else:
-            priors = chunk_priors(
-                lumas,
-                before=before,
-                after=after,
-                profile=self._profile,
-                qp=self._qp,
-                threads=self._threads,
-                workers=self._workers,
-            )
+        try:
+            native = self._is_native(self._at)
+            priors = (self._native_chunk if native else self._reencoded_chunk)(lumas, before, after)
+        except DamagedVideo as error:
+            if self._mode == "native":
+                raise
+            self.native_frames, self.reason = self._at, str(error)
+            priors = self._reencoded_chunk(lumas, before, after)
         self._at += len(lumas)
         self.seconds += time.perf_counter() - begin
+        return priors
+
+    def _reencoded_chunk(self, lumas: Sequence[Luma], before: Luma | None, after: Luma | None) -> list[Prior]:
+        priors = chunk_priors(
+            lumas,
+            before=before,
+            after=after,
+            profile=self._profile,
+            qp=self._qp,
+            threads=self._threads,
+            workers=self._workers,
+        )
+        if self._pending is not None:  # the chunk before has told already what comes after it
+            priors[0] = replace(priors[0], **vars(self._pending))
+            self._pending = None
         return priors
 
     def _native_chunk(self, lumas: Sequence[Luma], before: Luma | None, after: Luma | None) -> list[Prior]:
@@ -145,7 +158,7 @@ class VideoPriors(Generic[T]):
         if step is _END or (step is not None and not np.array_equal(step.reconstruction[:height, :width], luma)):
             raise DamagedVideo(
                 f"{self._path}: frame {frame} is not the same when decoded again, so its vectors cannot be trusted; "
-                "use --mode reencode"
+                "use --mode auto, which re-encodes"
             )
         return step
 
