@@ -1,7 +1,7 @@
 # unsmear: set up, try, test and measure. `make help` lists the targets.
 
 PYTHON ?= python3
-# Another index for torch alone, such as https://download.pytorch.org/whl/cpu
+# Another index for torch alone, to choose a CPU or CUDA build; README says where to find it.
 TORCH_INDEX ?=
 
 VENV := .venv
