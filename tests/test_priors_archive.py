@@ -76,6 +76,17 @@ def test_the_reader_in_the_documentation_works(archive, clip, monkeypatch):
         assert found["reset"].tolist() == [prior.reset, prior.reset_back]
 
 
+def test_every_measured_table_has_its_command():
+    page = DOCS.read_text()
+    measured = re.findall(
+        r"`python tools/measure_priors.py (\w+)`\n<!-- measured: (\w+) -->\n.*?<!-- end -->", page, re.DOTALL
+    )
+    assert len(measured) == page.count("<!-- measured: ") >= 6 and all(one == other for one, other in measured)
+    for name, _ in measured:
+        assert f'"{name}":' in (DOCS.parents[1] / "tools" / "measure_priors.py").read_text()
+    assert (DOCS.parent / "priors.jpg").stat().st_size < 150_000
+
+
 def test_bytes_are_as_documented(archive, clip):
     """Read with a ZIP reader alone, by the offsets that the documentation gives."""
     prior = clip[1][3]

@@ -36,7 +36,8 @@ class Prior:
             motion-compensated prediction. Zeros if ``reset``.
         reset: frame t has no usable past: the video's first frame, or the first after a cut.
         reset_back: frame t has no usable future: the video's last frame, or the last before a cut.
-        origin: ``"reencode"``, or ``"native"`` where the vectors are those of the input's own stream.
+        origin: ``"reencode"``; ``"native"`` where the vectors are those of the input's own stream; ``"published"``
+            where they were read from the arrays of CPGD-Net's authors.
     """
 
     motion_q: MotionGrid
