@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import av
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 import unsmear
-from clips import frame_times, make_clip
+from clips import frame_times, make_clip, moving_frames
 from unsmear.cli.main import run
 from unsmear.priors.archive import PriorArchive
 
@@ -129,6 +132,29 @@ def test_other_sources_of_motion(call, clip, tmp_path):
     assert backward["source"] == "none" and backward["gflops_a_field"] == 0
     with PriorArchive(tmp_path / "a.priors.npz") as archive:
         assert archive[3].motion_q.any() and not archive[3].motion_back_q.any()
+
+
+def test_a_killed_run_goes_on(call, tmp_path):
+    data, whole = tmp_path / "set", tmp_path / "whole"
+    data.mkdir()
+    for n in range(3):
+        make_clip(data / f"{n}.mp4", frames=60, size=(160, 96), content=moving_frames((160, 96), 60, seed=n))
+    shutil.copytree(data, whole)
+    assert call("data", "augment", whole, "--workers", "1")[0] == 0
+    first = data / "0.mp4.priors.npz"
+    process = subprocess.Popen([sys.executable, "-m", "unsmear", "data", "augment", str(data), "--workers", "1"])
+    try:
+        deadline = time.monotonic() + 60
+        while not first.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert first.exists() and call("data", "check", data, "--workers", "1")[0] == 0  # what is there is whole
+    assert call("data", "augment", data, "--workers", "1")[0] == 0
+    assert [n for n in names(data) if "partial" in n] == []
+    for archive in whole.glob("*.npz"):
+        assert archive.read_bytes() == (data / archive.name).read_bytes()
 
 
 def test_augment_and_check(call, tmp_path):
