@@ -39,6 +39,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(given.checkpoint / WEIGHTS_FILE).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).chmod(0o644)
     shutil.copy(given.checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
     CPFP.from_config(json.loads((folder / CONFIG_FILE).read_text())).load_state_dict(weights)
 
