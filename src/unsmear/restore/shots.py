@@ -8,8 +8,8 @@ import numpy as np
 from unsmear.priors import Prior
 from unsmear.priors.duty import estimate_duty
 
-SHARP_DUTY = 0.1
-"""An exposure shorter than this share of the frame step leaves no blur worth the name."""
+SHARP_DUTY = 0.22
+"""Where the exposure is estimated below this there is no blur worth the name: sharp clips are estimated up to it."""
 
 
 @dataclass
