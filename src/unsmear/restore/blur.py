@@ -16,7 +16,7 @@ def blur_estimate(luma: np.ndarray) -> float:
     Args:
         luma: (H, W) uint8.
     """
-    image = luma.astype(np.float32)
+    image: np.ndarray = luma.astype(np.float32)
     if min(image.shape) >= 2 * _WINDOW:
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     worst = 0.0
