@@ -33,6 +33,10 @@ MIN_PIXELS = 4000
 MIN_DEPTH = 0.08
 """The minimum must be at least this negative, relative to the derivative's own power."""
 
+LONG_DUTY, MIN_DEPTH_LONG = 0.3, 0.135
+"""From the first on it must be as negative as the second: real blur measured 0.14 to 0.31 there, and shallow
+minima far out come from content that repeats, not from the shutter."""
+
 _MAX_SAMPLES = 40_000
 _BORDER = 8
 
@@ -109,7 +113,8 @@ def estimate_duty(lumas: Sequence[npt.NDArray[np.uint8]], priors: Sequence[Prior
     low = int(np.argmin(curve))
     if curve[low] > -MIN_DEPTH or low == len(curve) - 1:
         return None
-    return float(np.clip(DUTY_GRID[low] + _vertex(curve, low), 0, 1))
+    duty = float(np.clip(DUTY_GRID[low] + _vertex(curve, low), 0, 1))
+    return None if duty > LONG_DUTY and curve[low] > -MIN_DEPTH_LONG else duty
 
 
 def _vertex(curve: npt.NDArray[np.float64], low: int) -> np.float64:
