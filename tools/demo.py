@@ -32,7 +32,8 @@ def main() -> int:
     model = ["--model", parser.parse_args().model]
     OUT.mkdir(parents=True, exist_ok=True)
     results, failed = [], False
-    for clip, options in ((real_clip(), ["--start", str(SPAN_S[0]), "--end", str(SPAN_S[1])]), (EXAMPLES / "handheld.blur.mp4", [])):
+    span = ["--start", str(SPAN_S[0]), "--end", str(SPAN_S[1])]
+    for clip, options in ((real_clip(), span), (EXAMPLES / "handheld.blur.mp4", [])):
         if clip is None:
             continue
         result = deblur(clip, [*model, *options])
