@@ -158,3 +158,16 @@ def test_bfloat16_stays_close_to_float32():
     exact = model(frames, p).frames
     coarse = torch.nn.Module.to(model, torch.bfloat16)(frames, p).frames
     assert (coarse - exact).abs().max() < 0.03
+
+
+def test_what_runs_away_is_dropped():
+    """Weights that amplify what is handed on overflow in a long clip; with a limit every frame stays finite."""
+    frames = torch.rand(1, 40, 3, 32, 32)
+    for limit, finite in ((None, False), (4.0, True)):
+        model = tiny(state_limit=limit)
+        with torch.no_grad():
+            for body in model.body:
+                for parameter in body.parameters():
+                    parameter.mul_(30)
+        restored = model(frames, priors(40, 32, 32)).frames
+        assert bool(torch.isfinite(restored).all()) is finite

@@ -79,6 +79,9 @@ class CPFPConfig:
     """Taps of the motion-line head, 0 for none. Ours."""
     line_reach: float = 2.0
     """They cover this many times the blur to each side; the exposure itself covers half of it."""
+    state_limit: float | None = 4.0
+    """Cells of a propagated feature that leave ± this are dropped, None for never. Ours: far outside of what it was
+    trained on (motion of 90 px a frame) a recurrent network may begin to amplify what it hands on to itself."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     use_motion: bool = True
@@ -98,6 +101,7 @@ class CPFPConfig:
             order=2,
             offset_groups=16,
             offset_limit=None,
+            state_limit=None,
             prior_inputs=False,
             line_taps=0,
             line_blocks=0,
@@ -123,6 +127,7 @@ class CPFP(ModelMixin, ConfigMixin):
         prior_inputs: bool = True,
         line_taps: int = 17,
         line_reach: float = 2.0,
+        state_limit: float | None = 4.0,
         line_blocks: int = 3,
         use_motion: bool = True,
         use_residual: bool = True,
@@ -130,6 +135,7 @@ class CPFP(ModelMixin, ConfigMixin):
         super().__init__()
         self.channels, self.order, self.prior_inputs = channels, order, prior_inputs
         self.use_motion, self.use_residual = use_motion, use_residual
+        self.state_limit = state_limit
         self.passes = tuple(passes or ("forward", "backward"))
         if self.passes[0] != "forward" or set(self.passes) - {"forward", "backward"}:
             raise ValueError(f"passes {self.passes} must hold 'forward' and 'backward', 'forward' first")
@@ -193,11 +199,13 @@ class CPFP(ModelMixin, ConfigMixin):
             propagated.append(features)
             if j == 0:
                 handed_on = states[keep - 1]
-        restored = [
-            self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i]) for i in range(keep)
-        ]
+        restored = torch.empty_like(
+            frames[:, :keep], dtype=torch.float32
+        )  # not a list: stacking takes twice the memory
+        for i in range(keep):
+            restored[:, i] = self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i])
         assert handed_on is not None
-        return CPFPOutput(torch.stack(restored, 1), handed_on)
+        return CPFPOutput(restored, handed_on)
 
     def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
         """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
@@ -283,6 +291,8 @@ class CPFP(ModelMixin, ConfigMixin):
             aligned = self.align[j](held, motions, grid.residual[:, i]) * open_
             inputs = [encoded[i], *(f[i] for f in earlier), aligned]
             new = aligned + self.body[j](torch.cat(inputs, 1))
+            if self.state_limit is not None:
+                new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, zero)
             features[i] = new
             held = [new, *held][:order]
             states[i] = torch.stack(held)

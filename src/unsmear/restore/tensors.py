@@ -26,8 +26,10 @@ def frames_to_tensor(frames: np.ndarray) -> Tensor:
 def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
     """(T, 3, H, W) → (T, H, W, 3) of ``dtype``, clipped and rounded to nearest."""
     top = np.iinfo(dtype).max
-    levels = frames.float().clamp(0, 1).mul(top).round()
-    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(dtype)
+    out = np.empty((frames.shape[0], *frames.shape[2:], 3), dtype)
+    for place, frame in zip(out, frames, strict=True):  # one by one, for memory
+        place[:] = frame.float().clamp(0, 1).mul(top).round().permute(1, 2, 0).cpu().numpy()
+    return out
 
 
 def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
