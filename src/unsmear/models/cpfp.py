@@ -201,7 +201,7 @@ class CPFP(ModelMixin, ConfigMixin):
                 handed_on = states[keep - 1]
         restored = torch.empty_like(
             frames[:, :keep], dtype=torch.float32
-        )  # not a list: stacking takes twice the memory
+        )  # a list to stack takes twice as much
         for i in range(keep):
             restored[:, i] = self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i])
         assert handed_on is not None
