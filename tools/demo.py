@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from unsmear.errors import UnsmearError
@@ -91,6 +92,7 @@ def deblur(clip: Path, options: list[str]) -> dict[str, Any] | None:
     compare = output.with_suffix(".compare.mp4")
     if compare.exists():
         result["compare"] = shown(compare)
+        picture(compare, OUT / f"{name}.before-after.jpg")
     truth = EXAMPLES / f"{name}.sharp.mp4"
     if truth.exists():
         try:
@@ -100,6 +102,15 @@ def deblur(clip: Path, options: list[str]) -> dict[str, Any] | None:
             print(f"demo: {error}", file=sys.stderr)
             return None
     return result
+
+
+def picture(compare: Path, out: Path) -> None:
+    """The middle frame of a comparison, before | after, at twice its size."""
+    with open_video(compare) as video:
+        frames = [frame.rgb for frame in video]
+    middle = cv2.cvtColor(frames[len(frames) // 2], cv2.COLOR_RGB2BGR)
+    large = cv2.resize(middle, None, fx=2, fy=2, interpolation=cv2.INTER_LANCZOS4)
+    cv2.imwrite(str(out), large, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def psnr(video: Path, truth: Path) -> float:
