@@ -13,6 +13,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av import library_versions
 
 from unsmear.errors import OutputError
 from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Profile, VideoPriors
@@ -180,7 +181,7 @@ def describe(info: VideoInfo, settings: PriorSettings) -> dict[str, Any]:
         "residual_scale": RESIDUAL_SCALE,
         "unsmear": version("unsmear"),
         "av": version("av"),
-        "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+        "libavcodec": ".".join(map(str, library_versions["libavcodec"])),
     }
 
 

@@ -199,9 +199,7 @@ class CPFP(ModelMixin, ConfigMixin):
             propagated.append(features)
             if j == 0:
                 handed_on = states[keep - 1]
-        restored = torch.empty_like(
-            frames[:, :keep], dtype=torch.float32
-        )  # a list to stack takes twice as much
+        restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
             restored[:, i] = self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i])
         assert handed_on is not None
