@@ -29,6 +29,8 @@ class DataConfig:
     """Elsewhere it is told the true one plus Gaussian noise of this standard deviation."""
     duty_unknown: float = 0.15
     """Share of sequences where it is told nothing."""
+    sharp_unknown: float = 0.15
+    """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen for itself."""
     validation: str | None = None
     """Folder of CLIP/{blur,sharp} made by ``unsmear data blur``."""
 
@@ -74,10 +76,10 @@ def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
 def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
     """Mean over samples of their error in decibels, so that hopeless samples do not drive the loss.
 
-    Errors are counted from a floor of 37 dB: below it the gradient fades, or nearly sharp samples would.
+    Errors are counted from a floor of 40 dB: below it the gradient fades, or nearly sharp samples would.
     """
     mse = ((restored - sharp) ** 2).mean((1, 2, 3, 4))
-    return 0.2 * torch.log10(mse + 2e-4).mean()
+    return 0.2 * torch.log10(mse + 1e-4).mean()
 
 
 LOSSES = {"l1": l1, "charbonnier": charbonnier, "psnr": psnr_loss}
@@ -181,7 +183,7 @@ def _told_duty(true: float, estimated: float, rng: np.random.Generator, config: 
     thought to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
     """
     drawn = rng.random()
-    if drawn < config.duty_unknown:
+    if drawn < (config.sharp_unknown if true <= SHARP_DUTY else config.duty_unknown):
         return np.float32(-1)
     if true <= SHARP_DUTY:
         return np.float32(estimated if estimated <= SHARP_TOLD else rng.uniform(0, SHARP_TOLD))

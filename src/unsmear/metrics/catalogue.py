@@ -1,0 +1,37 @@
+"""The figures that are printed, by name: what to call them, how to round them, which way is better."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one figure is shown."""
+
+    name: str
+    """Key in results, and in CSV and JSON."""
+    label: str
+    better: Better
+    decimals: int
+    unit: str = ""
+    needs_truth: bool = True
+
+
+_ALL = (
+    Metric("psnr", "PSNR", "higher", 2, "dB"),
+    Metric("ssim", "SSIM", "higher", 4),
+    Metric("psnr_y", "PSNR (Y)", "higher", 2, "dB"),
+    Metric("ssim_y", "SSIM (Y)", "higher", 4),
+    Metric("lpips", "LPIPS", "lower", 4),
+    Metric("lpips_vgg", "LPIPS (VGG)", "lower", 4),
+    Metric("niqe", "NIQE", "lower", 3, needs_truth=False),
+    Metric("musiq", "MUSIQ", "higher", 2, needs_truth=False),
+    Metric("warp", "warping error", "lower", 3, "levels"),
+    Metric("tlpips", "tLPIPS", "lower", 4),
+    Metric("flicker", "flicker", "lower", 3, "levels"),
+    Metric("blur", "blur", "lower", 4, needs_truth=False),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -1,0 +1,111 @@
+"""What an evaluation measured: plain data that tables, pages and files are made from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unsmear.errors import DataLayoutError
+from unsmear.metrics.catalogue import METRICS
+from unsmear.video.images import write_whole
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Figures of one clip. Keys are names of :data:`unsmear.metrics.catalogue.METRICS`."""
+
+    clip: str
+    frames: int
+    """Scored ones; a protocol may leave some out."""
+    values: dict[str, float]
+    """Of the output."""
+    before: dict[str, float] = field(default_factory=dict)
+    """The same of the blurred input; empty where there is none."""
+    seconds_per_frame: float | None = None
+    peak_memory_mb: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one method on one data set under one protocol."""
+
+    method: str
+    dataset: str
+    protocol: str
+    """A name of :data:`unsmear.metrics.protocols.PROTOCOLS`."""
+    clips: tuple[ClipResult, ...]
+    average: str = "clips"
+    """``clips``: mean per clip, then over clips. ``frames``: mean over all frames."""
+    device: str = ""
+    dtype: str = ""
+    weights_sha256: str = ""
+    command: str = ""
+    version: str = ""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that any clip has, in the catalogue's order."""
+        present = {name for clip in self.clips for name in clip.values}
+        return [name for name in METRICS if name in present]
+
+    def mean(self, metric: str, *, before: bool = False) -> float | None:
+        """Over the clips that have it, weighted as the protocol says; None where no clip has it."""
+        rows = [(clip.before if before else clip.values, clip.frames) for clip in self.clips]
+        found = [(values[metric], frames) for values, frames in rows if metric in values]
+        if not found:
+            return None
+        values, frames = zip(*found, strict=True)
+        return float(np.average(values, weights=frames if self.average == "frames" else None))
+
+    def interval(self, metric: str, *, gain: bool = False, level: float = 0.95) -> tuple[float, float] | None:
+        """Percentile bootstrap over clips of the mean, or of the mean gain over the input.
+
+        10,000 resamples from a fixed seed. None with fewer than three clips.
+        """
+        rows = [
+            (c.values[metric] - c.before[metric] if gain else c.values[metric], c.frames)
+            for c in self.clips
+            if metric in c.values and (not gain or metric in c.before)
+        ]
+        if len(rows) < 3:
+            return None
+        values, frames = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+        picks = np.random.default_rng(0).integers(0, len(rows), (10_000, len(rows)))
+        weights = frames[picks] if self.average == "frames" else np.ones(picks.shape)
+        means = (values[picks] * weights).sum(1) / weights.sum(1)
+        low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
+        return float(low), float(high)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, with the means and intervals that tables print."""
+        made = asdict(self)
+        made["mean"] = {m: self.mean(m) for m in self.metrics}
+        made["mean_before"] = {m: v for m in self.metrics if (v := self.mean(m, before=True)) is not None}
+        made["interval_95"] = {m: v for m in self.metrics if (v := self.interval(m)) is not None}
+        return made
+
+
+def write_results(results: Sequence[Result], path: Path) -> None:
+    """All results as one JSON file."""
+    write_whole(path, (json.dumps([r.as_dict() for r in results], indent=2) + "\n").encode())
+
+
+def read_results(path: Path) -> list[Result]:
+    """What ``write_results`` wrote.
+
+    Raises:
+        DataLayoutError: the file is missing or something else.
+    """
+    try:
+        rows = json.loads(path.read_text())
+        known = Result.__dataclass_fields__
+        return [
+            Result(**{k: v for k, v in r.items() if k in known} | {"clips": tuple(ClipResult(**c) for c in r["clips"])})
+            for r in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise DataLayoutError(f"{path} holds no results of `unsmear evaluate`: give its results.json") from None
