@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy as np
 from unsmear.errors import DataLayoutError
 from unsmear.metrics.catalogue import METRICS
 from unsmear.video.images import write_whole
+
+INPUT = "blurred input"
+"""What tables call the frames that methods are given."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,50 @@ class Result:
         values, frames = zip(*found, strict=True)
         return float(np.average(values, weights=frames if self.average == "frames" else None))
 
+    def mean_gain(self, metric: str) -> float | None:
+        """Mean of output minus input over the clips that have both; None where no clip does."""
+        pairs = [
+            (c.values[metric] - c.before[metric], c.frames)
+            for c in self.clips
+            if metric in c.values and metric in c.before
+        ]
+        if not pairs:
+            return None
+        gains, frames = zip(*pairs, strict=True)
+        return float(np.average(gains, weights=frames if self.average == "frames" else None))
+
+    @property
+    def seconds_per_frame(self) -> float | None:
+        """Over all frames of the clips that were timed."""
+        timed = [(c.seconds_per_frame, c.frames) for c in self.clips if c.seconds_per_frame is not None]
+        if not timed:
+            return None
+        seconds, frames = zip(*timed, strict=True)
+        return float(np.average(seconds, weights=frames))
+
+    @property
+    def peak_memory_mb(self) -> float | None:
+        """MiB, of the clip that took most."""
+        return max((c.peak_memory_mb for c in self.clips if c.peak_memory_mb is not None), default=None)
+
+    def input_result(self) -> "Result | None":
+        """The blurred input as if it were a method; None where no clip has figures of its input."""
+        clips = tuple(ClipResult(c.clip, c.frames, c.before) for c in self.clips if c.before)
+        if not clips:
+            return None
+        return replace(self, method=INPUT, clips=clips, device="", dtype="", weights_sha256="", command="")
+
     def interval(self, metric: str, *, gain: bool = False, level: float = 0.95) -> tuple[float, float] | None:
         """Percentile bootstrap over clips of the mean, or of the mean gain over the input.
 
-        10,000 resamples from a fixed seed. None with fewer than three clips.
+        10,000 resamples from a fixed seed. None with fewer than three clips, or where one is infinite.
         """
         rows = [
             (c.values[metric] - c.before[metric] if gain else c.values[metric], c.frames)
             for c in self.clips
             if metric in c.values and (not gain or metric in c.before)
         ]
-        if len(rows) < 3:
+        if len(rows) < 3 or not np.isfinite([value for value, _ in rows]).all():
             return None
         values, frames = (np.array(column, np.float64) for column in zip(*rows, strict=True))
         picks = np.random.default_rng(0).integers(0, len(rows), (10_000, len(rows)))
@@ -85,7 +121,7 @@ class Result:
         made = asdict(self)
         made["mean"] = {m: self.mean(m) for m in self.metrics}
         made["mean_before"] = {m: v for m in self.metrics if (v := self.mean(m, before=True)) is not None}
-        made["interval_95"] = {m: v for m in self.metrics if (v := self.interval(m)) is not None}
+        made["interval_95"] = {m: ends for m in self.metrics if (ends := self.interval(m)) is not None}
         return made
 
 
