@@ -179,3 +179,25 @@ def _subtitle_packets(container: Any, codec: str, seconds: float) -> list[Any]:
         packet.duration = round(400 * seconds)
         packets.append(packet)
     return packets
+
+
+def make_yuv(
+    path: Path | str, frames: Sequence[np.ndarray], *, pix_fmt: str = "yuv420p", cut_bytes: int = 0
+) -> tuple[Path, list[tuple[np.ndarray, ...]]]:
+    """Write RGB frames as a raw ``.yuv`` file (BT.601, limited range); return its path and the planes written.
+
+    ``cut_bytes`` are left away at its end, as if copying had been stopped.
+    """
+    path = Path(path)
+    written, data = [], b""
+    for rgb in frames:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(format=pix_fmt)
+        planes = []
+        for plane in frame.planes:
+            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            width = plane.width * (2 if frame.format.components[0].bits > 8 else 1)
+            planes.append(np.ascontiguousarray(rows[:, :width]))
+        written.append(tuple(planes))
+        data += b"".join(plane.tobytes() for plane in planes)
+    path.write_bytes(data[: len(data) - cut_bytes])
+    return path, written

@@ -5,6 +5,7 @@ from unsmear.video.frame import Frame
 from unsmear.video.images import FrameFolderWriter, read_image, write_png
 from unsmear.video.join import JoinReport, join_segments
 from unsmear.video.probe import VideoInfo, find_inputs, probe
+from unsmear.video.raw import RawFormat, parse_raw_format
 from unsmear.video.reader import VideoReader, open_video
 from unsmear.video.segments import SegmentWriter, segment_time_base
 
@@ -13,6 +14,7 @@ __all__ = [
     "Frame",
     "FrameFolderWriter",
     "JoinReport",
+    "RawFormat",
     "SegmentWriter",
     "VideoInfo",
     "VideoReader",
@@ -20,6 +22,7 @@ __all__ = [
     "find_inputs",
     "join_segments",
     "open_video",
+    "parse_raw_format",
     "probe",
     "read_image",
     "segment_time_base",

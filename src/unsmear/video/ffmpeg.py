@@ -11,6 +11,7 @@ import av.error
 import av.logging
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.raw import RAW_SUFFIX, RawFormat, raw_format
 
 # Demuxers that accept almost any bytes; a file that only they understand is not a video.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "hls", "concat", "ffmetadata"})
@@ -28,10 +29,11 @@ def silence_encoder_libraries() -> None:
     os.environ.setdefault("SVT_LOG", "-1")
 
 
-def open_input(path: Path) -> Any:
+def open_input(path: Path, raw: RawFormat | None = None) -> Any:
     """Open ``path`` for reading and return PyAV's input container.
 
-    Raises UnsupportedVideo for what is missing or is no video, DamagedVideo for what cannot be parsed.
+    ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo for what is missing or
+    is no video, DamagedVideo for what cannot be parsed.
     """
     if not path.exists():
         raise UnsupportedVideo(f"{path}: no such file; give a video, an image or a folder of either")
@@ -39,8 +41,11 @@ def open_input(path: Path) -> Any:
         raise UnsupportedVideo(f"{path}: not a regular file; give a video, an image or a folder of either")
     if path.stat().st_size == 0:
         raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
+    demuxer, options = None, {}
+    if path.suffix.lower() == RAW_SUFFIX:
+        demuxer, options = "rawvideo", _demuxer_options(raw_format(path, raw))
     try:
-        container = av.open(file_url(path), "r", metadata_errors="replace")
+        container = av.open(file_url(path), "r", format=demuxer, options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
         if error.errno == errno.EACCES:
             raise UnsupportedVideo(f"{path}: permission denied; make the file readable") from error
@@ -53,6 +58,14 @@ def open_input(path: Path) -> Any:
         container.close()
         raise UnsupportedVideo(f"{path}: holds text ({container.format.name}), not a video")
     return container
+
+
+def _demuxer_options(form: RawFormat) -> dict[str, str]:
+    return {
+        "video_size": f"{form.width}x{form.height}",
+        "pixel_format": form.pixel_format,
+        "framerate": str(form.frame_rate),
+    }
 
 
 def main_video_stream(container: Any, path: Path) -> Any:

@@ -82,7 +82,7 @@ class _Joining:
         self.info = probe(source) if source is not None else None
         if self.info is not None and self.info.kind != "video":
             self.info = None
-        self.source = open_input(self.info.path) if self.info else None
+        self.source = open_input(self.info.path, self.info.raw) if self.info else None
         self.first_segment = open_input(segments[0])
         self.notes: list[str] = []
         self.format = _format_name(output)

@@ -1,6 +1,6 @@
 """What a file is, before any of it is restored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.images import is_image, list_images, natural_key, read_image
+from unsmear.video.raw import RAW_SUFFIX, RawFormat, frame_bytes, raw_format, walk_y4m
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "m2v", "vob", "ts", "mts", "m2ts"),
-        *("flv", "f4v", "wmv", "asf", "3gp", "3g2", "ogv", "mxf", "gif", "apng", "nut", "y4m", "ivf", "obu"),
+        *("flv", "f4v", "wmv", "asf", "3gp", "3g2", "ogv", "mxf", "gif", "apng", "nut", "y4m", "yuv", "ivf", "obu"),
         *("h264", "264", "h265", "265", "hevc", "h266", "266", "vvc", "dv", "mjpg", "mjpeg"),
     )
 )
@@ -33,7 +34,8 @@ class VideoInfo:
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
     ``display_matrix`` holds the nine integers behind it. ``color_*`` and ``colorspace`` are H.273's numbers,
     as FFmpeg uses them, 2 where unspecified (``color_range``: 0 unspecified, 1 limited, 2 full).
-    ``chroma_siting`` is where the codec's subsampled chroma lies by its standard.
+    ``chroma_siting`` is where the codec's subsampled chroma lies by its standard. ``raw`` is what a ``.yuv``
+    file was opened as.
     """
 
     path: Path
@@ -57,13 +59,15 @@ class VideoInfo:
     interlaced: bool = False
     chroma_siting: Literal["left", "center"] = "left"
     container: str = ""
+    raw: RawFormat | None = None
 
 
-def probe(path: Path | str) -> VideoInfo:
+def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
     """Describe a video file, an image, or a folder of images (one clip).
 
-    Raises UnsupportedVideo for what cannot be restored and DamagedVideo for what cannot be decoded, each with
-    one line that names the path.
+    ``raw`` says what a ``.yuv`` file holds, instead of its name; for all else it means nothing. Raises
+    UnsupportedVideo for what cannot be restored and DamagedVideo for what cannot be decoded, each with one line
+    that names the path.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,9 +77,17 @@ def probe(path: Path | str) -> VideoInfo:
         return _probe_image(images[0], path, "frames", len(images))
     if is_image(path):
         return _probe_image(path, path, "image", 1)
-    with open_input(path) as container:
+    with open_input(path, raw) as container:
         stream = main_video_stream(container, path)
-        return _probe_stream(path, container, stream)
+        info = _probe_stream(path, container, stream)
+    if path.suffix.lower() == RAW_SUFFIX:
+        form = raw_format(path, raw)
+        frames = path.stat().st_size // form.frame_bytes
+        return replace(info, raw=form, frames=frames, colorspace=form.colorspace, frame_rate=form.frame_rate)
+    if info.container == "yuv4mpegpipe":
+        contents = walk_y4m(path, frame_bytes(info.pixel_format, info.width, info.height))
+        return replace(info, frames=contents.frames, chroma_siting=contents.siting)
+    return info
 
 
 def find_inputs(path: Path | str) -> list[Path]:

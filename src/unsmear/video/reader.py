@@ -16,14 +16,16 @@ from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.frame import Frame
 from unsmear.video.images import list_images, read_image
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
+from unsmear.video.raw import RawFormat, frame_bytes, walk_y4m
 
 
-def open_video(path: Path | str) -> "VideoReader":
+def open_video(path: Path | str, raw: RawFormat | None = None) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
-    Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
+    ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo or DamagedVideo as
+    ``probe`` does.
     """
-    return VideoReader(path)
+    return VideoReader(path, raw)
 
 
 class VideoReader:
@@ -32,8 +34,8 @@ class VideoReader:
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.info: VideoInfo = probe(path)
+    def __init__(self, path: Path | str, raw: RawFormat | None = None) -> None:
+        self.info: VideoInfo = probe(path, raw)
         self._open: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -88,7 +90,7 @@ class VideoReader:
 
     def _video_frames(self, first: int, last: int | None) -> Iterator[Frame]:
         info = self.info
-        container = open_input(info.path)
+        container = open_input(info.path, info.raw)
         self._open.append(container)
         try:
             stream = main_video_stream(container, info.path)
@@ -106,6 +108,8 @@ class VideoReader:
                     )
                 pts = clock.place(frame.pts)
                 if index >= first:
+                    if info.raw is not None:
+                        frame.colorspace = info.colorspace
                     rgb, luma = convert(frame)
                     seconds = float(pts * clock.time_base)
                     yield Frame(index, pts, seconds, rgb, luma, frame.duration or None)
@@ -201,7 +205,13 @@ def _check_end(stream: Any, info: VideoInfo, frames: int) -> None:
     size = info.path.stat().st_size
     names = info.container.split(",")
     expected = 0
-    if "mov" in names:
+    if info.container == "yuv4mpegpipe":
+        each = frame_bytes(info.pixel_format, info.width, info.height)
+        left_over = walk_y4m(info.path, each).left_over_bytes
+        expected = max(size + 1, size - left_over + len(b"FRAME\n") + each) if left_over else 0
+    elif info.raw is not None:
+        expected = info.raw.frame_bytes * (frames + 1) if info.frames != frames else 0
+    elif "mov" in names:
         entries = stream.index_entries
         tail = [entries[i] for i in range(max(0, len(entries) - 64), len(entries))]
         expected = max((entry.pos + entry.size for entry in tail), default=0)

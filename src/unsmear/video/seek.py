@@ -13,7 +13,7 @@ def first_frame_at(info: VideoInfo, time_s: float) -> int:
     """
     if info.kind != "video":
         return max(0, -int(-time_s * DEFAULT_RATE // 1))
-    with open_input(info.path) as container:
+    with open_input(info.path, info.raw) as container:
         stream = main_video_stream(container, info.path)
         base = stream.time_base
         pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and base is not None)
