@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from unsmear.restore.blur import blur_estimate
+from unsmear.metrics.blur import blur_estimate
 
 
 @pytest.fixture(scope="module")

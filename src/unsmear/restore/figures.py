@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unsmear.restore.blur import blur_estimate
+from unsmear.metrics.blur import blur_estimate
 from unsmear.restore.shots import SHARP_DUTY
 from unsmear.restore.windows import Window
 from unsmear.video.colour import luma_of_rgb

@@ -1,0 +1,55 @@
+"""Whether a restored video holds still where the scene does. Ours, along the lines of Lai et al. (2018).
+
+A frame is compared with the one before it, brought in line along the optical flow of the sharp truth, wherever that
+flow is consistent both ways: what changes there was not in the scene.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_CONSISTENT_PX = 1.0
+_CONSISTENT_SHARE = 0.05
+"""Flow there and back may miss by this much, plus this share of its length."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the frame before lies on a frame."""
+
+    map_x: np.ndarray
+    map_y: np.ndarray
+    """(H, W) float32: where the content at a pixel was one frame ago."""
+    visible: np.ndarray
+    """(H, W) bool: seen in both frames."""
+
+    def warp(self, previous: np.ndarray) -> np.ndarray:
+        """``previous`` (H, W, 3) float32 as it would look now."""
+        return cv2.remap(previous, self.map_x, self.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def difference(self, now: np.ndarray, previous: np.ndarray) -> float:
+        """Mean absolute difference over visible pixels, in the unit of the frames; NaN where none is."""
+        if not self.visible.any():
+            return float("nan")
+        return float(np.abs(now - self.warp(previous))[self.visible].mean())
+
+
+def align(now: np.ndarray, previous: np.ndarray) -> Alignment:
+    """Align by dense inverse search flow (Kroeger et al., 2016; OpenCV's medium preset).
+
+    Args:
+        now, previous: (H, W, 3) RGB in levels 0 … 255.
+    """
+    a, b = (cv2.cvtColor(np.clip(np.rint(i), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for i in (now, previous))
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    there = search.calc(a, b, np.empty(0))
+    back = search.calc(b, a, np.empty(0))
+    height, width = a.shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    map_x, map_y = x + there[..., 0], y + there[..., 1]
+    returned = cv2.remap(back, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    miss = np.linalg.norm(there + returned, axis=2)
+    length = np.linalg.norm(there, axis=2)
+    inside = (map_x >= 0) & (map_x <= width - 1) & (map_y >= 0) & (map_y <= height - 1)
+    return Alignment(map_x, map_y, inside & (miss <= _CONSISTENT_PX + _CONSISTENT_SHARE * length))

@@ -1,0 +1,1 @@
+"""Foreign checkpoints, recognised by their keys, to ours."""
