@@ -30,6 +30,8 @@ class ClipResult:
     seconds_per_frame: float | None = None
     peak_memory_mb: float | None = None
     note: str = ""
+    windows: int = 1
+    """Stretches of the clip that were scored apart; more than one under some protocols only."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Result:
     """A name of :data:`unsmear.metrics.protocols.PROTOCOLS`."""
     clips: tuple[ClipResult, ...]
     average: str = "clips"
-    """``clips``: mean per clip, then over clips. ``frames``: mean over all frames."""
+    """``clips``: mean per clip, then over clips. ``frames``: mean over all frames. ``windows``: over all windows."""
     device: str = ""
     dtype: str = ""
     weights_sha256: str = ""
@@ -57,33 +59,26 @@ class Result:
 
     def mean(self, metric: str, *, before: bool = False) -> float | None:
         """Over the clips that have it, weighted as the protocol says; None where no clip has it."""
-        rows = [(clip.before if before else clip.values, clip.frames) for clip in self.clips]
-        found = [(values[metric], frames) for values, frames in rows if metric in values]
-        if not found:
-            return None
-        values, frames = zip(*found, strict=True)
-        return float(np.average(values, weights=frames if self.average == "frames" else None))
+        rows = [(clip.before if before else clip.values, self._weight(clip)) for clip in self.clips]
+        return _mean([(values[metric], weight) for values, weight in rows if metric in values])
 
     def mean_gain(self, metric: str) -> float | None:
         """Mean of output minus input over the clips that have both; None where no clip does."""
-        pairs = [
-            (c.values[metric] - c.before[metric], c.frames)
-            for c in self.clips
-            if metric in c.values and metric in c.before
-        ]
-        if not pairs:
-            return None
-        gains, frames = zip(*pairs, strict=True)
-        return float(np.average(gains, weights=frames if self.average == "frames" else None))
+        return _mean(
+            [
+                (c.values[metric] - c.before[metric], self._weight(c))
+                for c in self.clips
+                if metric in c.values and metric in c.before
+            ]
+        )
+
+    def _weight(self, clip: ClipResult) -> float:
+        return {"frames": clip.frames, "windows": clip.windows}.get(self.average, 1)
 
     @property
     def seconds_per_frame(self) -> float | None:
         """Over all frames of the clips that were timed."""
-        timed = [(c.seconds_per_frame, c.frames) for c in self.clips if c.seconds_per_frame is not None]
-        if not timed:
-            return None
-        seconds, frames = zip(*timed, strict=True)
-        return float(np.average(seconds, weights=frames))
+        return _mean([(c.seconds_per_frame, c.frames) for c in self.clips if c.seconds_per_frame is not None])
 
     @property
     def peak_memory_mb(self) -> float | None:
@@ -92,7 +87,7 @@ class Result:
 
     def input_result(self) -> "Result | None":
         """The blurred input as if it were a method; None where no clip has figures of its input."""
-        clips = tuple(ClipResult(c.clip, c.frames, c.before) for c in self.clips if c.before)
+        clips = tuple(ClipResult(c.clip, c.frames, c.before, windows=c.windows) for c in self.clips if c.before)
         if not clips:
             return None
         return replace(self, method=INPUT, clips=clips, device="", dtype="", weights_sha256="", command="")
@@ -103,16 +98,15 @@ class Result:
         10,000 resamples from a fixed seed. None with fewer than three clips, or where one is infinite.
         """
         rows = [
-            (c.values[metric] - c.before[metric] if gain else c.values[metric], c.frames)
+            (c.values[metric] - c.before[metric] if gain else c.values[metric], self._weight(c))
             for c in self.clips
             if metric in c.values and (not gain or metric in c.before)
         ]
         if len(rows) < 3 or not np.isfinite([value for value, _ in rows]).all():
             return None
-        values, frames = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+        values, weights = (np.array(column, np.float64) for column in zip(*rows, strict=True))
         picks = np.random.default_rng(0).integers(0, len(rows), (10_000, len(rows)))
-        weights = frames[picks] if self.average == "frames" else np.ones(picks.shape)
-        means = (values[picks] * weights).sum(1) / weights.sum(1)
+        means = (values[picks] * weights[picks]).sum(1) / weights[picks].sum(1)
         low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
         return float(low), float(high)
 
@@ -123,6 +117,22 @@ class Result:
         made["mean_before"] = {m: v for m in self.metrics if (v := self.mean(m, before=True)) is not None}
         made["interval_95"] = {m: ends for m in self.metrics if (ends := self.interval(m)) is not None}
         return made
+
+
+def _mean(rows: Sequence[tuple[float, float]]) -> float | None:
+    """Of (value, weight) pairs; None where there are none."""
+    if not rows:
+        return None
+    values, weights = zip(*rows, strict=True)
+    return float(np.average(values, weights=weights))
+
+
+def _average(rows: Sequence[tuple[float, int]]) -> float | None:
+    """Weighted mean of (value, weight); None of nothing."""
+    if not rows:
+        return None
+    values, weights = zip(*rows, strict=True)
+    return float(np.average(values, weights=weights))
 
 
 def write_results(results: Sequence[Result], path: Path) -> None:
