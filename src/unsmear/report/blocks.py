@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from math import isclose, isnan
 
 from unsmear.metrics.catalogue import METRICS, Metric
+from unsmear.metrics.protocols import PROTOCOLS
 from unsmear.report.published import PublishedRow, published_rows
-from unsmear.report.results import INPUT, ClipResult, Result
+from unsmear.report.results import INPUT, Result
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 MISSING = "–"
@@ -112,9 +113,9 @@ def _overall(group: Sequence[Result]) -> Block:
     table.measured("peak MiB ↓", lambda r: r.peak_memory_mb, 0)
     table.words("device", lambda r: r.device)
     table.words("dtype", lambda r: r.dtype)
-    notes = [_averaging(first)]
+    notes = [_measured_how(first)]
     if any(cell.interval for row in table.cells() for cell in row):
-        notes.append("In brackets: 95 % bootstrap interval over clips.")
+        notes.append("Ranges are 95 % bootstrap intervals over clips.")
     if not same_clips:
         notes.append("The methods were scored on different clips, frames or inputs: do not compare them.")
     title = f"{first.dataset}, protocol {first.protocol}"
@@ -130,18 +131,27 @@ def _inputs(group: Sequence[Result]) -> list[Result]:
             for metric, value in clip.values.items():
                 if not isclose(known.setdefault((clip.clip, metric), value), value, rel_tol=1e-6):
                     return [replace(m, method=f"{INPUT} of {r.method}") for r, m in given]
-    frames = {clip.clip: clip.frames for _, made in given for clip in made.clips}
+    scored = {clip.clip: clip for _, made in given for clip in made.clips}
     clips = tuple(
-        ClipResult(name, count, {m: v for (clip, m), v in known.items() if clip == name})
-        for name, count in frames.items()
+        replace(clip, values={metric: v for (name, metric), v in known.items() if name == clip.clip})
+        for clip in scored.values()
     )
     return [replace(given[0][1], clips=clips)] if given else []
 
 
-def _averaging(result: Result) -> str:
-    if result.average == "frames":
-        return "Mean over all frames."
-    return "Mean over the frames of each clip, then over clips."
+_AVERAGES = {
+    "clips": "mean per clip, then over clips",
+    "frames": "mean over all frames",
+    "windows": "mean per window, then over windows",
+}
+
+
+def _measured_how(result: Result) -> str:
+    """The protocol's own summary; where it is unknown or averages otherwise, the average."""
+    protocol = PROTOCOLS.get(result.protocol)
+    if protocol is not None and protocol.average == result.average:
+        return f"{result.protocol}: {protocol.summary}."
+    return f"Average: {_AVERAGES.get(result.average, result.average)}."
 
 
 class _Columns:
@@ -265,6 +275,7 @@ def _published(protocol: str, rows: Sequence[PublishedRow]) -> Block:
         2,
         (
             "Copied from the papers, not measured here.",
+            *([f"{protocol}: {PROTOCOLS[protocol].summary}."] if protocol in PROTOCOLS else []),
             *(f"{', '.join(dict.fromkeys(methods))}: {remark}." for remark, methods in remarks.items()),
         ),
     )

@@ -170,14 +170,15 @@ def _grouped(pictures: Sequence[Picture]) -> list[list[Picture]]:
 
 
 def _digest(image: Rgb | None) -> str:
-    return "" if image is None else hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    return "" if image is None else hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def _encoded(
     groups: Sequence[Sequence[Picture]], side: int, max_bytes: int, *, last: bool
 ) -> tuple[_Images | None, list[dict[str, Any]], int]:
     """Pictures at this size, or None where they are too many bytes and a smaller size may be tried."""
-    images, entries = _Images(), []
+    images = _Images()
+    entries: list[dict[str, Any]] = []
     for count, group in enumerate(groups):
         before = dict(images.uris)
         entry = _entry(group, images, side)
