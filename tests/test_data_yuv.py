@@ -144,7 +144,7 @@ def test_a_cut_yuv_file_is_refused_at_once(tmp_path):
     path, _ = make_yuv(tmp_path / "clip_96x64_30_8bit.yuv", moving_frames((96, 64), 3), cut_bytes=500)
     error = refused(path)
     assert isinstance(error, DamagedVideo)
-    assert "2.95 frames of 96x64 8-bit 4:2:0" in str(error)
+    assert "holds 2 frames of 96x64 8-bit 4:2:0 and 8716 bytes of another of 9216" in str(error)
     assert "copy it again" in str(error)
 
 

@@ -12,6 +12,7 @@ from unsmear.data.extract import Extraction, PriorSettings, extract, find_source
 from unsmear.data.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
+from unsmear.video import RawFormat
 
 
 @dataclass
@@ -30,6 +31,9 @@ def augment(
     workers: int = 1,
     overwrite: bool = False,
     on_clip: Callable[[str, Extraction], None] | None = None,
+    split: str | None = None,
+    clip_list: Path | None = None,
+    raw: RawFormat | None = None,
 ) -> Augmented:
     """Write an archive of priors beside every clip of a data set.
 
@@ -40,6 +44,7 @@ def augment(
         overwrite: make finished archives again. Otherwise they are kept, if they were made with the same
             settings, so that a run which was stopped goes on where it was.
         on_clip: called as a clip is finished.
+        split, clip_list, raw: as for :func:`unsmear.data.layouts.find_clips`.
 
     Returns:
         What was made and kept, and the clips that failed, which do not stop the others.
@@ -52,7 +57,7 @@ def augment(
     for name in (settings.motion, settings.motion_back):
         find_source(name)
     result, todo = Augmented(), []
-    for clip in find_clips(dataset):
+    for clip in find_clips(dataset, split=split, clip_list=clip_list, raw=raw):
         if overwrite or not clip.archive.exists():
             todo.append(clip)
             continue
@@ -85,7 +90,7 @@ def augment(
 
 def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction | UnsmearError:
     try:
-        return extract(clip.source, clip.archive, settings, overwrite=overwrite, workers=1)
+        return extract(clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw)
     except UnsmearError as error:
         return error
 

@@ -2,7 +2,8 @@
 
 import multiprocessing
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,20 @@ from pathlib import Path
 import cv2
 
 from unsmear.data.layouts import DataClip, find_clips
+from unsmear.data.published import DVD_TEST, GOPRO_TEST, is_gopro_name, published_split
+from unsmear.data.sets import name_problem
 from unsmear.errors import UnsmearError
 from unsmear.priors.archive import PriorArchive
-from unsmear.video import open_video
+from unsmear.video import RawFormat, VideoInfo, open_video
 from unsmear.video.images import list_images
 
 
 @dataclass(frozen=True)
 class ClipCheck:
-    """What was found out about one clip: its size, whether it has a sharp partner and priors, and what is wrong."""
+    """What was found out about one clip: its size, whether it has a sharp partner and priors, and what is wrong.
+
+    ``sequence``, ``split``, ``role`` and ``layout`` are those of its :class:`~unsmear.data.layouts.DataClip`.
+    """
 
     name: str
     frames: int
@@ -27,73 +33,157 @@ class ClipCheck:
     paired: bool
     augmented: bool
     problems: tuple[str, ...]
+    sequence: str = ""
+    split: str | None = None
+    role: str = ""
+    layout: str = ""
 
 
-def check(dataset: Path, *, workers: int = 1, on_clip: Callable[[ClipCheck], None] | None = None) -> list[ClipCheck]:
+def check(
+    dataset: Path,
+    *,
+    workers: int = 1,
+    on_clip: Callable[[ClipCheck], None] | None = None,
+    split: str | None = None,
+    clip_list: Path | None = None,
+    raw: RawFormat | None = None,
+) -> list[ClipCheck]:
     """Read every file of a data set.
 
     Args:
         dataset: its top folder; see :mod:`unsmear.data.layouts`.
         workers: clips read at the same time, in processes of their own.
         on_clip: called with each result, in the order of the clips.
+        split, clip_list, raw: as for :func:`unsmear.data.layouts.find_clips`.
 
     Raises:
         DataLayoutError: no clips.
     """
-    clips, results = find_clips(dataset), []
+    clips, results = find_clips(dataset, split=split, clip_list=clip_list, raw=raw), []
+    any_paired = any(clip.sharp is not None for clip in clips)
+    jobs = [(clip, any_paired) for clip in clips]
     if workers > 1 and len(clips) > 1:
         context = multiprocessing.get_context("spawn")  # FFmpeg's and OpenCV's threads do not survive a fork
         with ProcessPoolExecutor(min(workers, len(clips)), context, cv2.setNumThreads, (1,)) as pool:
-            found = pool.map(_check_clip, clips)
+            found = pool.map(_check_clip, jobs)
             for result in found:
                 results.append(result)
                 if on_clip is not None:
                     on_clip(result)
         return results
-    for clip in clips:
-        results.append(_check_clip(clip))
+    for job in jobs:
+        results.append(_check_clip(job))
         if on_clip is not None:
             on_clip(results[-1])
     return results
 
 
-def _check_clip(clip: DataClip) -> ClipCheck:
+def describe(found: Sequence[ClipCheck]) -> list[str]:
+    """What the clips of a set add up to, a line each: the layouts, the counts of each part, and where a set that
+    looks like a published one differs from it.
+    """
+    layouts = Counter(clip.layout for clip in found)
+    lines = [f"layout: {', '.join(name for name, _ in layouts.most_common())}"]
+    parts = sorted({(clip.split or "", clip.role) for clip in found})
+    for split, role in parts:
+        clips = [clip for clip in found if (clip.split or "", clip.role) == (split, role)]
+        words = " ".join(word for word in (split, role) if word) or "all"
+        lines.append(f"{words}: {len(clips)} clips, {sum(clip.frames for clip in clips)} frames")
+        difference = _difference(clips, split)
+        if difference:
+            lines.append(f"{words}: {difference}")
+    return lines
+
+
+def _difference(clips: Sequence[ClipCheck], split: str) -> str | None:
+    """How one part of a set differs from the published one that it looks like."""
+    known = published_split(_family(clips) or "", split)
+    if known is None:
+        return None
+    frames, names = sum(clip.frames for clip in clips), {clip.sequence for clip in clips}
+    raw_frames = not any(clip.paired or clip.role for clip in clips)  # GOPRO_Large_all: many to a pair
+    if len(clips) == known.clips and (raw_frames or frames == known.frames) and (names >= set(known.names)):
+        return None
+    words = f"differs from the published {known.family} {split}, {known.clips} clips and {known.frames} frames"
+    missing = [name for name in known.names if name not in names]
+    if missing:
+        return f"{words}: {', '.join(missing)} missing"
+    short = [
+        f"{clip.sequence} has {clip.frames} frames instead of {GOPRO_TEST[clip.sequence]}"
+        for clip in clips
+        if not raw_frames and clip.frames != GOPRO_TEST.get(clip.sequence, clip.frames)
+    ]
+    return f"{words}: {', '.join(short)}" if short else words
+
+
+def _family(clips: Sequence[ClipCheck]) -> str | None:
+    if any(clip.layout == "unsmear data" for clip in clips):
+        return None
+    if sum(is_gopro_name(clip.sequence) for clip in clips) * 2 > len(clips):
+        return "GoPro"
+    by_layout = any(clip.layout == "DVD" or (clip.layout == "PVDNet" and clip.role == "input") for clip in clips)
+    return "DVD" if by_layout or sum(clip.sequence in DVD_TEST for clip in clips) * 2 > len(clips) else None
+
+
+def _check_clip(job: tuple[DataClip, bool]) -> ClipCheck:
+    clip, any_paired = job
     problems: list[str] = []
     checksums: list[int] = []
-    width = height = 0
+    info: VideoInfo | None = None
+    if any_paired and clip.lacks_partner:
+        where = " or ".join(str(path) for path in clip.sought)
+        problems.append(f"{clip.source}: has no sharp partner; expected {where}")
+    elif any_paired and clip.role and clip.sharp is None:
+        problems.append(
+            f"{clip.source}: has no blurred partner, which other clips of the set have; complete or remove it"
+        )
     try:
-        with open_video(clip.source) as reader:
-            width, height = reader.info.width, reader.info.height
+        with open_video(clip.source, clip.raw) as reader:
+            info = reader.info
             checksums.extend(zlib.crc32(frame.luma.tobytes()) for frame in reader)
     except UnsmearError as error:
         problems.append(str(error))
-    if clip.sharp is not None and not problems:
-        problems += _partner_problems(clip, len(checksums), width, height)
+    if clip.listed_frames not in (None, len(checksums)) and not problems:
+        problems.append(f"{clip.source}: has {len(checksums)} frames where the list states {clip.listed_frames}")
+    if clip.sharp is not None and info is not None and not problems:
+        problems += _partner_problems(clip, len(checksums), info)
+    width, height = (info.width, info.height) if info else (0, 0)
     if clip.archive.exists() and not problems:
         problems += _archive_problems(clip, checksums, width, height)
     return ClipCheck(
-        clip.name, len(checksums), width, height, clip.sharp is not None, clip.archive.exists(), tuple(problems)
+        clip.name,
+        len(checksums),
+        width,
+        height,
+        clip.sharp is not None,
+        clip.archive.exists(),
+        tuple(problems),
+        clip.sequence,
+        clip.split,
+        clip.role,
+        clip.layout,
     )
 
 
-def _partner_problems(clip: DataClip, frames: int, width: int, height: int) -> list[str]:
+def _partner_problems(clip: DataClip, frames: int, blurred: VideoInfo) -> list[str]:
     assert clip.sharp is not None
     problems = []
-    if clip.frames:
-        blurred, sharp = ([path.stem for path in list_images(folder)] for folder in (clip.source, clip.sharp))
-        lone = sorted(set(blurred) ^ set(sharp))
-        if lone:
-            where = clip.sharp if lone[0] in blurred else clip.source
-            problems.append(
-                f"{clip.sharp}: has {len(sharp)} frames where {clip.source} has {len(blurred)}; "
-                f"{lone[0]} is missing in {where}"
-            )
+    if clip.source.is_dir() and clip.sharp.is_dir():
+        names, partners = ([path.stem for path in list_images(folder)] for folder in (clip.source, clip.sharp))
+        problem = name_problem(clip.source, clip.sharp, names, partners)
+        if problem:
+            problems.append(problem)
     try:
-        with open_video(clip.sharp) as reader:
+        with open_video(clip.sharp, clip.raw) as reader:
             info, count = reader.info, sum(1 for _ in reader)
-        if (info.width, info.height) != (width, height):
+        if (info.width, info.height) != (blurred.width, blurred.height):
             problems.append(
-                f"{clip.sharp}: is {info.width}x{info.height} where the blurred frames are {width}x{height}"
+                f"{clip.sharp}: is {info.width}x{info.height} where the blurred frames are "
+                f"{blurred.width}x{blurred.height}"
+            )
+        if (info.bit_depth > 8) != (blurred.bit_depth > 8):
+            problems.append(
+                f"{clip.sharp}: has {info.bit_depth} bits where the blurred frames have {blurred.bit_depth}"
             )
         if count != frames and not problems:
             problems.append(f"{clip.sharp}: has {count} frames where {clip.source} has {frames}")

@@ -20,7 +20,7 @@ from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Pr
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.pictures import sheet
 from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
-from unsmear.video import Frame, VideoInfo, VideoReader, open_video
+from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, open_video
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
 
@@ -110,6 +110,7 @@ def extract(
     overwrite: bool = False,
     workers: int = 2,
     progress: Callable[[int, int | None], None] | None = None,
+    raw: RawFormat | None = None,
 ) -> Extraction:
     """Write the priors of every frame of ``source`` to ``archive``, and a video of pictures of them.
 
@@ -121,6 +122,7 @@ def extract(
         overwrite: replace files that exist.
         workers: codec passes run side by side.
         progress: called with (frames done, frames in all if known).
+        raw: what a ``.yuv`` file holds, instead of its name.
 
     Raises:
         UnsmearError: the source cannot be read, an output exists, or the settings cannot be met.
@@ -128,7 +130,7 @@ def extract(
     settings = settings or PriorSettings()
     begin = time.perf_counter()
     with ExitStack() as stack:
-        reader = stack.enter_context(open_video(source))
+        reader = stack.enter_context(open_video(source, raw))
         priors, sources, pairs = pairs_of(reader, settings, workers)
         # A source that cannot be read leaves no trace, not even a folder.
         first = next(pairs)

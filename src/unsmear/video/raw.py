@@ -126,7 +126,7 @@ def raw_format(path: Path, given: RawFormat | None = None) -> RawFormat:
     size, each = path.stat().st_size, found.frame_bytes
     if size % each:
         raise DamagedVideo(
-            f"{path}: holds {size} bytes, {size / each:.2f} frames of {found} where a whole number was expected; "
+            f"{path}: holds {size // each} frames of {found} and {size % each} bytes of another of {each}; "
             "it is cut short or of another size or depth: copy it again, or correct what its name states"
         )
     _check_depth(path, found)
