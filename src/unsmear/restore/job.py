@@ -155,6 +155,8 @@ class _Job:
         count = len(window.frames)
         duty = self.so_far.tracker.update([f.luma for f, _ in window.frames], [p for _, p in window.frames])
         pixels = window.pixels
+        if self.options.deep_frames and pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.uint16) * np.uint16(257)
         restored, self.so_far.state = self._with_memory_fallback(Clip(pixels, window.priors, duty, count))
         return blend(pixels[:count], restored, self.options.strength), duty
 

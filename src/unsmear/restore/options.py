@@ -35,6 +35,8 @@ class Options:
     pix_fmt: str | None = None
     frames: bool = False
     """PNG frames instead of a video."""
+    deep_frames: bool = False
+    """PNG frames of 16 bits a channel, whatever the source has: what a model says before it is rounded to 8."""
     compare: bool = False
     """Also write OUT.compare.mp4: before | after."""
     overwrite: bool = False
@@ -43,6 +45,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise UsageError(f"strength {self.strength} is out of range; choose 0 (the input) … 1 (all of it)")
+        if self.deep_frames and not self.frames:
+            raise UsageError("deep_frames goes with frames alone: videos keep the depth of their source")
         if self.window < MIN_WINDOW_FRAMES:
             raise UsageError(f"window {self.window} is too short; choose {MIN_WINDOW_FRAMES} frames or more")
         tile = str(self.tile)

@@ -59,3 +59,16 @@ def peak_memory_mb(device: str) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def reset_peak_memory() -> None:
+    """Let the peak of this process start afresh where the system can (Linux, CUDA), so that runs do not mix."""
+    from contextlib import suppress
+    from pathlib import Path
+
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -1,0 +1,153 @@
+"""``unsmear evaluate``: models on data sets, or an output against its target, under a named protocol."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unsmear.cli.words import EXIT_FAILED, complain
+from unsmear.errors import UsageError
+
+if TYPE_CHECKING:
+    from unsmear.data.layouts import DataClip
+    from unsmear.report.evaluate import Evaluation, Settings
+    from unsmear.report.results import ClipResult
+    from unsmear.restore.restorer import Restorer
+
+
+def evaluate(
+    given: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OUTPUT TARGET]", help="Videos or folders of frames to compare.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for tables, pictures and the page.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shipped model, folder of weights, or a baseline: identity, unsharp, richardson-lucy. Repeatable.",
+            show_default="cpfp",
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="train, valid or test.", show_default="all")] = None,
+    clip_list: Annotated[
+        Path | None, typer.Option("--list", help="File that names the clips to use.", show_default=False)
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Only clips in folders of this name, such as blur_gamma.", show_default=False)
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst; printed with every figure.")
+    ] = "basicsr",
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated names.", show_default="all that need nothing more")
+    ] = None,
+    lpips_vgg: Annotated[
+        Path | None, typer.Option(help="Weights for the metric lpips_vgg.", show_default=False)
+    ] = None,
+    blurred: Annotated[
+        Path | None, typer.Option(help="With OUTPUT TARGET: the input, measured too.", show_default=False)
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Frames of each clip on the page.")] = 2,
+    keep_frames: Annotated[bool, typer.Option("--keep-frames", help="Keep all restored frames as PNG.")] = False,
+    strength: Annotated[float, typer.Option(help="Blend between input (0) and full restoration (1).")] = 1.0,
+    tile: Annotated[str, typer.Option(help="auto, off or pixels.")] = "auto",
+    window: Annotated[int | None, typer.Option(help="Frames worked on at once.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.
+
+    Either models on a data set, or one output against its target. Finished clips are kept: a run that was stopped
+    goes on where it was.
+    """
+    del debug
+    from unsmear.report.evaluate import Evaluator, Settings
+    from unsmear.report.meter import DEFAULT_METRICS
+    from unsmear.restore.devices import choose_device
+    from unsmear.restore.options import Options
+
+    names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else DEFAULT_METRICS
+    frames = {} if window is None else {"window": window}
+    settings = Settings(
+        protocol,
+        names,
+        lpips_vgg,
+        str(choose_device(device)),
+        pictures,
+        keep_frames,
+        Options(strength=strength, tile=tile, **frames),  # type: ignore[arg-type]
+    )
+    if given:
+        if len(given) != 2 or data is not None or model:
+            raise UsageError("give OUTPUT and TARGET, or --model and --data, not both")
+        _compare(given[0], given[1], blurred, settings, out)
+        return
+    if data is None or out is None:
+        raise UsageError("give OUTPUT and TARGET, or --data DATASET and -o DIR (and --model NAME)")
+    clips = _clips(data, split, clip_list, role)
+    runs: list[Evaluation] = []
+    methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
+    labels = [method.name for method in methods]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
+    for method in methods:
+        runner = Evaluator(clips, data.resolve().name, out, settings)
+        runs.append(runner.run(method, _tell, "unsmear " + " ".join(sys.argv[1:])))
+    failures = {name: error for run in runs for name, error in run.failures}
+    _write(runs, out)
+    for error in failures.values():
+        complain(error)
+    if failures:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _clips(data: Path, split: str | None, clip_list: Path | None, role: str | None) -> "list[DataClip]":
+    from unsmear.data.layouts import find_clips
+    from unsmear.errors import DataLayoutError
+
+    found = [clip for clip in find_clips(data, split=split, clip_list=clip_list, role=role) if not _unpaired(clip)]
+    if not found:
+        raise DataLayoutError(f"{data}: no clip has a sharp partner; `unsmear data check {data}` tells what is there")
+    return found
+
+
+def _unpaired(clip: "DataClip") -> bool:
+    """A clip that nothing says should have a partner: not part of an evaluation."""
+    return clip.sharp is None and not clip.lacks_partner
+
+
+def _method(name: str, device: str, dtype: str) -> "Restorer":
+    from unsmear.restore.baselines import find_baseline
+    from unsmear.restore.devices import load
+
+    return find_baseline(name) or load(name, device=device, dtype=dtype)
+
+
+def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:
+    """One output against its target: the table on stdout, and with ``-o`` in files."""
+    from unsmear.report.evaluate import compare
+    from unsmear.report.tables import markdown
+
+    run = compare(output, target, blurred, settings, "unsmear " + " ".join(sys.argv[1:]))
+    if out is None:
+        typer.echo(markdown([run.result]))
+    else:
+        _write([run], out)
+
+
+def _write(runs: "list[Evaluation]", out: Path) -> None:
+    from unsmear.report.evaluate import write_report
+    from unsmear.report.tables import markdown
+
+    typer.echo(markdown([run.result for run in runs]))
+    typer.echo(f"written: {', '.join(str(path) for path in write_report(runs, out))}")
+
+
+def _tell(method: str, row: "ClipResult") -> None:
+    figures = ", ".join(f"{name} {row.values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in row.values)
+    typer.echo(f"{method}: {row.clip}: {row.frames} frames, {figures}", err=True)
