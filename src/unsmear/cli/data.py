@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from unsmear.cli import augment
 from unsmear.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from unsmear.data.pairset import PairSet
 
 app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.command("augment")(augment.augment)
@@ -34,8 +37,28 @@ def blur(
     seed: Annotated[int, typer.Option(help="Same seed and name, same clip.")] = 0,
     gamma: Annotated[Literal["srgb", "2.2"], typer.Option(help="Curve undone to average light.")] = "srgb",
     crf: Annotated[
-        str, typer.Option(help="H.264 quality of the blurred frames, 0 to 51, or none for no encode.")
+        str,
+        typer.Option(
+            help="H.264 quality of the blurred frames, 0 to 51; a range to draw from, such as 15-28; none: no encode."
+        ),
     ] = "18",
+    average: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N…]",
+            help="Average N real frames (odd) and nothing else; drawn for each clip where there are several; "
+            "'name' takes N from GoPro's names. The middle frame is the target.",
+            show_default="interpolate where frames move",
+        ),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="With --average: frames from target to target.", show_default="N")
+    ] = None,
+    noise: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="MIN MAX", help="Sensor noise, 8-bit levels, drawn for each clip."),
+    ] = (0.0, 0.0),
+    yuv: augment.YuvOption = None,
     max_frames: Annotated[int | None, typer.Option(help="Frames read from a clip at most.", show_default="all")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = _WORKERS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished clips again.")] = False,
@@ -46,8 +69,22 @@ def blur(
     """
     from unsmear.data.pairs import BlurSettings, make_pairs
 
-    settings = BlurSettings(duty=duty, seed=seed, curve=gamma, crf=_crf(crf), max_frames=max_frames)
-    made = make_pairs(sharp, out, settings, workers=workers, overwrite=overwrite, on_clip=_tell)
+    settings = BlurSettings(
+        duty=duty,
+        seed=seed,
+        curve=gamma,
+        crf=_crf(crf),
+        max_frames=max_frames,
+        average=_windows(average),
+        step=step,
+        noise=noise,
+        raw=augment.raw_option(yuv),
+    )
+    _finish(out, make_pairs(sharp, out, settings, workers=workers, overwrite=overwrite, on_clip=_tell))
+
+
+def _finish(out: Path, made: "PairSet") -> None:
+    """Tell what became of a set of pairs."""
     for name in made.skipped:
         typer.echo(f"{name}: already there")
     for _, error in made.failures:
@@ -59,6 +96,39 @@ def blur(
         )
     if made.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def degrade(
+    sharp: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="HQ...",
+            help="High-quality videos (raw YUV too), folders of frames (a clip each), folders of videos.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set.", show_default=False)],
+    sigma: Annotated[tuple[float, float], typer.Option(metavar="MIN MAX", help="Of the blur, pixels.")] = (0.1, 12.0),
+    kernel: Annotated[int, typer.Option(help="Side of the blur's kernel, odd.")] = 41,
+    scale: Annotated[tuple[float, float], typer.Option(metavar="MIN MAX", help="Smaller by, and back.")] = (1.0, 2.0),
+    noise: Annotated[tuple[float, float], typer.Option(metavar="MIN MAX", help="8-bit levels.")] = (0.0, 15.0),
+    jpeg: Annotated[tuple[int, int], typer.Option(metavar="MIN MAX", help="JPEG quality.")] = (40, 60),
+    seed: Annotated[int, typer.Option(help="Same seed and name, same clip.")] = 0,
+    max_frames: Annotated[int | None, typer.Option(help="Frames read from a clip at most.", show_default="all")] = None,
+    yuv: augment.YuvOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = _WORKERS,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished clips again.")] = False,
+) -> None:
+    """Degraded and sharp pairs in OUT/NAME/blur and OUT/NAME/sharp: blurred, shrunk, noisy, JPEG, enlarged.
+
+    What is drawn from the ranges holds for a whole clip. Finished clips are kept.
+    """
+    from unsmear.data.degrade import DegradeRanges, DegradeSettings, make_degraded
+
+    ranges = DegradeRanges(kernel_px=kernel, sigma_px=sigma, scale=scale, noise_levels=noise, jpeg_quality=jpeg)
+    settings = DegradeSettings(ranges, seed, max_frames, augment.raw_option(yuv))
+    _finish(out, make_degraded(sharp, out, settings, workers=workers, overwrite=overwrite, on_clip=_tell_degraded))
 
 
 @app.command()
@@ -101,17 +171,39 @@ def pack(
     typer.echo(f"{sequences} sequences in {out}")
 
 
-def _crf(text: str) -> float | None:
+def _crf(text: str) -> float | tuple[float, float] | None:
     if text.lower() in ("none", "-1"):
         return None
     try:
-        return float(text)
+        low, dash, high = text.partition("-")
+        return (float(low), float(high)) if dash else float(low)
     except ValueError:
-        raise UsageError(f"--crf {text}: expected 0 (lossless) to 51, or none for no encode") from None
+        raise UsageError(
+            f"--crf {text}: expected 0 (lossless) to 51, a range such as 15-28, or none for no encode"
+        ) from None
+
+
+def _windows(text: str | None) -> "tuple[int, ...] | Literal['name'] | None":
+    if text is None:
+        return None
+    if text.lower() == "name":
+        return "name"
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"--average {text}: expected odd numbers such as 7,9,11,13, or name") from None
 
 
 def _tell(entry: dict[str, Any]) -> None:
     typer.echo(
         f"{entry['name']}: {entry['frames']} frames, duty {entry['duty']:.2f}, "
+        f"input PSNR {entry['input_psnr_db']:.2f} dB"
+    )
+
+
+def _tell_degraded(entry: dict[str, Any]) -> None:
+    typer.echo(
+        f"{entry['name']}: {entry['frames']} frames, sigma {entry['sigma_px'][0]:.1f} {entry['sigma_px'][1]:.1f}, "
+        f"scale {entry['scale']:.2f}, noise {entry['noise_level']:.1f}, JPEG {entry['jpeg_quality']}, "
         f"input PSNR {entry['input_psnr_db']:.2f} dB"
     )

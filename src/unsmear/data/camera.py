@@ -182,6 +182,11 @@ def render(photos: list[np.ndarray], rng: np.random.Generator, ranges: CameraRan
 def sensor_noise(image: np.ndarray, rng: np.random.Generator, levels: tuple[float, float]) -> np.ndarray:
     """Add noise that grows with brightness (shot) above a floor (read); float [0, 255] in and out."""
     sigma = float(rng.uniform(*levels)) if rng.random() < 0.6 else 0.0
+    return noisy(image, rng, sigma)
+
+
+def noisy(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Add sensor noise of standard deviation ``sigma`` (8-bit levels) at mid grey; float32 [0, 255] in and out."""
     if sigma == 0:
         return image
     strength = sigma * np.sqrt(0.3 + 0.7 * image / 128)

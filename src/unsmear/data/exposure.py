@@ -4,7 +4,8 @@ The sharp target is the untouched centre frame; the exposure never exceeds the d
 output frame (duty cycle ≤ 1), as in a camera. Longer exposures poison training (ours, measured).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -115,6 +116,29 @@ def blur_by_averaging(
         raise ValueError(f"window {window} must be odd and no longer than the step {step}")
     for first in range(0, len(frames) - window + 1, step):
         yield quantise(expose(frames[first : first + window], curve)), frames[first + window // 2]
+
+
+def average_stream(
+    frames: Iterable[np.ndarray], window: int, step: int, curve: Curve = "srgb"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blurred, sharp) from a stream of real frames: ``window`` averaged every ``step``, the middle one sharp.
+
+    With ``step`` equal to ``window`` this is how GoPro was made: blurred frame k (from 0) is the average of frames
+    k·N … k·N+N−1. ``window`` frames are in memory. Frames at the end that do not fill a window are left out.
+
+    Args:
+        frames: sharp frames, uint8 (H, W, 3).
+        window: odd.
+        step: at least ``window``.
+        curve: the transfer curve that is undone for averaging.
+    """
+    if window % 2 == 0 or window > step:
+        raise ValueError(f"window {window} must be odd and no longer than the step {step}")
+    recent: deque[np.ndarray] = deque(maxlen=window)
+    for i, frame in enumerate(frames):
+        recent.append(frame)
+        if i % step == window - 1:
+            yield quantise(expose(recent, curve)), recent[window // 2]
 
 
 def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
