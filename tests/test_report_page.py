@@ -28,7 +28,7 @@ def plain(colour: tuple[int, int, int], size: tuple[int, int] = (400, 300)) -> n
     return np.full((size[1], size[0], 3), colour, np.uint8)
 
 
-def result(method: str = "cpfp", psnr: tuple[float, ...] = (31.0, 29.5, 34.25)) -> Result:
+def result(method: str = "cpfp", psnr: tuple[float, ...] = (31.0, 29.5, 104.25)) -> Result:
     names = ("clip_9", "clip_10", "<b>&odd</b>")
     clips = tuple(
         ClipResult(name, 10, {"psnr": p}, {"psnr": 29.0}, seconds_per_frame=0.1)

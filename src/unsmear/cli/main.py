@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import unsmear
-from unsmear.cli import benchmark, data, deblur, evaluate, models, priors, train
+from unsmear.cli import ablate, benchmark, data, deblur, evaluate, models, priors, train
 from unsmear.cli.words import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status
 
 _WrongArguments: type[Exception] = typer.BadParameter.__mro__[1]
@@ -27,6 +27,7 @@ app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("ablate")(ablate.ablate)
 app.add_typer(data.app, name="data")
 
 

@@ -33,7 +33,7 @@ class Block:
     """A table with its name and what must be known to read it."""
 
     kind: str
-    """``overall``, ``clips`` or ``published``."""
+    """``overall``, ``clips``, ``published`` or ``ablation``."""
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -183,14 +183,14 @@ class _Columns:
         cells = []
         for i, (row, value) in enumerate(zip(self.rows, values, strict=True)):
             interval = row.interval(m.name)
-            cells.append(_figure(value, m.decimals, i in best, interval))
+            cells.append(figure_cell(value, m.decimals, i in best, interval))
         self._add(heading(m), cells)
 
     def gain(self, m: Metric) -> None:
         cells = []
         for row in self.rows:
             interval = row.interval(m.name, gain=True)
-            cells.append(_figure(row.mean_gain(m.name), m.decimals, False, interval, signed=True))
+            cells.append(figure_cell(row.mean_gain(m.name), m.decimals, False, interval, signed=True))
         self._add(f"{m.label} gain {m.unit}".strip(), cells)
 
     def _add(self, head: str, cells: list[Cell]) -> None:
@@ -198,9 +198,10 @@ class _Columns:
             self._columns.append((head, cells))
 
 
-def _figure(
+def figure_cell(
     value: float | None, decimals: int, best: bool, interval: tuple[float, float] | None, *, signed: bool = False
 ) -> Cell:
+    """A value with its interval, rounded; ``MISSING`` where there is none."""
     if value is None:
         return Cell(MISSING)
 
@@ -233,17 +234,17 @@ def _clips(result: Result) -> Block:
         best = [best_of(pair, m) for pair in zip(before, after, strict=True)]
         if any(v is not None for v in before):
             heads += [f"{m.label} input", heading(m)]
-            columns.append([_figure(v, m.decimals, 0 in b, None) for v, b in zip(before, best, strict=True)])
+            columns.append([figure_cell(v, m.decimals, 0 in b, None) for v, b in zip(before, best, strict=True)])
         else:
             heads.append(heading(m))
-        columns.append([_figure(v, m.decimals, 1 in b, None) for v, b in zip(after, best, strict=True)])
+        columns.append([figure_cell(v, m.decimals, 1 in b, None) for v, b in zip(after, best, strict=True)])
     for head, costs, decimals in (
         ("s a frame", [c.seconds_per_frame for c in result.clips], 3),
         ("peak MiB", [c.peak_memory_mb for c in result.clips], 0),
     ):
         if any(v is not None for v in costs):
             heads.append(head)
-            columns.append([_figure(v, decimals, False, None) for v in costs])
+            columns.append([figure_cell(v, decimals, False, None) for v in costs])
     if any(c.note for c in result.clips):
         heads.append("note")
         columns.append([Cell(c.note, c.note) for c in result.clips])

@@ -36,6 +36,7 @@ def write_page(
     *,
     title: str = "Video deblurring, measured",
     subtitle: str = "",
+    blocks: Sequence[Block] = (),
     max_bytes: int = MAX_BYTES,
 ) -> None:
     """Write the page. It opens by double click and is safe to send.
@@ -45,6 +46,7 @@ def write_page(
         results: what the tables show.
         pictures: what the viewer shows; those of one clip and frame become one entry with several methods.
         title: heading of the page; ``subtitle``: a line below it, by default methods and devices.
+        blocks: tables to show before all others.
         max_bytes: bound on all pictures together. Whole frames shrink to meet it; what still does not fit is left
             out from the end, and the page says how many that are.
 
@@ -57,7 +59,7 @@ def write_page(
     parts = {
         "TITLE": escape(title),
         "SUBTITLE": escape(subtitle or _told(results)),
-        "OVERALL": "\n".join(_table(block) for block in overall_blocks(results)),
+        "OVERALL": "\n".join(_table(block) for block in [*blocks, *overall_blocks(results)]),
         "QUALITY": escape(quality),
         "REST": "\n".join(rest),
         # In a script element only "<" could end or confuse the text.

@@ -32,18 +32,19 @@ CSV_COLUMNS = (
 )
 """One figure a line: ``kind`` is overall, clip or published."""
 
+LATEX_HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
+
 _COSTS = {"seconds_per_frame": "s", "peak_memory_mb": "MiB"}
 
 
 def markdown(results: Sequence[Result]) -> str:
     """All tables: overall, published on the same data sets, clip by clip. The best comparable value is bold."""
-    return "\n".join(_markdown(block) for block in all_blocks(results))
+    return "\n".join(block_markdown(block) for block in all_blocks(results))
 
 
 def latex(results: Sequence[Result]) -> str:
     """The same as ``table`` environments for a document that loads ``booktabs`` and, for wide ones, ``graphicx``."""
-    head = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
-    return head + "\n".join(_latex(block) for block in all_blocks(results))
+    return LATEX_HEAD + "\n".join(block_latex(block) for block in all_blocks(results))
 
 
 def csv_text(results: Sequence[Result]) -> str:
@@ -55,7 +56,9 @@ def csv_text(results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def _markdown(block: Block) -> str:
+def block_markdown(block: Block) -> str:
+    """One table with its title and notes."""
+
     def shown(cell: Cell) -> str:
         text = _one_line(cell.text).replace("\\", "\\\\").replace("|", "\\|")
         text = f"**{text}**" if cell.best else text
@@ -99,7 +102,9 @@ def escape_latex(text: str) -> str:
     return re.sub(r"\[", "{[}", out)  # after \\ a bracket would be its argument
 
 
-def _latex(block: Block) -> str:
+def block_latex(block: Block) -> str:
+    """One ``table`` environment; its notes are in the caption."""
+
     def shown(cell: Cell) -> str:
         text = escape_latex(cell.text)
         text = rf"\textbf{{{text}}}" if cell.best else text

@@ -1,0 +1,155 @@
+"""``unsmear ablate``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unsmear.cli.words import EXIT_FAILED, complain
+from unsmear.errors import DataLayoutError, UnsmearError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from unsmear.data.layouts import DataClip
+    from unsmear.report.ablation import AblationRow
+    from unsmear.report.pictures import Picture
+    from unsmear.report.results import Result
+    from unsmear.restore.restorer import Restorer
+
+_COST_FRAMES = 8
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="II, III or IV: a table of the CPGD-Net paper.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the table, pictures and the page.", show_default=False)
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW=DIR", help="Weights of one row. Repeatable.", show_default="cpfp where it serves"),
+    ] = None,
+    raft: Annotated[
+        Path | None, typer.Option(help="RAFT weights: torchvision's raft_large.", show_default=False)
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst.")] = "basicsr",
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated names.", show_default="all that are installed")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train, valid or test.", show_default="all")] = None,
+    clip_list: Annotated[
+        Path | None, typer.Option("--list", help="File that names the clips to use.", show_default=False)
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Only clips in folders of this name, such as blur_gamma.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.
+
+    Finished clips are kept: a run that was stopped goes on where it was.
+    """
+    del debug
+    from unsmear.report.ablation import ablation_block, find_table, run_ablation
+    from unsmear.report.evaluate import Evaluator, Settings
+    from unsmear.report.meter import DEFAULT_METRICS
+    from unsmear.report.tables import block_markdown
+    from unsmear.restore.devices import choose_device, load
+
+    table = find_table(table)
+    models = dict(_row_and_model(text) for text in model or [])
+    names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else _all_metrics(DEFAULT_METRICS)
+    settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1)
+    clips = _pairs(data, split, clip_list, role)
+    runner = Evaluator(clips, data.resolve().name, out, settings)
+    failures: dict[str, UnsmearError] = {}
+
+    def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
+        done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
+        failures.update(done.failures)
+        return done.result, done.pictures
+
+    rows = run_ablation(
+        table,
+        lambda name: load(name, device=device, dtype=dtype),
+        evaluate,
+        models=models,
+        raft=raft,
+        sample=_sample(clips[0]) if table == "III" else (),
+        progress=lambda label: typer.echo(f"{label} …", err=True),
+    )
+    typer.echo(block_markdown(ablation_block(table, rows)))
+    typer.echo(f"written: {', '.join(str(path) for path in _write(table, rows, out))}")
+    for error in failures.values():
+        complain(error)
+    if failures:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _row_and_model(text: str) -> tuple[str, str]:
+    row, equals, folder = text.partition("=")
+    if not (row and equals and folder):
+        raise UsageError(f"--model {text!r} is not ROW=DIR, such as without_crs=runs/without-crs/best")
+    return row, folder
+
+
+def _all_metrics(default: tuple[str, ...]) -> tuple[str, ...]:
+    """MUSIQ, which the paper prints, is in an extra of its own."""
+    from importlib.util import find_spec
+
+    return (*default, "musiq") if find_spec("pyiqa") else default
+
+
+def _pairs(data: Path, split: str | None, clip_list: Path | None, role: str | None) -> "list[DataClip]":
+    from unsmear.data.layouts import find_clips
+
+    found = [c for c in find_clips(data, split=split, clip_list=clip_list, role=role) if c.sharp is not None]
+    if not found:
+        raise DataLayoutError(f"{data}: no clip has a sharp partner; `unsmear data check {data}` tells what is there")
+    return found
+
+
+def _sample(clip: "DataClip") -> "list[np.ndarray]":
+    """The frames on which the cost of motion is measured."""
+    from unsmear.video import open_video
+
+    with open_video(clip.source) as reader:
+        return [frame.rgb for frame in reader.frames(0, _COST_FRAMES)]
+
+
+def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
+    from unsmear.report.ablation import FIGURES, ablation_block, ablation_figure, as_dicts
+    from unsmear.report.page import write_page
+    from unsmear.report.tables import LATEX_HEAD, block_latex, block_markdown
+    from unsmear.video.images import write_png, write_whole
+
+    block = ablation_block(table, rows)
+    out.mkdir(parents=True, exist_ok=True)
+    base = out / f"ablation-{table}"
+    texts = {
+        ".md": block_markdown(block),
+        ".tex": LATEX_HEAD + block_latex(block),
+        ".json": json.dumps(as_dicts(rows), indent=2) + "\n",
+    }
+    for suffix, text in texts.items():
+        write_whole(base.with_suffix(suffix), text.encode())
+    done = [base.with_suffix(suffix) for suffix in texts]
+    figure = ablation_figure(rows)
+    if figure is not None:
+        write_png(base.with_suffix(".png"), figure)
+        done.append(base.with_suffix(".png"))
+    page = base.with_suffix(".html")
+    write_page(
+        page,
+        [row.result for row in rows if row.result],
+        [picture for row in rows for picture in row.pictures],
+        title=f"CPGD-Net, Table {table}: ablation",
+        subtitle=f"Pictures: {FIGURES[table]}.",
+        blocks=[block],
+    )
+    return [*done, page]
