@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clips import make_clip, moving_frames, texture
+from clips import make_clip, make_yuv, moving_frames, texture
 from unsmear.cli.data import app
 from unsmear.data.camera import CameraRanges, render
-from unsmear.data.exposure import Neighbourhood, blur_by_averaging, blur_by_flow, subframe_times
+from unsmear.data.exposure import Neighbourhood, average_stream, blur_by_averaging, blur_by_flow, subframe_times
 from unsmear.data.light import expose, from_linear, quantise, to_linear
 from unsmear.data.pack import open_pack
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
@@ -222,6 +222,100 @@ def test_a_streamed_clip_equals_one_blurred_as_a_whole(tmp_path, step, method):
         assert all(np.abs(w[..., ::-1].astype(int) - e).max() <= 1 for w, e in zip(written, expected, strict=True))
 
 
+def grays(folder: Path, count: int) -> list[np.ndarray]:
+    frames = [np.full((16, 16, 3), 5 + 8 * i, np.uint8) for i in range(count)]
+    folder.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        write_png(folder / f"{i + 1:06d}.png", frame)
+    return frames
+
+
+@pytest.mark.parametrize("curve", ["srgb", "2.2"])
+@pytest.mark.parametrize(("options", "window", "step"), [("7", 7, 7), ("name", 11, 11), ("3 --step 5", 3, 5)])
+def test_real_frames_are_averaged_as_gopro_was_made(tmp_path, curve, options, window, step):
+    frames = grays(tmp_path / "GOPR0384_11_00", 24)
+    options = ["--average", *options.split(), "--gamma", curve, "--crf", "none"]
+    result = run(tmp_path / "GOPR0384_11_00", "-o", tmp_path / "set", *options)
+    assert result.exit_code == 0, result.output
+    clip = json.loads((tmp_path / "set" / "manifest.json").read_text())["clips"][0]
+    assert (clip["method"], clip["window"], clip["target_every"]) == ("average", window, step)
+    assert clip["duty"] == pytest.approx(window / step, abs=1e-6)
+    starts = range(0, 24 - window + 1, step)
+    blurred, sharp = (read(tmp_path / "set" / "GOPR0384_11_00" / kind) for kind in ("blur", "sharp"))
+    assert len(blurred) == len(sharp) == len(starts)
+    for start, b, s in zip(starts, blurred, sharp, strict=True):
+        assert np.array_equal(b, quantise(expose(frames[start : start + window], curve)))
+        assert np.array_equal(s, frames[start + window // 2])
+    assert average_stream([], 3, 3) is not None
+    with pytest.raises(ValueError, match="odd"):
+        list(average_stream(frames, 5, 3))
+
+
+def test_windows_are_drawn_for_each_clip_and_clips_too_short_are_named(tmp_path):
+    for i in range(8):
+        grays(tmp_path / "raw" / f"clip{i}", 14)
+    folders = sorted((tmp_path / "raw").iterdir())
+    settings = BlurSettings(average=(7, 9, 11, 13), crf=None)
+    clips = make_pairs(folders, tmp_path / "a", settings).manifest["clips"]
+    assert {clip["window"] for clip in clips} <= {7, 9, 11, 13} and len({clip["window"] for clip in clips}) > 1
+    assert make_pairs(folders[:2], tmp_path / "b", settings).manifest["clips"] == clips[:2]
+    assert not make_pairs(folders[:2], tmp_path / "b", settings).failures
+    changed = make_pairs(folders[:1], tmp_path / "b", BlurSettings(average=(7, 9), crf=None))
+    assert "was made with average [7, 9, 11, 13], not [7, 9]" in str(changed.failures[0][1])
+    plain = make_pairs(folders[:1], tmp_path / "b", BlurSettings(crf=None))
+    assert "not None" in str(plain.failures[0][1])
+    write_png(tmp_path / "photo.png", texture((80, 80)))
+    failed = make_pairs([*folders[:1], tmp_path / "photo.png"], tmp_path / "c", BlurSettings(average=(15,))).failures
+    assert "fewer frames than are to be averaged" in str(failed[0][1])
+    assert "one image has no frames to average" in str(failed[1][1])
+    [(_, error)] = make_pairs(folders[:1], tmp_path / "c", BlurSettings(average="name")).failures
+    assert "as GOPR0384_11_00 does" in str(error)
+
+
+def test_the_entry_of_plain_settings_stays_as_it_was(sharp, tmp_path):
+    assert run(sharp / "frames", "-o", tmp_path, "--duty", 0.4, 1, "--seed", 0, "--crf", 18).exit_code == 0
+    [clip] = json.loads((tmp_path / "manifest.json").read_text())["clips"]
+    keys = "name source method duty duty_range seed gamma crf max_frames frames width height input_psnr_db sha256"
+    assert list(clip) == keys.split()
+    assert clip["crf"] == 18
+
+
+def test_codec_quality_and_noise_are_drawn_and_leave_the_blur_alone(sharp, tmp_path):
+    plain = make_pairs([sharp / "frames"], tmp_path / "a", BlurSettings(crf=None)).manifest["clips"][0]
+    drawn = BlurSettings(crf=(15, 28))
+    coded = make_pairs([sharp / "frames", sharp / "video.mkv"], tmp_path / "b", drawn).manifest["clips"]
+    assert all(15 <= clip["crf"] <= 28 and clip["crf_range"] == [15, 28] for clip in coded)
+    assert coded[0]["crf"] != coded[1]["crf"] and coded[0]["duty"] == plain["duty"]
+    assert not make_pairs([sharp / "frames"], tmp_path / "b", drawn).failures
+    assert make_pairs([sharp / "frames"], tmp_path / "b", BlurSettings(crf=18)).failures
+    noise = BlurSettings(crf=None, noise=(4, 4))
+    [noisy] = make_pairs([sharp / "frames"], tmp_path / "c", noise).manifest["clips"]
+    assert noisy["noise_level"] == 4
+    pairs = zip(read(tmp_path / "a/frames/blur"), read(tmp_path / "c/frames/blur"), strict=True)
+    added = [b.astype(float) - a for a, b in pairs]
+    assert 2.5 < np.std(added) < 5.5 and not np.array_equal(added[0], added[1])
+    assert [s.tobytes() for s in read(tmp_path / "a/frames/sharp")] == [
+        s.tobytes() for s in read(tmp_path / "c/frames/sharp")
+    ]
+
+
+@pytest.mark.parametrize("name", ["clip_64x48_30_8bit.yuv", "clip.yuv", "clip_64x48_30_10bit.yuv", "clip.y4m"])
+def test_raw_video_is_blurred_and_cut_files_are_refused(tmp_path, name):
+    frames = moving_frames((64, 48), 6, step_px=(5, 0))
+    if name == "clip.y4m":
+        path = make_clip(tmp_path / name, codec="wrapped_avframe", content=frames)
+    else:
+        path, _ = make_yuv(tmp_path / name, frames, pix_fmt="yuv420p10le" if "10" in name else "yuv420p")
+    options = ["--yuv", "64x48_30_8bit"] if name == "clip.yuv" else []
+    result = run(path, "-o", tmp_path / "set", *options)
+    assert result.exit_code == 0, result.output
+    assert len(read(tmp_path / "set" / path.stem / "blur")) == 4
+    path.write_bytes(path.read_bytes()[:-10])
+    result = run(path, "-o", tmp_path / "other", *options)
+    assert result.exit_code == 1
+    assert str(path) in result.output and not (tmp_path / "other" / path.stem).exists()
+
+
 def test_max_frames_caps_a_clip(sharp, tmp_path):
     settings = BlurSettings(max_frames=4)
     [clip] = make_pairs([sharp / "video.mkv"], tmp_path, settings).manifest["clips"]
@@ -283,6 +377,15 @@ def test_a_folder_that_is_not_ours_is_left_alone(sharp, tmp_path):
         (["--crf", "60"], "--crf 60"),
         (["--seed", "-1"], "--seed -1"),
         (["--max-frames", "2"], "--max-frames 2"),
+        (["--crf", "20-70"], "--crf 70"),
+        (["--crf", "28-15"], "--crf 28-15"),
+        (["--average", "8"], "--average 8"),
+        (["--average", "1"], "--average 1"),
+        (["--average", "7,x"], "--average 7,x"),
+        (["--average", "7", "--step", "5"], "--step 5: shorter than --average 7"),
+        (["--step", "5"], "together with --average"),
+        (["--noise", "3", "1"], "--noise 3 1"),
+        (["--yuv", "large"], "--yuv large"),
     ],
 )
 def test_options_out_of_range_are_named(sharp, tmp_path, options, words):

@@ -100,11 +100,11 @@ class Degradation:
     def kernel(self) -> np.ndarray:
         """The blur kernel, float32 (kernel_px, kernel_px), which adds up to 1."""
         reach = self.kernel_px // 2
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float64)
+        y, x = np.indices((self.kernel_px, self.kernel_px), np.float64) - reach
         cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
         along, across = (x * cos + y * sin) / self.sigma_px[0], (y * cos - x * sin) / self.sigma_px[1]
-        weights = np.exp(-(along**2 + across**2) / 2)
-        return (weights / weights.sum()).astype(np.float32)
+        weights = np.asarray(np.exp(-(along**2 + across**2) / 2), np.float32)
+        return weights / weights.sum()
 
     def frames(self, sharp: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Degrade frames one at a time; ``rng`` makes the noise. uint8 RGB (H, W, 3) in and out."""
@@ -120,7 +120,7 @@ class Degradation:
         if small != (width, height):
             image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
         if self.noise_level > 0:
-            image = image + rng.normal(scale=self.noise_level, size=image.shape).astype(np.float32)
+            image = image + np.asarray(rng.normal(0, self.noise_level, image.shape), np.float32)
         packed = _jpeg(quantise(image), self.jpeg_quality)
         if small == (width, height):
             return packed
@@ -212,4 +212,5 @@ def make_degraded(
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """What a JPEG encode and decode make of a uint8 RGB image."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    bgr = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
