@@ -37,12 +37,15 @@ def result(method: str = "cpfp", psnr: tuple[float, ...] = (31.0, 29.5, 104.25))
     return Result(method, "my set", "basicsr", clips, device="cpu", dtype="float32")
 
 
+RESULTS = [result(), result("line", (22.0, 19.0, 23.0)), result("slow", (28.0, 28.0, 28.0))]
+
+
 def colour_pictures() -> list[Picture]:
     before, truth = plain(RED), plain(BLUE)
     return [
         Picture("street", 7, "cpfp", before, plain(GREEN), truth),
         Picture("street", 7, "line", before, plain(OTHER), truth),
-        Picture("no truth", 2, "cpfp", plain(RED), plain(GREEN), None),
+        Picture("no </script> truth", 2, "cpfp", plain(RED), plain(GREEN), None),
     ]
 
 
@@ -57,7 +60,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    write_page(tmp_path / "page.html", [result(), result("line", (32.0, 29.0, 33.0))], colour_pictures())
+    write_page(tmp_path / "page.html", RESULTS, colour_pictures())
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     page.wrong = []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
@@ -96,6 +99,7 @@ def test_arrows_and_clicks_go_round(opened: Any) -> None:
     opened.keyboard.press("ArrowLeft")
     assert sees(opened, RED)
     opened.keyboard.press("ArrowRight")
+    assert sees(opened, GREEN)
     opened.keyboard.press("ArrowRight")
     assert sees(opened, BLUE)
     opened.locator("#stage").click()
@@ -142,6 +146,7 @@ def test_without_truth_there_is_neither_truth_nor_error(opened: Any) -> None:
     opened.keyboard.press("1")
     opened.keyboard.press("3")
     assert sees(opened, RED)
+    assert "no </script> truth, frame 2" in opened.locator("#told").inner_text()
 
 
 @needs_browser
@@ -182,6 +187,9 @@ def test_tables_sort_by_value_not_by_letter(opened: Any) -> None:
     assert names() == ["<b>&odd</b>", "clip_9", "clip_10"]
     table.get_by_role("button", name="clip").click()
     assert names() == ["<b>&odd</b>", "clip_9", "clip_10"]
+    table = opened.locator("table.sortable").nth(0)
+    table.get_by_role("button", name="PSNR gain").click()
+    assert names() == ["line", "slow", "cpfp", "blurred input"]  # −7.67, −1, +25.92, none
 
 
 @needs_browser
