@@ -41,6 +41,7 @@ def test_the_ranges_are_those_of_the_release():
     assert DegradeRanges() == DegradeRanges(41, (0.1, 12.0), 0.5, (1.0, 2.0), (0.0, 15.0), (40, 60))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_what_is_drawn_lies_in_its_ranges(seed):
     drawn = Degradation.draw(np.random.default_rng(seed))

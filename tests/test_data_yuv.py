@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clips import make_clip, make_yuv, moving_frames
+from unsmear.data.pack import load_sources
 from unsmear.errors import DamagedVideo, UnsmearError, UnsupportedVideo, UsageError
 from unsmear.video import RawFormat, find_inputs, open_video, parse_raw_format, probe
 from unsmear.video.seek import first_frame_at
@@ -45,6 +46,7 @@ def test_matrix_and_chroma_are_taken_from_names():
     assert parse_raw_format("a_96x64_30_10bit_422").pixel_format == "yuv422p10le"
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 8192),
     st.integers(1, 8192),
@@ -54,10 +56,12 @@ def test_matrix_and_chroma_are_taken_from_names():
     st.sampled_from(["", "fps"]),
 )
 def test_a_name_that_was_put_together_is_taken_apart(width, height, rate, depth, title, unit):
+    assert parse_raw_format(f"take_10b_{width}x{height}_8bit").bit_depth == 8
     form = parse_raw_format(f"{title}_{width}x{height}_{rate}{unit}_{depth}bit_420")
     assert form == RawFormat(width, height, depth, Fraction(rate))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_name_breaks_the_parser(name):
     try:
@@ -181,3 +185,16 @@ def test_a_cut_y4m_file_does_not_pass(tmp_path):
             got.extend(frame.index for frame in open_video(path))
     (tmp_path / "fields.y4m").write_bytes(data.replace(b"FRAME\n", b"FRAME Ip\n"))
     assert probe(tmp_path / "fields.y4m").frames == 4
+
+
+def test_packs_read_raw_video_and_refuse_cut_files(tmp_path):
+    frames = moving_frames((96, 64), 3, smooth_px=4)
+    yuv, _ = make_yuv(tmp_path / "a_96x64_30_10bit.yuv", frames, pix_fmt="yuv420p10le")
+    make_clip(tmp_path / "b.y4m", codec="wrapped_avframe", content=frames)
+    sources = load_sources(None, tmp_path)
+    for clip in sources.clips:
+        assert [frame.dtype for frame in clip] == [np.uint8] * 3
+        assert all(psnr(frame, truth) > 34 for frame, truth in zip(clip, frames, strict=True))
+    yuv.write_bytes(yuv.read_bytes()[:-2])
+    with pytest.raises(DamagedVideo, match="and 18430 bytes of another"):
+        load_sources(None, tmp_path)

@@ -18,13 +18,16 @@ from unsmear.data.camera import CameraRanges, draw_duty, render, sensor_noise
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, subframe_times
 from unsmear.data.light import expose, quantise
+from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.duty import estimate_duty
+from unsmear.video import open_video
+from unsmear.video.raw import RAW_SUFFIX, Y4M_SUFFIX
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm"}
+CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm", RAW_SUFFIX, Y4M_SUFFIX}
 RESIDUAL_CELL = 4
 """R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
 
@@ -86,6 +89,9 @@ def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
 def _read_clip(path: Path, longest_px: int) -> list[np.ndarray]:
     import av
 
+    if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX):  # which a decoder would take as they come, cut or not
+        with open_video(path) as reader:
+            return [_shrunk(frame, longest_px) for frame in upright_frames(reader, None)]
     with av.open(str(path)) as container:
         return [_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)]
 

@@ -94,7 +94,8 @@ def parse_raw_format(text: str) -> RawFormat | None:
     if rate is None:
         bare = _BARE_RATE.match(rest)
         rate = bare if bare and 0 < float(bare[1]) <= _HIGHEST_BARE_RATE else None
-    depth, pixels = _DEPTH.search(text), _PIXELS.search(text)
+    # What stands behind the size is meant for it; what stands before may be part of a title.
+    depth, pixels = (form.search(rest) or form.search(text[: size.start()]) for form in (_DEPTH, _PIXELS))
     stated = depth[1] if depth else (pixels[2] if pixels and pixels[2] else "8")
     chroma = pixels[1] if pixels else _CHROMA[0]
     return RawFormat(
