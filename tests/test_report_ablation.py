@@ -148,6 +148,7 @@ def test_rows_are_measured_where_their_parts_exist():
     assert calls == [("cpfp-without_cpc", "without_cpc")]
     assert [key for key, row in rows.items() if row.result] == ["without_cpc"]
     assert rows["full"].reason == rows["without_cpfp"].reason == STAGE_2_MISSING
+    assert " ".join(ablation_block("II", list(rows.values())).notes).count("data set not stated") == 1
     assert rows["full"].paper == {"niqe": "3.5133", "musiq": "61.135"}
 
 
@@ -167,7 +168,10 @@ def test_table_iii_takes_its_motion_from_each_source(moving: Clip):
     assert [c.best for c in column["NIQE ↓"]] == [False] * 7 + [True]
     assert [c.text for c in column["NIQE in the paper"]][:3] == ["5.1102", "4.8102", "5.0054"]
     assert [c.text for c in column["in the paper"]] == ["–", "0", "307", "307", "908", "–", "–", "–"]
-    assert column["not available, because"][1].text == "–"
+    assert [c.text for c in column["ours"]] == ["not available", "measured"] + 3 * ["not available"] + 3 * ["measured"]
+    told = [note for note in block.notes if note.startswith("Not available")]
+    assert len(told) == 2
+    assert told[1].startswith("Not available: RAFT, 4 iterations; RAFT, 4 iterations from MVs; RAFT, 20 iterations (")
     assert any("128x96" in note for note in block.notes)
 
 
@@ -225,6 +229,15 @@ def test_the_command_writes_table_and_pictures(tmp_path: Path, tiny_model: Path,
     assert len(set(measured.values())) == 4  # every change reaches the network
     for suffix in (".md", ".tex", ".png", ".html"):
         assert (out / f"ablation-III{suffix}").stat().st_size > 100
+
+
+def test_a_table_of_which_nothing_exists_still_shows_the_paper():
+    rows = run_ablation("IV", Echo, scored(30)[0])
+    block = ablation_block("IV", rows)
+    assert block.columns == ("row", "ours", "NIQE in the paper", "MUSIQ in the paper")
+    assert [[c.text for c in row[2:]] for row in block.rows] == [["3.5661", "55.1294"], ["3.5133", "61.135"]]
+    assert block.title == "CPGD-Net, Table IV: nothing measured"
+    assert STAGE_2_MISSING in block.notes[0]
 
 
 def test_wrong_arguments_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -219,7 +219,8 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
     """Ours beside the paper's, a row each; what is not available says why."""
     results = [row.result for row in rows if row.result is not None]
     names = [n for n in METRICS if any(n in r.metrics for r in results) or any(n in row.paper for row in rows)]
-    heads, columns = ["row"], [[Cell(row.variant.label, row.variant.key) for row in rows]]
+    heads, columns = ["row", "ours"], [[Cell(row.variant.label, row.variant.key) for row in rows]]
+    columns.append([Cell("not available" if row.reason else "measured", row.reason) for row in rows])
     for name in names:
         metric = METRICS[name]
         values = [row.result.mean(name) if row.result else None for row in rows]
@@ -238,24 +239,29 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
         columns.append([_per_field(row.cost, 1e-9 * row.cost.flops if row.cost else 0, 1) for row in rows])
         columns.append([_printed(row, "gflops") for row in rows])
         columns.append([_per_field(row.cost, 1e3 * row.cost.seconds if row.cost else 0, 1) for row in rows])
-    heads.append("not available, because")
-    columns.append([Cell(row.reason or MISSING, row.reason or None) for row in rows])
     where = f"on {results[0].dataset}, protocol {results[0].protocol}" if results else "nothing measured"
     return Block(
         "ablation",
         f"CPGD-Net, Table {table}: {where}",
         tuple(heads),
         tuple(zip(*columns, strict=True)),
-        1,
+        2,
         tuple(_notes(table, rows)),
     )
 
 
 def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
     published = ablation_rows(table)
-    remarks = dict.fromkeys(remark for row in published for remark in row.remarks)
+    remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
     first = published[0]
-    notes = [f"The paper's figures are taken for {first.dataset}, protocol {first.protocol}: {'; '.join(remarks)}."]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            reasons.setdefault(row.reason, []).append(row.variant.label)
+    notes = [f"Not available: {'; '.join(labels)} ({reason})." for reason, labels in reasons.items()]
+    notes.append(
+        f"The paper's figures are taken for {first.dataset}, protocol {first.protocol} ({'; '.join(remarks)})."
+    )
     if table == "III":
         sizes = dict.fromkeys(f"{w}x{h}" for w, h in (row.cost_size for row in rows if row.cost_size))
         measured = f", measured at {', '.join(sizes)}; the paper does not state its size" if sizes else ""
