@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
 from unsmear.nn.cpfa import CPFA
+from unsmear.nn.deconvolution import line_samples, richardson_lucy
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
 from unsmear.nn.sampling import pixel_grid, sample, warp
 
@@ -82,6 +83,9 @@ class CPFPConfig:
     state_limit: float | None = 4.0
     """Cells of a propagated feature that leave ± this are dropped, None for never. Ours: far outside of what it was
     trained on (motion of 90 px a frame) a recurrent network may begin to amplify what it hands on to itself."""
+    deconvolve: list[int] = field(default_factory=lambda: [3, 6])
+    """Iterations of Richardson–Lucy along the motion line after which the network is shown the frame, and may take of
+    it what it likes pixel by pixel; empty for none. Ours."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     use_motion: bool = True
@@ -104,6 +108,7 @@ class CPFPConfig:
             state_limit=None,
             prior_inputs=False,
             line_taps=0,
+            deconvolve=[],
             line_blocks=0,
         )
 
@@ -128,6 +133,7 @@ class CPFP(ModelMixin, ConfigMixin):
         line_taps: int = 17,
         line_reach: float = 2.0,
         state_limit: float | None = 4.0,
+        deconvolve: list[int] | None = None,
         line_blocks: int = 3,
         use_motion: bool = True,
         use_residual: bool = True,
@@ -142,8 +148,10 @@ class CPFP(ModelMixin, ConfigMixin):
         if order not in (1, 2):
             raise ValueError(f"order {order} of propagation must be 1 or 2")
         c = channels
-        # V, V_back, R, duty known, duty; and the frame read at the taps along its line
+        self.deconvolve = tuple(deconvolve or ())
+        # V, V_back, R, duty known, duty; the frame read at the taps along its line; and the frame deconvolved
         extra = 7 + len(INPUT_TAPS) * 3 * GRID * GRID if prior_inputs else 0
+        extra += len(self.deconvolve) * 3 * GRID * GRID
         self.encoder = ResidualBody(3 * GRID * GRID + extra, c, encoder_depth)
         self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
         self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
@@ -153,6 +161,10 @@ class CPFP(ModelMixin, ConfigMixin):
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
         self.to_pixels.weight.data *= 0.01
         zero_bias(self.to_pixels)
+        if self.deconvolve:
+            self.to_gates = nn.Conv2d(c, len(self.deconvolve) * GRID * GRID, 3, padding=1)
+            self.to_gates.weight.data *= 0.1
+            zero_bias(self.to_gates)
         self.line = MotionLine(line_taps, line_reach) if line_taps else None
         if line_taps:
             self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
@@ -175,6 +187,7 @@ class CPFP(ModelMixin, ConfigMixin):
         priors: PriorTensors,
         state: Tensor | None = None,
         output_frames: int | None = None,
+        samples: int | None = None,
     ) -> CPFPOutput:
         """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
 
@@ -183,6 +196,8 @@ class CPFP(ModelMixin, ConfigMixin):
             priors: of the same T frames.
             state: of the first forward pass after the frame before ``frames[0]``; None for zeros.
             output_frames: how many frames to restore, default all.
+            samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
+                of one frame must have the same.
         """
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
@@ -190,7 +205,15 @@ class CPFP(ModelMixin, ConfigMixin):
         dtype = self.to_pixels.weight.dtype
         grid = self._to_feature_grid(priors, size)
 
-        encoded = self._encode(frames, grid, dtype)
+        if samples is None:
+            samples = self.line_samples(priors)
+        undone: list[list[Tensor]] = []
+        encoded = []
+        for i in range(t):
+            tried = self._deconvolved(frames[:, i], grid, i, samples)
+            encoded.append(self._encode(frames[:, i], grid, i, tried, dtype))
+            if i < keep:
+                undone.append([x.half() for x in tried])  # all of them wait for the decoder
         propagated: list[list[Tensor]] = []
         handed_on = state
         for j, direction in enumerate(self.passes):
@@ -201,7 +224,8 @@ class CPFP(ModelMixin, ConfigMixin):
                 handed_on = states[keep - 1]
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
-            restored[:, i] = self._decode(i, frames[:, i].float(), encoded, propagated, grid, grid.duty[:, i])
+            restored[:, i] = self._decode(i, frames[:, i].float(), undone[i], encoded, propagated, grid)
+            undone[i] = []
         assert handed_on is not None
         return CPFPOutput(restored, handed_on)
 
@@ -224,27 +248,38 @@ class CPFP(ModelMixin, ConfigMixin):
             residual = torch.zeros_like(residual)
         return priors._replace(motion=motion, motion_back=back, residual=residual)
 
-    def _encode(self, frames: Tensor, grid: PriorTensors, dtype: torch.dtype) -> list[Tensor]:
-        """Features (B, C, h, w) of each frame."""
-        out = []
-        for i in range(frames.shape[1]):
-            read = [F.pixel_unshuffle(frames[:, i].to(dtype), GRID)]
-            if self.prior_inputs:
-                duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
-                fields = (
-                    *(F.pixel_unshuffle(x, GRID) for x in self._along_line(frames[:, i], grid, i)),
-                    grid.motion[:, i] / MOTION_INPUT_PX,
-                    grid.motion_back[:, i] / MOTION_INPUT_PX,
-                    grid.residual[:, i],
-                    (duty >= 0).float(),
-                    duty.clamp(min=0),
-                )
-                read += [x.to(dtype) for x in fields]
-            x = torch.cat(read, 1)
-            if dtype == torch.bfloat16:
-                x = x.contiguous(memory_format=torch.channels_last)
-            out.append(self.encoder(x))
-        return out
+    def line_samples(self, priors: PriorTensors) -> int:
+        """Points of a motion line that deconvolution should average over these frames."""
+        if not self.deconvolve:
+            return 1
+        blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
+        return line_samples(blur)
+
+    def _deconvolved(self, frame: Tensor, grid: PriorTensors, i: int, samples: int) -> list[Tensor]:
+        """What deconvolution along its line makes of a frame, less the frame, after each number of iterations."""
+        if not self.deconvolve:
+            return []
+        return [x - frame for x in richardson_lucy(frame, self._blur(grid, i), samples, self.deconvolve)]
+
+    def _encode(self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """Features (B, C, h, w) of frame i."""
+        read = [F.pixel_unshuffle(frame.to(dtype), GRID)]
+        if self.prior_inputs:
+            duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
+            fields = (
+                *(F.pixel_unshuffle(x, GRID) for x in self._along_line(frame, grid, i)),
+                grid.motion[:, i] / MOTION_INPUT_PX,
+                grid.motion_back[:, i] / MOTION_INPUT_PX,
+                grid.residual[:, i],
+                (duty >= 0).float(),
+                duty.clamp(min=0),
+            )
+            read += [x.to(dtype) for x in fields]
+        read += [F.pixel_unshuffle(x.to(dtype), GRID) for x in undone]
+        x = torch.cat(read, 1)
+        if dtype == torch.bfloat16:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.encoder(x)
 
     def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
         """How the frame differs at ``INPUT_TAPS`` along the line that its exposure covered."""
@@ -300,10 +335,10 @@ class CPFP(ModelMixin, ConfigMixin):
         self,
         i: int,
         frame: Tensor,
+        undone: list[Tensor],
         encoded: list[Tensor],
         propagated: list[list[Tensor]],
         grid: PriorTensors,
-        duty: Tensor,
     ) -> Tensor:
         """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
         fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
@@ -314,8 +349,12 @@ class CPFP(ModelMixin, ConfigMixin):
                 decoded = self.along_line[k](decoded, blur / GRID)
             decoded = block(decoded)
         out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
+        if undone:
+            gates = F.pixel_shuffle(self.to_gates(decoded).float(), GRID)
+            for k, difference in enumerate(undone):
+                out = out + gates[:, k : k + 1] * difference.float()
         if self.line is not None:
-            weights = self.line.bank_weights(blur, duty >= 0) + self.to_line(decoded).float()
+            weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + self.to_line(decoded).float()
             out = out + self.line(frame, blur, weights)
         return out
 

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
@@ -109,8 +110,6 @@ class Evaluator:
                 on_clip(restorer.name, row)
         if not rows:
             raise DataLayoutError(str(failures[0][1]) if failures else f"{self.dataset}: no clip has a sharp partner")
-        from unsmear import __version__
-
         result = Result(
             method=restorer.name,
             dataset=self.dataset,
@@ -121,7 +120,7 @@ class Evaluator:
             dtype=restorer.dtype,
             weights_sha256=restorer.fingerprint,
             command=command,
-            version=__version__,
+            version=version("unsmear"),
         )
         return Evaluation(result, pictures, failures)
 
@@ -277,8 +276,6 @@ def compare(
     Raises:
         DataLayoutError: see ``measure``.
     """
-    from unsmear import __version__
-
     settings = settings or Settings()
     protocol = find_protocol(settings.protocol)
     measures = Measures(settings.metrics, settings.lpips_vgg, settings.device)
@@ -288,7 +285,7 @@ def compare(
         output.name, meter.frames, meter.means(), before.means() if before else {}, note=note, windows=meter.windows
     )
     result = Result(
-        output.name, target.name, protocol.name, (row,), protocol.average, command=command, version=__version__
+        output.name, target.name, protocol.name, (row,), protocol.average, command=command, version=version("unsmear")
     )
     pictures = [
         Picture(

@@ -55,6 +55,7 @@ class CPFPRestorer:
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
         frames = pad_to_multiple(frames_to_tensor(clip.frames), MULTIPLE)[None]
         priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty)
+        samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
         carried = state["features"] if state else None
         height, width = frames.shape[-2:]
         whole = Tile(0, height, 0, width)
@@ -70,6 +71,7 @@ class CPFPRestorer:
                 _cut_priors(priors, tile),
                 None if carried is None else tile.cut(carried, GRID),
                 clip.wanted,
+                samples,
             )
             return out.frames.float().cpu(), out.state.float().cpu()
 
@@ -86,13 +88,16 @@ class CPFPRestorer:
         h, w = clip.frames.shape[1:3]
         return tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype), {"features": features}
 
-    def _run(self, frames: torch.Tensor, priors: PriorTensors, state: torch.Tensor | None, wanted: int) -> CPFPOutput:
+    def _run(
+        self, frames: torch.Tensor, priors: PriorTensors, state: torch.Tensor | None, wanted: int, samples: int
+    ) -> CPFPOutput:
         device = self.model.device
         return self.model(
             frames.to(device),
             PriorTensors(*(p.to(device) for p in priors)),
             None if state is None else state.to(device),
             wanted,
+            samples,
         )
 
 

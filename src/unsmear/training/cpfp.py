@@ -55,8 +55,9 @@ class CPFPTraining:
 BANK_LR_SCALE = 0.02
 
 
-SHARP_DUTY, SHARP_TOLD = 0.1, 0.4
-"""Exposures up to the first are sharp; the network may be told that they are anything up to the second."""
+SHARP_DUTY, SHARP_TOLD = 0.1, 0.22
+"""Exposures up to the first are sharp; the network may be told that they are anything up to the second, which is where
+the tool itself stops calling a video sharp. More would teach it to distrust short exposures."""
 
 
 class Batch(NamedTuple):
