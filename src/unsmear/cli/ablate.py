@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli.words import EXIT_FAILED, complain
-from unsmear.errors import DataLayoutError, UnsmearError, UsageError
+from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,7 @@ def ablate(
     Finished clips are kept: a run that was stopped goes on where it was.
     """
     del debug
+    from unsmear.data.sets import find_pairs
     from unsmear.report.ablation import ablation_block, find_table, run_ablation
     from unsmear.report.evaluate import Evaluator, Settings
     from unsmear.report.meter import DEFAULT_METRICS
@@ -65,7 +66,7 @@ def ablate(
     models = dict(_row_and_model(text) for text in model or [])
     names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else _all_metrics(DEFAULT_METRICS)
     settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1)
-    clips = _pairs(data, split, clip_list, role)
+    clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     runner = Evaluator(clips, data.resolve().name, out, settings)
     failures: dict[str, UnsmearError] = {}
 
@@ -103,15 +104,6 @@ def _all_metrics(default: tuple[str, ...]) -> tuple[str, ...]:
     from importlib.util import find_spec
 
     return (*default, "musiq") if find_spec("pyiqa") else default
-
-
-def _pairs(data: Path, split: str | None, clip_list: Path | None, role: str | None) -> "list[DataClip]":
-    from unsmear.data.layouts import find_clips
-
-    found = [c for c in find_clips(data, split=split, clip_list=clip_list, role=role) if c.sharp is not None]
-    if not found:
-        raise DataLayoutError(f"{data}: no clip has a sharp partner; `unsmear data check {data}` tells what is there")
-    return found
 
 
 def _sample(clip: "DataClip") -> "list[np.ndarray]":

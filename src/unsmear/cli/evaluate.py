@@ -10,7 +10,6 @@ from unsmear.cli.words import EXIT_FAILED, complain
 from unsmear.errors import UsageError
 
 if TYPE_CHECKING:
-    from unsmear.data.layouts import DataClip
     from unsmear.report.evaluate import Evaluation, Settings
     from unsmear.report.results import ClipResult
     from unsmear.restore.restorer import Restorer
@@ -66,6 +65,7 @@ def evaluate(
     goes on where it was.
     """
     del debug
+    from unsmear.data.sets import find_pairs
     from unsmear.report.evaluate import Evaluator, Settings
     from unsmear.report.meter import DEFAULT_METRICS
     from unsmear.restore.devices import choose_device
@@ -89,7 +89,7 @@ def evaluate(
         return
     if data is None or out is None:
         raise UsageError("give OUTPUT and TARGET, or --data DATASET and -o DIR (and --model NAME)")
-    clips = _clips(data, split, clip_list, role)
+    clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     runs: list[Evaluation] = []
     methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
     labels = [method.name for method in methods]
@@ -104,21 +104,6 @@ def evaluate(
         complain(error)
     if failures:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _clips(data: Path, split: str | None, clip_list: Path | None, role: str | None) -> "list[DataClip]":
-    from unsmear.data.layouts import find_clips
-    from unsmear.errors import DataLayoutError
-
-    found = [clip for clip in find_clips(data, split=split, clip_list=clip_list, role=role) if not _unpaired(clip)]
-    if not found:
-        raise DataLayoutError(f"{data}: no clip has a sharp partner; `unsmear data check {data}` tells what is there")
-    return found
-
-
-def _unpaired(clip: "DataClip") -> bool:
-    """A clip that nothing says should have a partner: not part of an evaluation."""
-    return clip.sharp is None and not clip.lacks_partner
 
 
 def _method(name: str, device: str, dtype: str) -> "Restorer":

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from unsmear.data.layouts import DataClip
+from unsmear.data.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
 from unsmear.video import Frame, VideoInfo, VideoReader, open_video
@@ -125,6 +125,23 @@ class PairReader:
             raise
         except UnsmearError as error:
             raise DataLayoutError(str(error)) from error
+
+
+def find_pairs(
+    dataset: Path, *, split: str | None = None, clip_list: Path | None = None, role: str | None = None
+) -> list[DataClip]:
+    """The clips of a data set that have a sharp partner, or by their name ought to; see ``find_clips``.
+
+    Raises:
+        DataLayoutError: there is none.
+    """
+    found = find_clips(dataset, split=split, clip_list=clip_list, role=role)
+    pairs = [clip for clip in found if clip.sharp is not None or clip.lacks_partner]
+    if not pairs:
+        raise DataLayoutError(
+            f"{dataset}: no clip has a sharp partner; `unsmear data check {dataset}` tells what is there"
+        )
+    return pairs
 
 
 def open_pairs(clip: DataClip) -> PairReader:

@@ -74,20 +74,16 @@ class Evaluator:
         dataset: what tables call it.
         folder: of results; frames, pictures and figures of finished clips lie below it.
         settings: how to measure.
+
+    Raises:
+        UsageError: unknown protocol or metric; a metric whose weights or package are missing.
     """
 
     def __init__(self, clips: Sequence[DataClip], dataset: str, folder: Path, settings: Settings | None = None):
         self.clips, self.dataset, self.folder = clips, dataset, folder
         self.settings = settings or Settings()
         self.protocol: Protocol = find_protocol(self.settings.protocol)
-        self._measures: Measures | None = None
-
-    @property
-    def measures(self) -> Measures:
-        """The metrics, loaded when the first clip needs them."""
-        if self._measures is None:
-            self._measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
-        return self._measures
+        self.measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
         """Restore and measure every clip. One that fails is reported and does not stop the others.
