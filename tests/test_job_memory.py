@@ -8,33 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import unsmear
 from clips import make_clip, moving_frames
-from unsmear.restore.restorer import Clip, OutOfMemory, State
+from restorers import Negative
 from unsmear.restore.windows import prefetched
 from unsmear.video import VideoReader, open_video, write_png
-
-
-class Negative:
-    """A restorer that holds no more than ``fits_px`` a side and remembers what was asked of it."""
-
-    name, frames_after, device, dtype, fingerprint = "negative", 4, "cpu", "float32", "none"
-
-    def __init__(self, fits_px: int = 10_000, default: int | None = None):
-        self.fits_px, self.default = fits_px, default
-        self.tiles: list[int | None] = []
-
-    def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
-        self.tiles.append(tile_px)
-        if (tile_px or max(clip.frames.shape[1:3])) > self.fits_px:
-            raise OutOfMemory("no room for 12 GiB\nand a long story")
-        seen = 0 if state is None else int(state["seen"])
-        return 255 - clip.frames[: clip.wanted], {"seen": torch.tensor(seen + clip.wanted)}
-
-    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
-        return self.default
 
 
 @pytest.fixture
@@ -151,9 +130,14 @@ def test_errors_while_reading_ahead_come_after_what_was_read():
     assert seen == list(range(5))
 
 
-def test_sharp_input_is_said_to_be_sharp(tmp_path):
-    source = make_clip(tmp_path / "still.mp4", frames=12, content=[moving_frames((96, 64), 1)[0]] * 12)
+def test_sharp_input_is_said_to_be_sharp_and_still_input_still(tmp_path):
+    sharp = moving_frames((320, 192), 12, step_px=(8, 3), smooth_px=0.8)
+    source = make_clip(tmp_path / "sharp.mp4", content=sharp, options={"crf": "8"})
     assert "already sharp" in unsmear.deblur(source, model=Negative(), window=8).note
+    still = make_clip(tmp_path / "still.mp4", frames=12, content=[sharp[0]] * 12)
+    note = unsmear.deblur(still, model=Negative(), window=8).note
+    assert "hardly anything moves" in note
+    assert "sharp" not in note
 
 
 def test_reader_is_left_alone_when_stopped(tmp_path):

@@ -12,7 +12,7 @@ from unsmear.restore.windows import Window
 from unsmear.video.colour import luma_of_rgb
 
 SHARP_BLUR_PX = 1.0
-"""Where the fastest tenth of the picture moves less than this a frame, there is no motion blur to speak of."""
+"""Where the fastest tenth of the picture moves less than this a frame, it is too little to tell blur by."""
 
 
 @dataclass
@@ -67,8 +67,9 @@ def summarise(rows: Sequence[ChunkFigures]) -> dict[str, Any]:
 
 def sharp_note(rows: Sequence[ChunkFigures]) -> list[str]:
     """A line where there was next to no motion blur to remove."""
-    still = all(row.motion_fast_px < SHARP_BLUR_PX for row in rows)
     sharp = [row for row in rows if row.duty is not None and row.duty < SHARP_DUTY]
-    if still or len(sharp) > len(rows) / 2:
+    if len(sharp) > len(rows) / 2:
         return ["already sharp: little motion blur was found, so little was changed"]
+    if all(row.motion_fast_px < SHARP_BLUR_PX for row in rows):
+        return ["hardly anything moves, so there is little motion blur to remove and little was changed"]
     return []
