@@ -47,7 +47,7 @@ class Settings:
     device: str = "cpu"
     """Where metrics with networks run."""
     pictures: int = 2
-    """Frames of each clip to show: the middle one, and those that lost most or gained least."""
+    """Frames of each clip to show: the middle one, and the most blurred."""
     keep_frames: bool = False
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
@@ -146,7 +146,7 @@ class Evaluator:
             note="; ".join(part for part in (note, report.note) if part),
             windows=meter.windows,
         )
-        shown = chosen_frames(meter, before, self.settings.pictures)
+        shown = chosen_frames(before, self.settings.pictures)
         self._keep_pictures(clip, frames, restorer.name, shown)
         _write_json(kept, {"identity": identity, "figures": asdict(row), "frames": meter.rows, "shown": shown})
         if not self.settings.keep_frames:
@@ -246,17 +246,13 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
     return meter, note
 
 
-def chosen_frames(meter: Meter, before: Meter | None, count: int) -> list[int]:
-    """Frames worth a look: the middle one, then those where PSNR gained least, apart from each other."""
-    scored = [i for i, row in enumerate(meter.rows) if row]
+def chosen_frames(before: Meter, count: int) -> list[int]:
+    """Frames worth a look: the middle one, then the most blurred, apart from each other; the same for all methods."""
+    scored = [i for i, row in enumerate(before.rows) if row]
     if not scored or count < 1:
         return []
-
-    def gain(i: int) -> float:
-        return meter.rows[i].get("psnr", 0.0) - (before.rows[i].get("psnr", 0.0) if before else 0.0)
-
     chosen = [scored[len(scored) // 2]]
-    for i in sorted(scored, key=gain):
+    for i in sorted(scored, key=lambda i: before.rows[i].get("psnr", 0.0)):
         if len(chosen) == count:
             break
         if all(abs(i - j) > len(scored) // 8 for j in chosen):
@@ -292,7 +288,7 @@ def compare(
             eight_bit(_frame(output, i)),
             eight_bit(_frame(target, i)),
         )
-        for i in chosen_frames(meter, before, settings.pictures)
+        for i in chosen_frames(before or meter, settings.pictures)
     ]
     return Evaluation(result, pictures, [])
 
