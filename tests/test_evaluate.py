@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clips import moving_frames
+from restorers import Negative
 from unsmear.cli.main import run
 from unsmear.data.light import expose, quantise
 from unsmear.data.sets import find_pairs
@@ -208,6 +209,17 @@ def test_outputs_of_another_size_or_length_are_refused(dataset: Path, tmp_path: 
             write_png(folder / f"{i:06d}.png", frame)
         with pytest.raises(DataLayoutError, match=words):
             compare(folder, clip.sharp, None, FAST)
+
+
+def test_sharp_clips_can_be_restored_too(dataset: Path, tmp_path: Path) -> None:
+    settings = Settings(metrics=("psnr",), pictures=0, sharp=True)
+    for method, least, most in ((find_baseline("identity"), 100, 100), (find_baseline("unsharp"), 20, 60)):
+        assert method is not None
+        row = Evaluator(one(dataset, "left"), "set", tmp_path, settings).run(method).result.clips[0]
+        assert least <= row.values["kept"] <= most
+    upside = Evaluator(one(dataset, "left"), "set", tmp_path, settings).run(Negative()).result.clips[0]
+    sharp = np.stack(smeared()[1])
+    assert upside.values["kept"] == pytest.approx(np.mean([psnr(255 - f, f) for f in sharp]), abs=1e-6)
 
 
 def test_metrics_that_small_frames_cannot_have_are_named(dataset: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Put a trained checkpoint into the package: half-precision weights, configuration, and its card.
 
-    python tools/ship.py RUN/best --config configs/cpfp-compact.yaml --validation OUT/validation.json --notes NOTES.md
+    unsmear evaluate --data PAIRS --model unsharp --model richardson-lucy --model RUN/best --sharp -o OUT
+    python tools/ship.py RUN/best --config configs/cpfp-compact.yaml --results OUT/results.json --notes NOTES.md
 
 `data.csv` (every training file with author, licence and checksum) must already lie in the target folder.
 """
@@ -11,6 +12,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from unsmear.models.cpfp import CPFP
 from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from validate import as_table
+from unsmear.report.blocks import clip_blocks, overall_blocks
+from unsmear.report.results import Result, read_results
+from unsmear.report.tables import block_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +35,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="optimiser steps taken")
     parser.add_argument("--hours", type=float, required=True, help="hours that training took")
     parser.add_argument("--machine", required=True, help="what it was trained on")
-    parser.add_argument("--validation", type=Path, help="validation.json of tools/validate.py")
+    parser.add_argument(
+        "--results", type=Path, help="results.json of `unsmear evaluate`; its last method is this model"
+    )
     parser.add_argument("--notes", type=Path, help="Markdown put at the end of the card")
     given = parser.parse_args()
 
@@ -49,7 +55,9 @@ def main() -> None:
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     parameters = sum(v.numel() for v in weights.values())
-    validation = json.loads(given.validation.read_text()) if given.validation else None
+    results = read_results(given.results) if given.results else []
+    if results:
+        results[-1] = replace(results[-1], method=given.name)
     card = {
         "name": given.name,
         "summary": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
@@ -64,10 +72,10 @@ def main() -> None:
         "config": given.config.name,
         "revision": revision,
         "training_files": len(data),
-        "validation": validation and {"mean": validation["mean"], "clips": validation["clips"]},
+        "validation": results[-1].as_dict() if results else None,
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
-    (folder / "README.md").write_text(as_markdown(card, given.notes))
+    (folder / "README.md").write_text(as_markdown(card, results, given.notes))
     print(f"{folder}: {parameters / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB")
 
 
@@ -87,21 +95,21 @@ CARD = """\
 VALIDATION = """
 ## Validation
 
-Nine clips that were not trained on, blurred by `unsmear data blur SHARP/* -o PAIRS --duty 0.4 1 --seed 0 --crf 18`
-and scored by `python tools/validate.py PAIRS --model {name} -o OUT`: PSNR over RGB after rounding to 8 bits, mean
-over frames, then over clips. The last column is the PSNR between the sharp clip and what the model makes of it.
+Nine clips that were not trained on, blurred by `unsmear data blur SHARP/* -o PAIRS --duty 0.4 1 --seed 0 --crf 18` and
+measured by `{command}`. "Sharp input kept" is the PSNR between a sharp clip and what the model makes of it.
 
-{table}
+{tables}
 """
 
 
-def as_markdown(card: dict, notes: Path | None) -> str:
+def as_markdown(card: dict, results: list[Result], notes: Path | None) -> str:
     """The card for people."""
     summary = card["summary"][0].upper() + card["summary"][1:]
     parts = [CARD.format(**{**card, "summary": summary, "millions": card["parameters"] / 1e6})]
-    if card["validation"]:
-        table = as_table(card["validation"]["clips"], card["validation"]["mean"])
-        parts.append(VALIDATION.format(name=card["name"], table=table))
+    if results:
+        blocks = [*overall_blocks(results), *clip_blocks(results[-1:])]
+        tables = "\n".join(block_markdown(block) for block in blocks).strip()
+        parts.append(VALIDATION.format(command=results[-1].command, tables=tables))
     if notes:
         parts.append("\n" + notes.read_text().strip() + "\n")
     return "".join(parts)

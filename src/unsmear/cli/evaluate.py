@@ -52,6 +52,9 @@ def evaluate(
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Frames of each clip on the page.")] = 2,
     keep_frames: Annotated[bool, typer.Option("--keep-frames", help="Keep all restored frames as PNG.")] = False,
+    sharp: Annotated[
+        bool, typer.Option("--sharp", help="Also restore the sharp clips: how much of them is kept, in dB.")
+    ] = False,
     strength: Annotated[float, typer.Option(help="Blend between input (0) and full restoration (1).")] = 1.0,
     tile: Annotated[str, typer.Option(help="auto, off or pixels.")] = "auto",
     window: Annotated[int | None, typer.Option(help="Frames worked on at once.", show_default=False)] = None,
@@ -80,6 +83,7 @@ def evaluate(
         str(choose_device(device)),
         pictures,
         keep_frames,
+        sharp,
         Options(strength=strength, tile=tile, **frames),  # type: ignore[arg-type]
     )
     if given:

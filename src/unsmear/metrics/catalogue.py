@@ -32,6 +32,7 @@ _ALL = (
     Metric("tlpips", "tLPIPS", "lower", 4),
     Metric("flicker", "flicker", "lower", 3, "levels"),
     Metric("blur", "blur", "lower", 4, needs_truth=False),
+    Metric("kept", "sharp input kept", "higher", 1, "dB"),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -21,7 +21,7 @@ from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.metrics.protocols import Protocol, find_protocol
 from unsmear.report.meter import DEFAULT_METRICS, Measures, Meter
 from unsmear.report.page import write_page
-from unsmear.report.pictures import Picture, eight_bit
+from unsmear.report.pictures import Picture, eight_bit, most_blurred_crop, side_by_side
 from unsmear.report.results import ClipResult, Result, write_results
 from unsmear.report.tables import csv_text, latex, markdown
 from unsmear.restore.job import restore_video
@@ -49,6 +49,8 @@ class Settings:
     pictures: int = 2
     """Frames of each clip to show: the middle one, and the most blurred."""
     keep_frames: bool = False
+    sharp: bool = False
+    """Also restore the sharp clips themselves: ``kept`` is the PSNR in dB of what comes out against what went in."""
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
 
@@ -136,10 +138,11 @@ class Evaluator:
         reset_peak_memory()
         report = restore_video(clip.source, frames, restorer, options)
         meter, note = measure(frames, clip.sharp, self.measures, self.protocol, clip_name(clip))
+        kept_sharp = {"kept": self._sharp_kept(clip, restorer)} if self.settings.sharp else {}
         row = ClipResult(
             clip_name(clip),
             meter.frames,
-            meter.means(),
+            meter.means() | kept_sharp,
             before.means(),
             seconds_per_frame=report.seconds / max(report.frames - report.resumed_frames, 1),
             peak_memory_mb=report.peak_memory_mb,
@@ -152,6 +155,16 @@ class Evaluator:
         if not self.settings.keep_frames:
             shutil.rmtree(frames, ignore_errors=True)
         return row, shown
+
+    def _sharp_kept(self, clip: DataClip, restorer: Restorer) -> float:
+        """PSNR in dB between the sharp clip and what the method makes of it; the protocol does not matter here."""
+        assert clip.sharp is not None
+        frames = self.folder / "frames" / "sharp" / restorer.name / flat_name(clip)
+        restore_video(clip.sharp, frames, restorer, replace(self.settings.options, frames=True, overwrite=True))
+        meter, _ = measure(frames, clip.sharp, Measures(("psnr",)), find_protocol("basicsr"), clip_name(clip))
+        if not self.settings.keep_frames:
+            shutil.rmtree(frames, ignore_errors=True)
+        return meter.means()["psnr"]
 
     def _before(self, clip: DataClip) -> Meter:
         """The blurred input, measured like an output; once for all methods."""
@@ -185,6 +198,8 @@ class Evaluator:
             o = self.settings.options
             made["options"] = [o.strength, o.tile, o.window]
             made["pictures"] = self.settings.pictures
+            if self.settings.sharp:
+                made["sharp"] = True
         return json.loads(json.dumps(made))
 
     def _kept(self, clip: DataClip, method: str) -> Path:
@@ -294,15 +309,32 @@ def compare(
 
 
 def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:
-    """Tables as Markdown, CSV, LaTeX and JSON, and the page with pictures. Returns the files."""
+    """Tables as Markdown, CSV, LaTeX and JSON, the page, and a strip of crops for each picture.
+
+    Returns the files and the folder of the strips.
+    """
     results = [run.result for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"results.md": markdown(results), "results.csv": csv_text(results), "results.tex": latex(results)}
     for name, text in texts.items():
         write_whole(folder / name, text.encode())
     write_results(results, folder / "results.json")
-    write_page(folder / "index.html", results, [picture for run in runs for picture in run.pictures])
-    return [folder / name for name in (*texts, "results.json", "index.html")]
+    pictures = [picture for run in runs for picture in run.pictures]
+    write_page(folder / "index.html", results, pictures)
+    for picture in pictures:
+        name = f"{picture.clip.replace('/', '~')}.{picture.frame:06d}.{picture.method}.png"
+        (folder / "crops").mkdir(exist_ok=True)
+        write_png(folder / "crops" / name, strip(picture))
+    return [folder / name for name in (*texts, "results.json", "index.html", *(["crops"] if pictures else []))]
+
+
+def strip(picture: Picture) -> np.ndarray:
+    """The most blurred part of a picture: before, after, truth and error (the kind of map in VDM, Fig. 4)."""
+    parts = {"before": picture.before, picture.method: picture.after, "truth": picture.truth, "error": picture.error}
+    there = {label: image for label, image in parts.items() if image is not None}
+    reference = picture.before if picture.before is not None else picture.after
+    box = most_blurred_crop(reference, picture.truth if picture.truth is not None else picture.after)
+    return side_by_side([box.cut(image) for image in there.values()], list(there))
 
 
 def clip_name(clip: DataClip) -> str:

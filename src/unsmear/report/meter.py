@@ -40,9 +40,10 @@ class Measures:
     """
 
     def __init__(self, names: Sequence[str], lpips_vgg: Path | None = None, device: str = "cpu"):
-        strange = [name for name in names if name not in METRICS]
+        known = [name for name in METRICS if name != "kept"]
+        strange = [name for name in names if name not in known]
         if strange:
-            raise UsageError(f"metric {strange[0]!r} is unknown; choose of {', '.join(METRICS)}")
+            raise UsageError(f"metric {strange[0]!r} is unknown; choose of {', '.join(known)}")
         self.names, self.device = tuple(name for name in METRICS if name in names), device
         self.alex: LPIPS | None = None
         self.vgg: LPIPS | None = None
