@@ -130,7 +130,7 @@ def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settin
 
 
 def _write(runs: "list[Evaluation]", out: Path) -> None:
-    from unsmear.report.evaluate import write_report
+    from unsmear.report.files import write_report
     from unsmear.report.tables import markdown
 
     typer.echo(markdown([run.result for run in runs]))
