@@ -10,15 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clips import moving_frames
+from unsmear.data.augment import augment as augment_data
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
 from unsmear.errors import DataLayoutError, UsageError, WeightsError
 from unsmear.models.cpfp import CPFP, CPFPConfig
+from unsmear.priors.archive import PriorArchive
 from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
-from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, DataConfig, augment, psnr_loss, start_model
+from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, psnr_loss, start_model
 from unsmear.training.loop import learning_rate, train
+from unsmear.training.sequences import DataConfig, PairSource, augment, open_sources
 from unsmear.training.validation import ValidationClip, score_clips
-from unsmear.video.images import write_png
+from unsmear.video.images import read_image, write_png
 
 MODEL = CPFPConfig(
     channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, offset_groups=2, line_taps=5, line_blocks=1
@@ -87,7 +91,7 @@ def test_unknown_losses_and_missing_packs_are_refused(config):
     model = start_model(config, fit_line=False)
     with pytest.raises(UsageError, match="loss 'l7'"):
         CPFPRecipe(model, replace(config, loss="l7"))
-    with pytest.raises(UsageError, match=r"data\.packs is empty"):
+    with pytest.raises(UsageError, match=r"data\.packs and data\.pairs are empty"):
         CPFPRecipe(model, replace(config, data=DataConfig()))
     with pytest.raises(DataLayoutError, match="not a finished pack"):
         CPFPRecipe(model, replace(config, data=DataConfig(["nowhere"])))
@@ -129,7 +133,7 @@ def test_what_the_network_hears_of_the_exposure(pack):
         draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
         told[true] = np.array(draws)
     sharp = told[0.05][told[0.05] != -1]
-    assert sharp.max() <= 0.4 and 0.15 < sharp.mean() < 0.25
+    assert sharp.max() <= 0.22 and 0.09 < sharp.mean() < 0.13
     near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
     assert 0.05 < (told[0.4] == -1).mean() < 0.25
@@ -160,3 +164,73 @@ def test_the_line_bank_starts_from_the_fit(config, pack):
     model = start_model(config)
     assert model.line.bank.abs().max() > 0.01
     assert len(open_pack(pack)["duty"]) == 6
+
+
+@pytest.fixture
+def gopro(tmp_path) -> Path:
+    """Two clips of five 72×64 frames as GoPro lays them out, with priors beside them."""
+    for seed, name in enumerate(("GOPR1", "GOPR2")):
+        for kind, shift in (("blur", 0), ("sharp", 1)):
+            for i, frame in enumerate(moving_frames((72, 64), 5, seed=seed + 10 * shift)):
+                folder = tmp_path / "train" / name / kind
+                folder.mkdir(parents=True, exist_ok=True)
+                write_png(folder / f"{i:06d}.png", frame)
+    made = augment_data(tmp_path)
+    assert len(made.made) == 2
+    return tmp_path
+
+
+def test_data_sets_with_priors_are_trained_on_without_computing_them_again(gopro, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("unsmear.priors.chunk_priors", None)  # whoever computed priors here would fall over
+    data = DataConfig(pairs=[str(gopro)], crop_px=48, frames=3, duty_unknown=1.0)
+    rows = run(replace(config, data=data), tmp_path / "run")
+    assert len(rows) == 6
+    assert all(np.isfinite(r["loss"]) for r in rows)
+
+
+def test_sequences_of_a_data_set_are_crops_of_its_files(gopro):
+    [source] = open_sources(DataConfig(pairs=[str(gopro)]))
+    assert isinstance(source, PairSource)
+    assert len(source) == 10
+    wanted = DataConfig(crop_px=48, frames=3, duty_unknown=1.0)
+    whole = {k: [read_image(gopro / "train/GOPR2" / k / f"{i:06d}.png") for i in range(5)] for k in ("blur", "sharp")}
+    with PriorArchive(next(gopro.glob("train/GOPR2/blur*.npz"))) as archive:
+        motion = [archive[i].motion() for i in range(5)]
+    for seed in range(8):
+        got = source.sample(9, np.random.default_rng(seed), wanted)  # the last frame: the last three are taken
+        assert got["duty"] == -1
+        found = [
+            (k, flips, y, x)
+            for flips in np.ndindex(2, 2, 2)
+            for y in (0, 16)
+            for x in (0, 16)
+            for k in ("blur",)
+            if np.array_equal(got["blurred"], _turn(np.stack(whole[k][2:])[:, y : y + 48, x : x + 48], flips))
+        ]
+        [(_, flips, y, x)] = found
+        assert np.array_equal(got["sharp"], _turn(np.stack(whole["sharp"][2:])[:, y : y + 48, x : x + 48], flips))
+        cells = np.stack(motion[2:])[..., y // 8 : y // 8 + 6, x // 8 : x // 8 + 6]
+        lengths = np.linalg.norm(cells.astype(np.float32), axis=1)
+        turned = np.linalg.norm(got["motion"].astype(np.float32), axis=1)
+        assert np.allclose(turned, _turn(lengths[..., None], flips)[..., 0], atol=0.02)
+
+
+def _turn(frames: np.ndarray, flips: tuple) -> np.ndarray:
+    """(T, H, W, C) flipped up, flipped left, transposed, as the three flags say."""
+    if flips[0]:
+        frames = frames[:, ::-1]
+    if flips[1]:
+        frames = frames[:, :, ::-1]
+    return frames.swapaxes(1, 2) if flips[2] else frames
+
+
+def test_data_sets_without_priors_or_partners_are_one_line(gopro):
+    next(gopro.glob("train/GOPR1/blur*.npz")).unlink()
+    with pytest.raises(DataLayoutError, match="run `unsmear data augment` first"):
+        open_sources(DataConfig(pairs=[str(gopro)]))
+    (gopro / "train/GOPR2/sharp/000004.png").unlink()
+    augment_data(gopro)
+    with pytest.raises(DataLayoutError, match="has not as many frames"):
+        open_sources(DataConfig(pairs=[str(gopro)]))
+    with pytest.raises(DataLayoutError, match="valid"):
+        open_sources(DataConfig(pairs=[str(gopro)], split="valid"))

@@ -1,0 +1,243 @@
+"""Training sequences: crops of packs, or of data sets with priors beside their clips, turned in every way.
+
+A sequence is a dictionary of arrays: ``blurred`` and ``sharp`` uint8 (T, S, S, 3), ``motion`` and ``motion_back``
+float16 (T, 2, S/8, S/8) in pixels, ``residual`` float16 (T, 1, S/4, S/4) in [0, 1], ``reset`` and ``reset_back`` bool
+(T,), and ``duty`` float32, what the network is told of the exposure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from unsmear.data.layouts import DataClip
+from unsmear.data.pack import RESIDUAL_CELL, open_pack
+from unsmear.data.sets import find_pairs, open_priors
+from unsmear.errors import DataLayoutError, UsageError
+from unsmear.priors import Prior
+from unsmear.priors.duty import estimate_duty
+from unsmear.video.colour import luma_of_rgb
+from unsmear.video.images import list_images, read_image
+
+SHARP_DUTY, SHARP_TOLD = 0.1, 0.22
+"""Exposures up to the first are sharp; the network may be told that they are anything up to the second, which is where
+the tool itself stops calling a video sharp. More would teach it to distrust short exposures."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    packs: list[str] = field(default_factory=list)
+    """Folders made by ``unsmear data pack``."""
+    pairs: list[str] = field(default_factory=list)
+    """Data sets of blurred and sharp clips (GoPro, DVD, …) with priors beside them: ``unsmear data augment``."""
+    split: str | None = "train"
+    """Of those data sets: train, valid, test, or None for all."""
+    role: str | None = None
+    """Of those data sets: only clips in folders of this name, such as blur_gamma."""
+    crop_px: int = 256
+    frames: int = 6
+    duty_estimated: float = 0.25
+    """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
+    duty_noise: float = 0.08
+    """Elsewhere it is told the true one plus Gaussian noise of this standard deviation."""
+    duty_unknown: float = 0.15
+    """Share of sequences where it is told nothing."""
+    sharp_unknown: float = 0.15
+    """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen for itself."""
+    validation: str | None = None
+    """Folder of CLIP/{blur,sharp} made by ``unsmear data blur``."""
+
+
+Arrays = dict[str, Any]
+
+
+class Source(Protocol):
+    """Where sequences come from."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
+        """Sequence ``i``, cropped and turned at random."""
+
+
+def open_sources(config: DataConfig) -> list[Source]:
+    """All that a configuration names.
+
+    Raises:
+        UsageError: it names nothing.
+        DataLayoutError: a pack is unfinished; a data set lacks priors or partners.
+    """
+    if not config.packs and not config.pairs:
+        raise UsageError(
+            "data.packs and data.pairs are empty: name a folder made by `unsmear data pack`, or a data set with priors"
+        )
+    packs: list[Source] = [PackSource(Path(p)) for p in config.packs]
+    return packs + [PairSource(Path(p), config.split, config.role) for p in config.pairs]
+
+
+class PackSource:
+    """Sequences rendered by ``unsmear data pack``."""
+
+    def __init__(self, folder: Path):
+        self.arrays = open_pack(folder)
+
+    def __len__(self) -> int:
+        return len(self.arrays["duty"])
+
+    def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
+        return augment(self.arrays, i, rng, config)
+
+
+class PairSource:
+    """Sequences of a data set of blurred and sharp clips; priors are read from the archives beside them.
+
+    Every frame begins a sequence, if as many follow as are asked for; otherwise the last ones of its clip do.
+    """
+
+    def __init__(self, dataset: Path, split: str | None = None, role: str | None = None):
+        """Args: see ``find_pairs``. Raises DataLayoutError: no clips; a clip without frames, partner or priors."""
+        self.clips = find_pairs(dataset, split=split, role=role)
+        self.frames = [list_images(clip.source) for clip in self.clips if _usable(clip)]
+        self.sharp = [list_images(clip.sharp) for clip in self.clips if clip.sharp is not None]
+        self.ends = np.cumsum([len(files) for files in self.frames])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
+        which = int(np.searchsorted(self.ends, i, side="right"))
+        files, partners = self.frames[which], self.sharp[which]
+        count = min(config.frames, len(files))
+        first = min(i - int(self.ends[which] - len(files)), len(files) - count)
+        span = slice(first, first + count)
+        with _archive(self.clips[which]) as archive:
+            priors = archive[span]
+        height, width = priors[0].height, priors[0].width
+        size = min(config.crop_px, height // 16 * 16, width // 16 * 16)
+        y, x = (int(rng.integers(0, (side - size) // 16 + 1)) * 16 for side in (height, width))
+        window = (slice(y, y + size), slice(x, x + size))
+        out: Arrays = {
+            "blurred": np.stack([_eight_bit(f)[window] for f in files[span]]),
+            "sharp": np.stack([_eight_bit(f)[window] for f in partners[span]]),
+            **_prior_arrays(priors, y, x, size),
+        }
+        out = turned(out, rng)
+        out["duty"] = _told_duty(np.nan, self._duty(which), rng, config)
+        return {k: np.ascontiguousarray(v) for k, v in out.items()}
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # one number a clip, for as long as the source lives
+    def _duty(self, which: int) -> float:
+        """The exposure as it is estimated on the middle of a clip, -1 for nothing."""
+        files = self.frames[which]
+        first = max(0, (len(files) - _DUTY_FRAMES) // 2)
+        span = slice(first, first + _DUTY_FRAMES)
+        with _archive(self.clips[which]) as archive:
+            priors = archive[span]
+        estimated = estimate_duty([luma_of_rgb(_eight_bit(f)) for f in files[span]], priors)
+        return -1.0 if estimated is None else estimated
+
+
+_DUTY_FRAMES = 12
+
+
+def _usable(clip: DataClip) -> bool:
+    if clip.sharp is None:
+        raise DataLayoutError(f"{clip.source}: has no sharp partner; `unsmear data check` tells what is missing")
+    if not clip.source.is_dir() or not clip.sharp.is_dir():
+        raise DataLayoutError(f"{clip.source}: is a video; training reads folders of images, so unpack it into frames")
+    if not clip.archive.exists():
+        raise DataLayoutError(f"{clip.source}: has no priors beside it; run `unsmear data augment` first")
+    if len(list_images(clip.source)) != len(list_images(clip.sharp)):
+        raise DataLayoutError(f"{clip.sharp}: has not as many frames as {clip.source}; run `unsmear data check`")
+    return True
+
+
+def _archive(clip: DataClip) -> Any:
+    archive = open_priors(clip)
+    assert archive is not None  # seen by _usable
+    return archive
+
+
+def _eight_bit(file: Path) -> np.ndarray:
+    image = read_image(file)
+    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _prior_arrays(priors: Sequence[Prior], y: int, x: int, size: int) -> Arrays:
+    cells = (slice(None), slice(y // 8, (y + size) // 8), slice(x // 8, (x + size) // 8))
+    coarse = (size // RESIDUAL_CELL,) * 2
+    residual = [p.residual01()[y : y + size, x : x + size] for p in priors]
+    return {
+        "motion": np.stack([p.motion()[cells] for p in priors]).astype(np.float16),
+        "motion_back": np.stack([p.motion_back()[cells] for p in priors]).astype(np.float16),
+        "residual": np.stack([cv2.resize(r, coarse, interpolation=cv2.INTER_AREA)[None] for r in residual]).astype(
+            np.float16
+        ),
+        "reset": np.array([p.reset for p in priors]),
+        "reset_back": np.array([p.reset_back for p in priors]),
+    }
+
+
+def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, config: DataConfig) -> dict[str, Any]:
+    """Crop sequence ``i`` on the 16-pixel grid, flip and transpose it together with its motion."""
+    t, size = pack["blurred"].shape[1:3]
+    crop, frames = min(config.crop_px, size), min(config.frames, t)
+    first = int(rng.integers(0, t - frames + 1))
+    y, x = (int(v) * 16 for v in rng.integers(0, (size - crop) // 16 + 1, 2))
+    out: dict[str, Any] = {}
+    for key in ("blurred", "sharp"):
+        out[key] = pack[key][i, first : first + frames, y : y + crop, x : x + crop]
+    for key, cell in (("motion", 8), ("motion_back", 8), ("residual", 4)):
+        window = (slice(y // cell, (y + crop) // cell), slice(x // cell, (x + crop) // cell))
+        out[key] = pack[key][(i, slice(first, first + frames), slice(None), *window)]
+    for key in ("reset", "reset_back"):
+        out[key] = pack[key][i, first : first + frames]
+    out = turned(out, rng)
+    out["duty"] = _told_duty(float(pack["duty"][i]), float(pack["duty_estimated"][i]), rng, config)
+    return {k: np.ascontiguousarray(v) for k, v in out.items()}
+
+
+def turned(out: Arrays, rng: np.random.Generator) -> Arrays:
+    """The same sequence flipped and transposed at random, its motion with it."""
+    spatial = {
+        "blurred": (1, 2),
+        "sharp": (1, 2),
+        "motion": (2, 3),
+        "motion_back": (2, 3),
+        "residual": (2, 3),
+    }
+    for axis in (0, 1):  # vertical, then horizontal flip
+        if rng.random() < 0.5:
+            for key, axes in spatial.items():
+                out[key] = np.flip(out[key], axes[axis])
+            for key in ("motion", "motion_back"):
+                sign = np.ones((1, 2, 1, 1), np.float16)
+                sign[0, 1 - axis] = -1
+                out[key] = out[key] * sign
+    if rng.random() < 0.5:
+        for key, axes in spatial.items():
+            out[key] = np.swapaxes(out[key], *axes)
+        for key in ("motion", "motion_back"):
+            out[key] = out[key][:, ::-1]
+    return out
+
+
+def _told_duty(true: float, estimated: float, rng: np.random.Generator, config: DataConfig) -> np.float32:
+    """What the network hears of the exposure, -1 for nothing. ``true`` is NaN where nobody knows it.
+
+    Estimates on small crops are poorer than those on whole frames that it will hear in use, so the truth
+    has its part. A sharp clip is often thought to be a little blurred: that the network has to see for itself. One
+    thought to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
+    """
+    drawn = rng.random()
+    if drawn < (config.sharp_unknown if true <= SHARP_DUTY else config.duty_unknown):
+        return np.float32(-1)
+    if true <= SHARP_DUTY:
+        return np.float32(estimated if estimated <= SHARP_TOLD else rng.uniform(0, SHARP_TOLD))
+    if drawn < config.duty_unknown + config.duty_estimated or np.isnan(true):
+        return np.float32(estimated)
+    return np.float32(np.clip(true + rng.normal() * config.duty_noise, 0, 1))
