@@ -73,28 +73,45 @@ def _on_device(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]
 
 
 def _on_cpu(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]) -> list[Tensor]:
-    """The same by OpenCV, which reads several times faster on a CPU."""
+    """The same by OpenCV, which reads several times faster on a CPU; fastest with four channels.
+
+    Everything is written in place: fresh arrays of this size cost more than the arithmetic on them.
+    """
     height, width = frame.shape[-2:]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    seen, estimate, previous, start, ratio, total, read = np.zeros((7, height, width, 4), np.float32)
     out = [torch.empty_like(frame) for _ in after]
+    parts = [float(a) for a in np.linspace(-0.5, 0.5, samples) if a]  # the middle needs no reading
+
     for b in range(len(frame)):
         dx, dy = line[b].numpy()
-        maps = [(x + np.float32(a) * dx, y + np.float32(a) * dy) for a in np.linspace(-0.5, 0.5, samples)]
+        maps = [(cv2.scaleAdd(dx, a, x), cv2.scaleAdd(dy, a, y)) for a in parts]
 
-        def blurred(image: np.ndarray, maps: list[tuple[np.ndarray, np.ndarray]] = maps) -> np.ndarray:
-            total = image.copy()  # the middle of the line
-            for k, (map_x, map_y) in enumerate(maps):
-                if k != samples // 2:
-                    total += cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            total /= np.float32(samples)
-            return total
+        def blur(image: np.ndarray, maps: list[tuple[np.ndarray, np.ndarray]] = maps) -> None:
+            """The mean of ``image`` over the line, at least ``_LEAST``, into ``total``."""
+            np.copyto(total, image)
+            for map_x, map_y in maps:
+                cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, dst=read, borderMode=cv2.BORDER_REPLICATE)
+                cv2.add(total, read, dst=total)
+            np.multiply(total, np.float32(1 / samples), out=total)
+            np.maximum(total, np.float32(_LEAST), out=total)
 
-        seen = np.ascontiguousarray(frame[b].permute(1, 2, 0).numpy()) ** 2 + np.float32(_FLOOR)
-        estimate, previous = seen, seen
+        seen[..., :3] = frame[b].permute(1, 2, 0).numpy()
+        np.multiply(seen, seen, out=seen)
+        seen += np.float32(_FLOOR)
+        np.copyto(estimate, seen)
+        np.copyto(previous, seen)
         for k in range(after[-1]):
-            start = np.maximum(estimate + np.float32(_MOMENTUM[k]) * (estimate - previous), np.float32(_LEAST))
-            previous, estimate = estimate, start * blurred(seen / np.maximum(blurred(start), np.float32(_LEAST)))
+            np.subtract(estimate, previous, out=start)  # start = estimate + momentum · (estimate − previous)
+            cv2.scaleAdd(start, _MOMENTUM[k], estimate, dst=start)
+            np.maximum(start, np.float32(_LEAST), out=start)
+            blur(start)
+            np.divide(seen, total, out=ratio)
+            blur(ratio)
+            estimate, previous = previous, estimate
+            np.multiply(start, total, out=estimate)
             if k + 1 in after:
-                light = np.clip(estimate - np.float32(_FLOOR), 0, 1)
-                out[after.index(k + 1)][b] = torch.from_numpy(np.sqrt(light)).permute(2, 0, 1)
+                np.subtract(estimate, np.float32(_FLOOR), out=ratio)
+                np.sqrt(np.clip(ratio, 0, 1, out=ratio), out=ratio)
+                out[after.index(k + 1)][b] = torch.from_numpy(ratio[..., :3]).permute(2, 0, 1)
     return out
