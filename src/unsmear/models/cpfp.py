@@ -192,7 +192,8 @@ class CPFP(ModelMixin, ConfigMixin):
         """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
 
         Args:
-            frames: blurred (B, T, 3, H, W) float32 in [0, 1]; H and W divisible by 4.
+            frames: blurred (B, T, 3, H, W); H and W divisible by 4. Float in [0, 1], or levels: uint8, or 16-bit ones
+                as int32.
             priors: of the same T frames.
             state: of the first forward pass after the frame before ``frames[0]``; None for zeros.
             output_frames: how many frames to restore, default all.
@@ -210,21 +211,22 @@ class CPFP(ModelMixin, ConfigMixin):
         undone: list[list[Tensor]] = []
         encoded = []
         for i in range(t):
-            tried = self._deconvolved(frames[:, i], grid, i, samples)
-            encoded.append(self._encode(frames[:, i], grid, i, tried, dtype))
+            frame = _unit(frames[:, i])
+            tried = self._deconvolved(frame, grid, i, samples)
+            encoded.append(self._encode(frame, grid, i, tried, dtype))
             if i < keep:
                 undone.append([x.half() for x in tried])  # all of them wait for the decoder
         propagated: list[list[Tensor]] = []
         handed_on = state
         for j, direction in enumerate(self.passes):
             start = state if j == 0 else None
-            features, states = self._propagate(j, direction, encoded, propagated, grid, start)
+            features, reached = self._propagate(j, direction, encoded, propagated, grid, start, keep - 1)
             propagated.append(features)
             if j == 0:
-                handed_on = states[keep - 1]
+                handed_on = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
-            restored[:, i] = self._decode(i, frames[:, i].float(), undone[i], encoded, propagated, grid)
+            restored[:, i] = self._decode(i, _unit(frames[:, i]), undone[i], encoded, propagated, grid)
             undone[i] = []
         assert handed_on is not None
         return CPFPOutput(restored, handed_on)
@@ -303,11 +305,11 @@ class CPFP(ModelMixin, ConfigMixin):
         earlier: list[list[Tensor]],
         grid: PriorTensors,
         start: Tensor | None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """One pass: features F*_j[t] for every t, and the state after each t (order, B, C, h, w)."""
+        handed_on: int,
+    ) -> tuple[list[Tensor], Tensor]:
+        """One pass: features F*_j[t] for every t, and the state after frame ``handed_on`` (order, B, C, h, w)."""
         count, order = len(encoded), self.order
         features: list[Tensor | None] = [None] * count
-        states: list[Tensor | None] = [None] * count
         zero = torch.zeros_like(encoded[0])
         held = list(start.to(zero.dtype)) if start is not None else [zero] * order
         forward = direction == "forward"
@@ -328,8 +330,9 @@ class CPFP(ModelMixin, ConfigMixin):
                 new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, zero)
             features[i] = new
             held = [new, *held][:order]
-            states[i] = torch.stack(held)
-        return features, states  # type: ignore[return-value]  # every entry is filled above
+            if i == handed_on:
+                state = torch.stack(held)
+        return features, state  # type: ignore[return-value]  # every entry is filled above
 
     def _decode(
         self,
@@ -357,6 +360,13 @@ class CPFP(ModelMixin, ConfigMixin):
             weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + self.to_line(decoded).float()
             out = out + self.line(frame, blur, weights)
         return out
+
+
+def _unit(frame: Tensor) -> Tensor:
+    """Floats as float32, levels (uint8, or 16 bits in int32) as float32 in [0, 1]."""
+    if frame.is_floating_point():
+        return frame.float()
+    return frame.float() / (255 if frame.dtype == torch.uint8 else 65535)
 
 
 def _follow(motion: Tensor, first: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from unsmear.models.cpfp import CPFP, GRID, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, OutOfMemory, State
-from unsmear.restore.tensors import frames_to_tensor, pad_to_multiple, prior_tensors, tensor_to_frames
+from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
 
 MULTIPLE = 16
@@ -53,7 +53,7 @@ class CPFPRestorer:
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
-        frames = pad_to_multiple(frames_to_tensor(clip.frames), MULTIPLE)[None]
+        frames = frames_to_levels(clip.frames, MULTIPLE)[None]
         priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty)
         samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
         carried = state["features"] if state else None

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unsmear.models.cpfp import PriorTensors
@@ -15,12 +14,16 @@ RESIDUAL_CELL = 4
 """R is averaged over cells of 4×4 pixels, the grid on which networks read it."""
 
 
-def frames_to_tensor(frames: np.ndarray) -> Tensor:
-    """(T, H, W, 3) uint8 or uint16 (full range) → (T, 3, H, W) float32 in [0, 1]."""
-    top = np.iinfo(frames.dtype).max
-    if frames.dtype == np.uint16:
-        frames = frames.astype(np.int32)  # torch has no arithmetic on uint16
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / top
+def frames_to_levels(frames: np.ndarray, multiple: int) -> Tensor:
+    """(T, H, W, 3) uint8 or uint16 → (T, 3, H', W') uint8 or int32, sides padded by repeating the last row and column.
+
+    A quarter of the memory of float32; networks take a frame at a time to [0, 1].
+    """
+    height, width = frames.shape[1:3]
+    padded = np.pad(frames, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
+    if padded.dtype == np.uint16:
+        padded = padded.astype(np.int32)  # torch has no arithmetic on uint16
+    return torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
 
 
 def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
@@ -30,12 +33,6 @@ def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
     for place, frame in zip(out, frames, strict=True):  # one by one, for memory
         place[:] = frame.float().clamp(0, 1).mul(top).round().permute(1, 2, 0).cpu().numpy()
     return out
-
-
-def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and bottom edge of (…, H, W) until both sides divide by ``multiple``."""
-    h, w = frames.shape[-2:]
-    return F.pad(frames, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
 
 def prior_tensors(priors: Sequence[Prior], duty: float | Sequence[float]) -> PriorTensors:

@@ -13,7 +13,7 @@ from unsmear.metrics import psnr
 from unsmear.models.cpfp import PriorTensors
 from unsmear.priors import chunk_priors
 from unsmear.priors.duty import estimate_duty
-from unsmear.restore.tensors import frames_to_tensor, pad_to_multiple, prior_tensors
+from unsmear.restore.tensors import frames_to_levels, prior_tensors
 from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import read_image
 
@@ -75,7 +75,7 @@ def _priors(frames: Sequence[np.ndarray], keep: slice) -> PriorTensors:
 def restore(model: nn.Module, frames: np.ndarray, priors: PriorTensors) -> np.ndarray:
     """uint8 (T, H, W, 3) → restored uint8, whole frames at once."""
     device = next(model.parameters()).device
-    x = pad_to_multiple(frames_to_tensor(frames), 16).to(device)
+    x = frames_to_levels(frames, 16).to(device)
     out = model(x[None], PriorTensors(*(p.to(device) for p in priors))).frames[0]
     h, w = frames.shape[1:3]
     levels = (out[..., :h, :w].clamp(0, 1) * 255).round().byte()
