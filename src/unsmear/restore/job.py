@@ -14,6 +14,7 @@ from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCall
 from unsmear.restore.outputs import OutputKind, check_free, place, writable_folder
 from unsmear.restore.report import Report, peak_memory_mb
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
+from unsmear.restore.restraint import restrained
 from unsmear.restore.sinks import make_sink
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
@@ -158,6 +159,7 @@ class _Job:
         if self.options.deep_frames and pixels.dtype == np.uint8:
             pixels = pixels.astype(np.uint16) * np.uint16(257)
         restored, self.so_far.state = self._with_memory_fallback(Clip(pixels, window.priors, duty, count))
+        restored = restrained(pixels[:count], restored, duty)
         return blend(pixels[:count], restored, self.options.strength), duty
 
     def _with_memory_fallback(self, clip: Clip) -> tuple[np.ndarray, State]:

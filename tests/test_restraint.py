@@ -1,0 +1,42 @@
+"""Sharp shots change little, others as much as the model wants."""
+
+import numpy as np
+import pytest
+
+import unsmear
+from clips import make_clip, moving_frames
+from restorers import Negative
+from unsmear.metrics import psnr
+from unsmear.restore.restraint import CLOSE_DB, restrained
+from unsmear.restore.shots import SHARP_DUTY
+from unsmear.video import open_video
+
+FRAMES = np.stack(moving_frames((96, 64), 3))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_sharp_shot_stays_close(dtype) -> None:  # type: ignore[no-untyped-def]
+    before = FRAMES.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    after = np.iinfo(dtype).max - before
+    drawn = restrained(before, after, SHARP_DUTY - 0.01)
+    for b, a in zip(before, drawn, strict=True):
+        assert psnr(a, b) == pytest.approx(CLOSE_DB, abs=0.2)
+    assert np.corrcoef((drawn - before.astype(float)).ravel(), (after - before.astype(float)).ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("duty", [None, SHARP_DUTY, 0.7])
+def test_a_blurred_or_unknown_shot_is_left_to_the_model(duty: float | None) -> None:
+    assert np.array_equal(restrained(FRAMES, 255 - FRAMES, duty), 255 - FRAMES)
+
+
+def test_small_changes_of_a_sharp_shot_are_kept_as_they_are() -> None:
+    after = np.clip(FRAMES.astype(int) + 2, 0, 255).astype(np.uint8)
+    assert np.array_equal(restrained(FRAMES, after, 0.0), after)
+
+
+def test_a_whole_sharp_video_changes_little_whatever_the_model_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    sharp = moving_frames((320, 192), 12, step_px=(8, 3), smooth_px=0.8)
+    source = make_clip(tmp_path / "sharp.mp4", content=sharp, options={"crf": "8"})
+    unsmear.deblur(source, tmp_path / "out", model=Negative(), window=8, frames=True)
+    with open_video(source) as given, open_video(tmp_path / "out") as made:
+        assert all(psnr(m.rgb, g.rgb) > CLOSE_DB - 0.5 for m, g in zip(made, given, strict=True))
