@@ -7,11 +7,14 @@ the blur, plus what a network adds; the bank starts from closed-form least squar
 the blur, not of the motion: one filter then serves every pair of speed and exposure with the same blur.
 """
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsmear.nn.blocks import zero_bias
+from unsmear.nn.reading import as_table, corners_of, fast, pixels_of, positions_of, read_pixels, read_rows
 from unsmear.nn.sampling import pixel_grid, sample
 
 LENGTHS_PX = (0.5, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0)
@@ -74,10 +77,22 @@ class LineBlock(nn.Module):
         blur: the line that the exposure covered, duty · V̄, (B, 2, h, w) float32 in feature pixels.
         """
         b, c, h, w = x.shape
+        if fast(x):
+            return x + self.across(F.relu(self._along_fast(x, blur), inplace=True))
         grid = pixel_grid(h, w, blur)
         positions = torch.cat([grid + a * blur for a in self.POSITIONS], 2)
         read = sample(x, positions, "border").reshape(b, c * len(self.POSITIONS), h, w)
         return x + self.across(F.relu(self.along(read), inplace=True))
+
+    def _along_fast(self, x: Tensor, blur: Tensor) -> Tensor:
+        """The convolution along the line as one matrix product over rows of (position, channel) by pixel."""
+        _, c, h, w = x.shape
+        parts = torch.tensor(self.POSITIONS)
+        at_x = torch.arange(w, dtype=torch.float32)[None, :, None] + blur[0, 0, :, :, None] * parts
+        at_y = torch.arange(h, dtype=torch.float32)[:, None, None] + blur[0, 1, :, :, None] * parts
+        read = read_rows(as_table(x), corners_of(at_x, at_y, h, w)).reshape(h * w, -1)
+        flat = self.along.weight.reshape(-1, c, len(parts)).transpose(1, 2).reshape(len(self.along.weight), -1)
+        return F.linear(read, flat, self.along.bias).reshape(1, h, w, -1).permute(0, 3, 1, 2)
 
 
 class MotionLine(nn.Module):
@@ -111,6 +126,8 @@ class MotionLine(nn.Module):
             weights: (B, K, h, w) on the same grid.
         """
         size = frame.shape[-2:]
+        if fast(frame):
+            return self._fast(frame, blur, weights)
         line = F.interpolate(stretched(blur.to(frame.dtype)), size, mode="bilinear", align_corners=False)
         weights = F.interpolate(weights.to(frame.dtype), size, mode="bilinear", align_corners=False)
         grid = pixel_grid(size[0], size[1], frame)
@@ -120,6 +137,24 @@ class MotionLine(nn.Module):
             if k != centre:
                 out = out + weights[:, k : k + 1] * (sample(frame, grid + a * line, "border") - frame)
         return out
+
+    def _fast(self, frame: Tensor, blur: Tensor, weights: Tensor) -> Tensor:
+        """Σ w_k frame(p + a_k s) − (Σ w_k) frame(p), read by OpenCV."""
+        height, width = frame.shape[-2:]
+        line = F.interpolate(stretched(blur.float()), (height, width), mode="bilinear", align_corners=False)
+        dx, dy = line[0].numpy()
+        x, y = positions_of(height, width)
+        pixels = pixels_of(frame)
+        read, total = np.empty_like(pixels), np.zeros_like(pixels)
+        whole = np.zeros((height, width), np.float32)
+        for part, coarse in zip(self.positions.tolist(), weights[0].float().numpy(), strict=True):
+            if part:
+                weight = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+                read_pixels(pixels, cv2.scaleAdd(dx, part, x), cv2.scaleAdd(dy, part, y), read)
+                cv2.accumulateProduct(read, cv2.merge([weight] * 4), total)
+                cv2.add(whole, weight, dst=whole)
+        pixels *= whole[..., None]
+        return torch.from_numpy(np.subtract(total, pixels, out=total)[..., :3]).permute(2, 0, 1)[None]
 
 
 def stretched(blur: Tensor) -> Tensor:
