@@ -1,0 +1,86 @@
+"""Train variants of one configuration for equally many steps, and print what each is worth on validation.
+
+    python tools/study.py configs/cpfp-study.yaml -o runs/study
+
+The file holds ``base``, the training configuration, and ``rows``: a name for each variant and what it changes, by
+dotted keys. Runs are kept and resumed, so rows can be added. Each starts from the same seed and sees the same batches.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unsmear.training.config import from_mapping, read_yaml
+from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
+from unsmear.training.loop import train
+
+
+def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with values replaced by dotted keys; nothing is shared with it."""
+    out = json.loads(json.dumps(base))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = out
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return out
+
+
+def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
+    """Train to the end, or go on; the figures of its last validation and what it cost."""
+    model = start_model(config, fit_line=not (folder / "last").exists())
+    parameters = sum(p.numel() for p in model.parameters())
+    train(model, CPFPRecipe(model, config), config.loop, folder, resume=(folder / "last").exists())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    figures = next(line["validation"] for line in reversed(lines) if "validation" in line)
+    steps = [line for line in lines if "loss" in line]
+    return {
+        "row": name,
+        "parameters": parameters,
+        "seconds_a_step": round(steps[-1]["seconds"] / steps[-1]["step"], 3),
+        "curve": [[line["step"], line["validation"]["score"]] for line in lines if "validation" in line],
+        **figures,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; the difference is against the first row."""
+    out = ["| variant | mean gain dB | against the first | worst clip dB | sharp kept dB | parameters M | s a step |"]
+    out.append("|---|---:|---:|---:|---:|---:|---:|")
+    known = {"row", "parameters", "seconds_a_step", "curve", "score", "sharp_mean", "sharp_least"}
+    for row in rows:
+        worst = min(value for key, value in row.items() if key not in known)
+        out.append(
+            f"| {row['row']} | {row['score']:+.3f} | {row['score'] - rows[0]['score']:+.3f} | {worst:+.2f} | "
+            f"{row['sharp_mean']:.1f} | {row['parameters'] / 1e6:.2f} | {row['seconds_a_step']:.2f} |"
+        )
+    return "\n".join(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="only these rows")
+    parser.add_argument("--threads", type=int, help="of torch")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    study = read_yaml(given.study)
+    rows = []
+    for name, changes in study["rows"].items():
+        if given.only and name not in given.only:
+            continue
+        config = from_mapping(CPFPTraining, changed(study["base"], changes or {}), f"{given.study}: {name}")
+        rows.append(run(name, config, given.output / name.replace(" ", "-")))
+        print(f"{name}: {rows[-1]['score']:+.3f} dB", flush=True)
+        (given.output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
