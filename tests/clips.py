@@ -11,6 +11,8 @@ import av
 import cv2
 import numpy as np
 
+from unsmear.video.ffmpeg import kept_scheduling
+
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
 
 
@@ -124,7 +126,8 @@ def make_clip(
                 interpolation="LANCZOS",
             )
             frame.pts, frame.time_base = start + pts, base
-            container.mux(stream.encode(frame))
+            with kept_scheduling():
+                container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if sound is not None:
             _add_tone(container, sound, seconds)

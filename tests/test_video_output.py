@@ -1,5 +1,6 @@
 """A video through decode, segments and join: every frame at its time, everything else untouched."""
 
+import os
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -337,3 +338,19 @@ def test_damaged_times_are_made_to_increase(tmp_path: Path) -> None:
         times = [frame.pts for frame in reader]
     assert len(times) == 12
     assert all(later > earlier for earlier, later in pairwise(times))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux tells how threads are scheduled")
+def test_an_encoder_does_not_leave_the_thread_with_other_scheduling(tmp_path):
+    """SVT-AV1 makes it a real-time thread where it may; what it starts later would starve the rest."""
+    before = os.sched_getscheduler(0)
+    source = make_clip(tmp_path / "a.mkv", codec="libsvtav1", frames=6)
+    assert os.sched_getscheduler(0) == before
+    info = probe(source)
+    with SegmentWriter(
+        tmp_path / "s.nut", info, choose_encoding(info, codec="libsvtav1"), info.width, info.height
+    ) as w:
+        with open_video(source) as reader:
+            for i, frame in enumerate(reader):
+                w.write(frame.rgb, i)
+        assert os.sched_getscheduler(0) == before

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,22 @@ def reason(error: BaseException) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(words) if words else "nothing"
+
+
+@contextmanager
+def kept_scheduling() -> Iterator[None]:
+    """Take back what an encoder does to the scheduling of the thread that opens it.
+
+    SVT-AV1 makes it a real-time one where it may, as root: whatever that thread starts later would inherit this, and
+    keep everything else from a busy machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # Linux alone has it, and the trouble
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            with suppress(OSError):
+                os.sched_setscheduler(0, policy, parameters)

@@ -22,7 +22,7 @@ import numpy as np
 from unsmear.errors import OutputError
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, FromRgb
 from unsmear.video.encoding import Encoding, container_accepts, encoder_rate
-from unsmear.video.ffmpeg import file_url, reason, silence_encoder_libraries
+from unsmear.video.ffmpeg import file_url, kept_scheduling, reason, silence_encoder_libraries
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 
 ORIGIN_KEY = "unsmear_origin"
@@ -97,7 +97,8 @@ class SegmentWriter:
             frame.pts, frame.time_base = len(self._pts), 1 / self._encoder_rate
             self._pts.append(pts)
             self._durations.append(duration)
-            self._mux(self._stream.encode(frame))
+            with kept_scheduling():
+                self._mux(self._stream.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
             raise OutputError(f"{self.path}: cannot be written ({reason(error)})") from error
