@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from unsmear.video.ffmpeg import kept_scheduling
+from unsmear.video.ffmpeg import kept_scheduling, silence_encoder_libraries
 
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
 
@@ -82,6 +82,7 @@ def make_clip(
     texture by RGB frames, uint8 or uint16.
     """
     path = Path(path)
+    silence_encoder_libraries()  # they listen before they first start
     pictures = list(content) if content is not None else moving_frames(size, frames)
     height, width = pictures[0].shape[:2]
     base = time_base or (Fraction(1, 12800) if vfr else Fraction(1, rate))
