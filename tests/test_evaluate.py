@@ -254,6 +254,13 @@ def test_the_command_writes_tables_and_a_page(dataset: Path, tmp_path: Path, cap
     assert len(stored["frames"]) == 6
 
 
+def test_without_a_folder_the_command_only_prints(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(["evaluate", "--data", str(dataset), "--model", "identity", "--metrics", "psnr"]) == 0
+    told = capsys.readouterr().out
+    assert "| identity | 2 |" in told
+    assert "written" not in told
+
+
 def test_the_command_compares_two_folders(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     pair = [str(dataset / "left" / kind) for kind in ("blur", "sharp")]
     assert run(["evaluate", *pair, "--metrics", "psnr", "--protocol", "koehler"]) == 0

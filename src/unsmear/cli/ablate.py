@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,9 @@ def ablate(
     table: Annotated[str, typer.Argument(help="II, III or IV: a table of the CPGD-Net paper.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for the table, pictures and the page.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the table, pictures and the page.", show_default="print only"),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="ROW=DIR", help="Weights of one row. Repeatable.", show_default="cpfp where it serves"),
@@ -67,25 +69,27 @@ def ablate(
     names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else _all_metrics(DEFAULT_METRICS)
     settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1)
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
-    runner = Evaluator(clips, data.resolve().name, out, settings)
     failures: dict[str, UnsmearError] = {}
+    with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
+        runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
 
-    def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
-        done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
-        failures.update(done.failures)
-        return done.result, done.pictures
+        def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
+            done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
+            failures.update(done.failures)
+            return done.result, done.pictures
 
-    rows = run_ablation(
-        table,
-        lambda name: load(name, device=device, dtype=dtype),
-        evaluate,
-        models=models,
-        raft=raft,
-        sample=_sample(clips[0]) if table == "III" else (),
-        progress=lambda label: typer.echo(f"{label} …", err=True),
-    )
+        rows = run_ablation(
+            table,
+            lambda name: load(name, device=device, dtype=dtype),
+            evaluate,
+            models=models,
+            raft=raft,
+            sample=_sample(clips[0]) if table == "III" else (),
+            progress=lambda label: typer.echo(f"{label} …", err=True),
+        )
     typer.echo(block_markdown(ablation_block(table, rows)))
-    typer.echo(f"written: {', '.join(str(path) for path in _write(table, rows, out))}")
+    if out is not None:
+        typer.echo(f"written: {', '.join(str(path) for path in _write(table, rows, out))}")
     for error in failures.values():
         complain(error)
     if failures:

@@ -1,6 +1,7 @@
 """``unsmear evaluate``: models on data sets, or an output against its target, under a named protocol."""
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,17 +92,16 @@ def evaluate(
             raise UsageError("give OUTPUT and TARGET, or --model and --data, not both")
         _compare(given[0], given[1], blurred, settings, out)
         return
-    if data is None or out is None:
-        raise UsageError("give OUTPUT and TARGET, or --data DATASET and -o DIR (and --model NAME)")
+    if data is None:
+        raise UsageError("give OUTPUT and TARGET, or --data DATASET (and --model NAME)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
-    runs: list[Evaluation] = []
     methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
     labels = [method.name for method in methods]
     if len(set(labels)) < len(labels):
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
-    for method in methods:
-        runner = Evaluator(clips, data.resolve().name, out, settings)
-        runs.append(runner.run(method, _tell, "unsmear " + " ".join(sys.argv[1:])))
+    with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
+        runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
+        runs = [runner.run(method, _tell, "unsmear " + " ".join(sys.argv[1:])) for method in methods]
     failures = {name: error for run in runs for name, error in run.failures}
     _write(runs, out)
     for error in failures.values():
@@ -118,23 +118,20 @@ def _method(name: str, device: str, dtype: str) -> "Restorer":
 
 
 def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:
-    """One output against its target: the table on stdout, and with ``-o`` in files."""
+    """One output against its target."""
     from unsmear.report.evaluate import compare
-    from unsmear.report.tables import markdown
 
-    run = compare(output, target, blurred, settings, "unsmear " + " ".join(sys.argv[1:]))
-    if out is None:
-        typer.echo(markdown([run.result]))
-    else:
-        _write([run], out)
+    _write([compare(output, target, blurred, settings, "unsmear " + " ".join(sys.argv[1:]))], out)
 
 
-def _write(runs: "list[Evaluation]", out: Path) -> None:
+def _write(runs: "list[Evaluation]", out: Path | None) -> None:
+    """The tables on stdout, and with ``-o`` in files."""
     from unsmear.report.files import write_report
     from unsmear.report.tables import markdown
 
     typer.echo(markdown([run.result for run in runs]))
-    typer.echo(f"written: {', '.join(str(path) for path in write_report(runs, out))}")
+    if out is not None:
+        typer.echo(f"written: {', '.join(str(path) for path in write_report(runs, out))}")
 
 
 def _tell(method: str, row: "ClipResult") -> None:
