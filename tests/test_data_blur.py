@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from clips import make_clip, make_yuv, moving_frames, texture
 from unsmear.cli.data import app
 from unsmear.data.camera import CameraRanges, render
+from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, average_stream, blur_by_averaging, blur_by_flow, subframe_times
 from unsmear.data.light import expose, from_linear, quantise, to_linear
 from unsmear.data.pack import open_pack
@@ -426,3 +427,10 @@ def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
         assert np.array_equal(values[:2], packs[1][key]), key
     assert not np.array_equal(packs[1]["sharp"], packs[2]["sharp"])
     assert not np.array_equal(packs[0]["sharp"][0], packs[0]["sharp"][1])
+
+
+@pytest.mark.parametrize("size", [(64, 48), (160, 90), (200, 120)])
+def test_an_encode_of_small_frames_gives_the_same_bits_each_time(size):
+    frames = moving_frames(size, 10)
+    first, *others = (np.stack(list(h264_round_trip(frames, 18.0))) for _ in range(6))
+    assert all(np.array_equal(first, other) for other in others)

@@ -7,6 +7,9 @@ from typing import Any
 import av
 import numpy as np
 
+_SMALL_PX = 240
+"""Below this x264's look-ahead, in assembly, was seen to read beyond small frames and to give other bits each time."""
+
 
 def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "veryfast") -> Iterator[np.ndarray]:
     """Encode with libx264 at ``crf`` in memory and yield what a decoder makes of it.
@@ -37,6 +40,8 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
             encoder.pix_fmt = "yuv420p"
             encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
             encoder.options = {"preset": preset, "crf": f"{crf:g}", "threads": "1"}
+            if min(height, width) < _SMALL_PX:
+                encoder.options |= {"x264-params": "asm=0"}
             decoder = av.CodecContext.create("h264", "r")
         padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
