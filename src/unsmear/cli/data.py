@@ -136,6 +136,7 @@ def pack(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pack.", show_default=False)],
     photos: Annotated[Path | None, typer.Option(help="Folder of photographs.", show_default=False)] = None,
     clips: Annotated[Path | None, typer.Option(help="Folder of sharp videos.", show_default=False)] = None,
+    leaves: Annotated[int, typer.Option(min=0, help="Pictures of dead leaves to add to the photographs.")] = 0,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences to render.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Sequence i depends on the seed and i alone.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = _WORKERS,
@@ -151,8 +152,8 @@ def pack(
     from unsmear.data.camera import CameraRanges
     from unsmear.data.pack import PackConfig, build_pack, load_sources
 
-    if photos is None and clips is None:
-        raise UsageError("nothing to render from: give --photos DIR, --clips DIR or both")
+    if photos is None and clips is None and not leaves:
+        raise UsageError("nothing to render from: give --photos DIR, --clips DIR, --leaves N or several of them")
     for folder in (photos, clips):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is not a folder: give one that holds photographs or videos")
@@ -167,7 +168,7 @@ def pack(
         raise UsageError(f"--crf {crf[0]:g} {crf[1]:g}: expected the lower one first")
     camera = CameraRanges(size_px=size, frames=frames, sharp_share=sharp_share, noise_levels=(0.0, noise))
     config = PackConfig(sequences=sequences, seed=seed, photo_share=photo_share, camera=camera, crf=crf)
-    build_pack(load_sources(photos, clips), out, config, workers)
+    build_pack(load_sources(photos, clips, leaves=leaves, seed=seed), out, config, workers)
     typer.echo(f"{sequences} sequences in {out}")
 
 

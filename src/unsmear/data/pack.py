@@ -17,6 +17,7 @@ import numpy as np
 from unsmear.data.camera import CameraRanges, draw_duty, render, sensor_noise
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, subframe_times
+from unsmear.data.leaves import dead_leaves
 from unsmear.data.light import expose, quantise
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError
@@ -32,6 +33,7 @@ RESIDUAL_CELL = 4
 """R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
 
 _FLOW_MARGIN = 24
+_LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,13 @@ class Sources:
     clips: list[list[np.ndarray]]
 
 
-def load_sources(photos: Path | None, clips: Path | None, longest_px: int = 1920) -> Sources:
-    """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960)."""
+def load_sources(
+    photos: Path | None, clips: Path | None, longest_px: int = 1920, leaves: int = 0, seed: int = 0
+) -> Sources:
+    """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960).
+
+    ``leaves`` pictures of dead leaves in the photographs' colours, drawn from ``seed``, are added to the photographs.
+    """
 
     def files(folder: Path | None, suffixes: set[str]) -> list[Path]:
         if folder is None:
@@ -71,6 +78,8 @@ def load_sources(photos: Path | None, clips: Path | None, longest_px: int = 1920
         return found
 
     pictures = [_shrunk(_read(p), longest_px) for p in files(photos, PHOTO_SUFFIXES)]
+    rng, photographs = np.random.default_rng((seed, _LEAVES_STREAM)), list(pictures)
+    pictures += [dead_leaves(_LEAVES_SIZE, rng, photographs) for _ in range(leaves)]
     return Sources(pictures, [_read_clip(p, 960) for p in files(clips, CLIP_SUFFIXES)])
 
 
