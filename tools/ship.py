@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, required=True, help="hours that training took")
     parser.add_argument("--machine", required=True, help="what it was trained on")
     parser.add_argument(
-        "--results", type=Path, help="results.json of `unsmear evaluate`; its last method is this model"
+        "--results", type=Path, nargs="+", help="results.json of `unsmear evaluate`; the last method is this model"
     )
     parser.add_argument("--notes", type=Path, help="Markdown put at the end of the card")
     given = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     parameters = sum(v.numel() for v in weights.values())
-    results = read_results(given.results) if given.results else []
+    results = [result for path in given.results or () for result in read_results(path)]
     if results:
         results[-1] = replace(results[-1], method=given.name)
     card = {
