@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from clips import moving_frames
 from unsmear.data.augment import augment as augment_data
 from unsmear.data.camera import CameraRanges
+from unsmear.data.light import expose
 from unsmear.data.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
 from unsmear.errors import DataLayoutError, UsageError, WeightsError
 from unsmear.models.cpfp import CPFP, CPFPConfig
@@ -20,7 +21,7 @@ from unsmear.priors.archive import PriorArchive
 from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
 from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, psnr_loss, start_model
 from unsmear.training.loop import learning_rate, train
-from unsmear.training.sequences import DataConfig, PairSource, augment, open_sources
+from unsmear.training.sequences import DataConfig, PairSource, augment, open_sources, recoloured
 from unsmear.training.validation import ValidationClip, score_clips
 from unsmear.video.images import read_image, write_png
 
@@ -234,3 +235,16 @@ def test_data_sets_without_priors_or_partners_are_one_line(gopro):
         open_sources(DataConfig(pairs=[str(gopro)]))
     with pytest.raises(DataLayoutError, match="valid"):
         open_sources(DataConfig(pairs=[str(gopro)], split="valid"))
+
+
+def test_recoloured_blur_is_the_blur_of_what_is_recoloured():
+    sharp = np.stack(moving_frames((64, 48), 9, step_px=(2, 0)))
+    given = {"blurred": expose(sharp).round().astype(np.uint8)[None], "sharp": sharp}
+    assert recoloured(dict(given), np.random.default_rng(0), 0.0).items() == given.items()
+    for seed in range(4):
+        out = recoloured(dict(given), np.random.default_rng(seed), 1.0)
+        assert out["sharp"].dtype == np.uint8
+        again = expose(out["sharp"])
+        assert np.abs(out["blurred"][0] - again).max() < 2.5  # rounded twice
+        ratio = out["sharp"].astype(float).mean((0, 1, 2)) / sharp.astype(float).mean((0, 1, 2))
+        assert not np.allclose(ratio, 1, atol=0.02)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from unsmear.data.layouts import DataClip
+from unsmear.data.light import from_linear, quantise, to_linear
 from unsmear.data.pack import RESIDUAL_CELL, open_pack
 from unsmear.data.sets import find_pairs, open_priors
 from unsmear.errors import DataLayoutError, UsageError
@@ -40,6 +41,8 @@ class DataConfig:
     """Of those data sets: only clips in folders of this name, such as blur_gamma."""
     crop_px: int = 256
     frames: int = 6
+    recoloured: float = 0.0
+    """Share of sequences whose colours are exchanged and dimmed, each by its own factor, in linear light."""
     duty_estimated: float = 0.25
     """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
     duty_noise: float = 0.08
@@ -125,7 +128,7 @@ class PairSource:
             "sharp": np.stack([_eight_bit(f)[window] for f in partners[span]]),
             **_prior_arrays(priors, y, x, size),
         }
-        out = turned(out, rng)
+        out = recoloured(turned(out, rng), rng, config.recoloured)
         out["duty"] = _told_duty(np.nan, self._duty(which), rng, config)
         return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
@@ -196,7 +199,7 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
         out[key] = pack[key][(i, slice(first, first + frames), slice(None), *window)]
     for key in ("reset", "reset_back"):
         out[key] = pack[key][i, first : first + frames]
-    out = turned(out, rng)
+    out = recoloured(turned(out, rng), rng, config.recoloured)
     out["duty"] = _told_duty(float(pack["duty"][i]), float(pack["duty_estimated"][i]), rng, config)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
@@ -223,6 +226,21 @@ def turned(out: Arrays, rng: np.random.Generator) -> Arrays:
             out[key] = np.swapaxes(out[key], *axes)
         for key in ("motion", "motion_back"):
             out[key] = out[key][:, ::-1]
+    return out
+
+
+def recoloured(out: Arrays, rng: np.random.Generator, share: float) -> Arrays:
+    """With probability ``share`` the same sequence under other light: channels exchanged, each at 0.5 to 1 of its
+    light. What is blurred stays the blur of what is sharp, for both are scaled in linear light.
+    """
+    if rng.random() >= share:
+        return out
+    order, gains = rng.permutation(3), rng.uniform(0.5, 1.0, 3)
+    levels = np.arange(256, dtype=np.uint8)
+    curves = np.stack([quantise(from_linear(to_linear(levels) * np.float32(gain))) for gain in gains], -1)
+    for key in ("blurred", "sharp"):
+        exchanged = out[key][..., order]
+        out[key] = np.stack([curves[exchanged[..., c], c] for c in range(3)], -1)
     return out
 
 
