@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unsmear.cli import choices
 from unsmear.cli.words import EXIT_FAILED, complain
 from unsmear.errors import UnsmearError, UsageError
 
@@ -37,20 +38,16 @@ def ablate(
     raft: Annotated[
         Path | None, typer.Option(help="RAFT weights: torchvision's raft_large.", show_default=False)
     ] = None,
-    protocol: Annotated[str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst.")] = "basicsr",
+    protocol: choices.ProtocolName = "basicsr",
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated names.", show_default="all that are installed")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train, valid or test.", show_default="all")] = None,
-    clip_list: Annotated[
-        Path | None, typer.Option("--list", help="File that names the clips to use.", show_default=False)
-    ] = None,
-    role: Annotated[
-        str | None, typer.Option(help="Only clips in folders of this name, such as blur_gamma.", show_default=False)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    split: choices.Split = None,
+    clip_list: choices.ClipList = None,
+    role: choices.Role = None,
+    device: choices.Device = "auto",
+    dtype: choices.Dtype = "auto",
+    debug: choices.Debug = False,
 ) -> None:
     """The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unsmear.cli import choices
 from unsmear.errors import UsageError
 
 
@@ -13,10 +14,10 @@ def benchmark(
     model: Annotated[list[str] | None, typer.Option(help="Model or folder of weights; default: every shipped.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; default 640x360 and 1280x720.")] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames to restore at each size.")] = 24,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: choices.Device = "auto",
+    dtype: choices.Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: choices.Debug = False,
 ) -> None:
     """Seconds a frame and peak memory of each model at each size, on a synthetic clip."""
     del debug

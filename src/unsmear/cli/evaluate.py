@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unsmear.cli import choices
 from unsmear.cli.words import EXIT_FAILED, complain
 from unsmear.errors import UsageError
 
@@ -32,16 +33,10 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)] = None,
-    split: Annotated[str | None, typer.Option(help="train, valid or test.", show_default="all")] = None,
-    clip_list: Annotated[
-        Path | None, typer.Option("--list", help="File that names the clips to use.", show_default=False)
-    ] = None,
-    role: Annotated[
-        str | None, typer.Option(help="Only clips in folders of this name, such as blur_gamma.", show_default=False)
-    ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst; printed with every figure.")
-    ] = "basicsr",
+    split: choices.Split = None,
+    clip_list: choices.ClipList = None,
+    role: choices.Role = None,
+    protocol: choices.ProtocolName = "basicsr",
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated names.", show_default="all that need nothing more")
     ] = None,
@@ -59,9 +54,9 @@ def evaluate(
     strength: Annotated[float, typer.Option(help="Blend between input (0) and full restoration (1).")] = 1.0,
     tile: Annotated[str, typer.Option(help="auto, off or pixels.")] = "auto",
     window: Annotated[int | None, typer.Option(help="Frames worked on at once.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    device: choices.Device = "auto",
+    dtype: choices.Dtype = "auto",
+    debug: choices.Debug = False,
 ) -> None:
     """Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unsmear.cli import choices
 from unsmear.errors import OutputError, UsageError
 
 IMPORT = "import"
@@ -21,7 +22,7 @@ def models(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="With import: folder for what is made.", show_default=False)
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: choices.Debug = False,
 ) -> None:
     """List the shipped models, show the card and checksum of one, or import a foreign checkpoint."""
     del debug

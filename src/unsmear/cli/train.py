@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unsmear.cli import choices
+
 
 class Trainable(StrEnum):
     """What can be trained."""
@@ -19,7 +21,7 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Its configuration.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the log.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: choices.Debug = False,
 ) -> None:
     """Train a network; a run that was stopped goes on with --resume."""
     del what, debug
