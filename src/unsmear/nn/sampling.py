@@ -13,6 +13,9 @@ from unsmear.nn.reading import Corners, as_table, corners_of, fast, read_rows
 _WIDE = 8
 """Channels from which on reading pixel by pixel pays."""
 
+_BAND_READS = 1 << 18
+"""So many positions are worked out at once."""
+
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     """Positions (2, H, W) float32 as (x, y) on ``like``'s device (float64 where ``like`` is float64)."""
@@ -92,18 +95,24 @@ def _deform_fast(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: 
     out_channels, _, kh, kw = weight.shape
     taps = kh * kw
     groups = mask.shape[1] // taps
-    moved = offset.float().reshape(groups, taps, 2, h, w).permute(3, 4, 1, 0, 2)  # (h, w, taps, groups, (dy, dx))
+    moved = offset.reshape(groups, taps, 2, h, w).permute(3, 4, 1, 0, 2)  # (h, w, taps, groups, (dy, dx))
+    strength = mask.reshape(groups, taps, h, w).permute(2, 3, 1, 0)
     tap = torch.arange(taps, dtype=torch.float32)[:, None]
     at_y = torch.arange(1, h + 1, dtype=torch.float32)[:, None, None, None] + (tap // kw - kh // 2)
     at_x = torch.arange(1, w + 1, dtype=torch.float32)[None, :, None, None] + (tap % kw - kw // 2)
-    corners = corners_of(at_x + moved[..., 1], at_y + moved[..., 0], h + 2, w + 2)
-    group = torch.arange(groups, dtype=torch.int32).repeat(h * w * taps)[:, None]
-    strength = mask.float().reshape(groups, taps, h, w).permute(2, 3, 1, 0).reshape(-1, 1)
-    corners = Corners(corners.rows * groups + group, corners.weights * strength)
-    read = read_rows(as_table(x, groups, border=1), corners)
+    table = as_table(x, groups, border=1)
     flat = weight.reshape(out_channels, groups, c // groups, taps).permute(0, 3, 1, 2).reshape(out_channels, -1)
-    out = F.linear(read.reshape(h * w, taps * c), flat, bias)
-    return out.reshape(1, h, w, out_channels).permute(0, 3, 1, 2)
+    out = x.new_empty(h, w, out_channels)
+    band = max(_BAND_READS // (w * taps * groups), 1)
+    for top in range(0, h, band):  # all positions at once would take more memory than the features
+        rows = slice(top, min(top + band, h))
+        shift = moved[rows].float()
+        corners = corners_of(at_x + shift[..., 1], at_y[rows] + shift[..., 0], h + 2, w + 2)
+        group = torch.arange(groups, dtype=torch.int32).repeat(len(corners.rows) // groups)[:, None]
+        weights = corners.weights * strength[rows].float().reshape(-1, 1)
+        read = read_rows(table, Corners(corners.rows * groups + group, weights))
+        out[rows] = F.linear(read.reshape(-1, taps * c), flat, bias).reshape(-1, w, out_channels)
+    return out[None].permute(0, 3, 1, 2)
 
 
 class DeformConv2d(nn.Module):
