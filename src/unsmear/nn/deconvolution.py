@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unsmear.nn.reading import positions_of, read_pixels
 from unsmear.nn.sampling import pixel_grid, sample
 
 MOST_SAMPLES = 13
@@ -78,7 +79,7 @@ def _on_cpu(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]) -
     Everything is written in place: fresh arrays of this size cost more than the arithmetic on them.
     """
     height, width = frame.shape[-2:]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = positions_of(height, width)
     seen, estimate, previous, start, ratio, total, read = np.zeros((7, height, width, 4), np.float32)
     out = [torch.empty_like(frame) for _ in after]
     parts = [float(a) for a in np.linspace(-0.5, 0.5, samples) if a]  # the middle needs no reading
@@ -91,7 +92,7 @@ def _on_cpu(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]) -
             """The mean of ``image`` over the line, at least ``_LEAST``, into ``total``."""
             np.copyto(total, image)
             for map_x, map_y in maps:
-                cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, dst=read, borderMode=cv2.BORDER_REPLICATE)
+                read_pixels(image, map_x, map_y, read)
                 cv2.add(total, read, dst=total)
             np.multiply(total, np.float32(1 / samples), out=total)
             np.maximum(total, np.float32(_LEAST), out=total)
