@@ -135,10 +135,25 @@ def test_one_step_of_training_reaches_every_parameter():
     assert not dead
 
 
-def test_full_size_builds_and_second_order_runs():
+def test_the_release_preset_has_the_size_of_the_release():
     with torch.device("meta"):
-        model = CPFP.build(CPFPConfig.full())
-    assert 20e6 < sum(p.numel() for p in model.parameters()) < 40e6
+        model = CPFP.build(CPFPConfig.preset("release"))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(31.6e6, rel=2e-3)
+    with pytest.raises(ValueError, match="preset 'releas'"):
+        CPFPConfig.preset("releas")
+
+
+def test_a_coarse_level_starts_as_nothing_and_then_sees_far():
+    model = tiny(coarse_blocks=2)
+    plain = tiny()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("coarse")})
+    frames, p = torch.rand(1, 2, 3, 32, 32), priors(2, 32, 32)
+    torch.testing.assert_close(model(frames, p).frames, plain(frames, p).frames)
+    torch.nn.init.normal_(model.coarse.out.weight, std=10)
+    assert (model(frames, p).frames - plain(frames, p).frames).abs().max() > 1e-4
+
+
+def test_second_order_runs():
     small = tiny(order=2, passes=["forward", "backward", "forward", "backward"], offset_limit=None)
     assert small(torch.rand(1, 3, 3, 32, 32), priors(3, 32, 32)).frames.shape == (1, 3, 3, 32, 32)
 

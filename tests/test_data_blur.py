@@ -14,9 +14,16 @@ from clips import make_clip, make_yuv, moving_frames, texture
 from unsmear.cli.data import app
 from unsmear.data.camera import CameraRanges, render
 from unsmear.data.compress import h264_round_trip
-from unsmear.data.exposure import Neighbourhood, average_stream, blur_by_averaging, blur_by_flow, subframe_times
+from unsmear.data.exposure import (
+    Neighbourhood,
+    average_stream,
+    blur_by_averaging,
+    blur_by_flow,
+    fitted_duty,
+    subframe_times,
+)
 from unsmear.data.light import expose, from_linear, quantise, to_linear
-from unsmear.data.pack import open_pack
+from unsmear.data.pack import PackConfig, Sources, draw_sequence, open_pack
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
 from unsmear.video import write_png
@@ -86,6 +93,15 @@ def test_a_moving_pattern_is_box_blurred_by_duty_times_its_speed(duty):
     assert right > 36
     for wrong in (0.5, 1.5):
         assert psnr(blurred[inner], box_along_x(sharp, duty * speed * wrong)[inner]) < right - 4
+
+
+@pytest.mark.parametrize("duty", [0.3, 0.7])
+def test_the_exposure_that_explains_a_pair_is_found(duty):
+    frames = moving_frames((192, 96), 1, smooth_px=2.5)
+    blurred = quantise(box_along_x(frames[0], duty * 9))
+    line = np.float32([9, 0])[:, None, None] * np.ones((2, 12, 24), np.float32)
+    assert fitted_duty(blurred, frames[0], line) == pytest.approx(duty, abs=0.06)
+    assert fitted_duty(frames[0], frames[0], line) == pytest.approx(0, abs=0.03)
 
 
 def test_blur_is_centred_on_its_target():
@@ -405,6 +421,7 @@ def test_a_pack_that_cannot_be_is_refused(tmp_path):
     assert "--photos" in refused()
     assert "nowhere is not a folder" in refused("--photos", tmp_path / "nowhere")
     assert "--size 72" in refused("--photos", tmp_path, "--size", 72)
+    assert "--speed 9 3" in refused("--photos", tmp_path, "--speed", 9, 3)
     assert "holds no file" in refused("--photos", tmp_path)
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "pack.json").write_text("{}")
@@ -419,7 +436,7 @@ def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
         options = f"--size 64 --frames 3 --sequences {rows} --seed {seed} --workers {workers}".split()
         # A process of its own: packs are built by forking, which threads that OpenCV has started do not bear.
         start = [sys.executable, "-c", "from unsmear.cli.data import app; app()", "pack"]
-        where = ["--photos", str(tmp_path / "photos"), "-o", str(tmp_path / name)]
+        where = ["--photos", str(tmp_path / "photos"), "--interpolated", "0.5", "-o", str(tmp_path / name)]
         subprocess.run([*start, *where, *options], check=True, timeout=120)
         packs.append(open_pack(tmp_path / name))
     assert packs[0]["blurred"].shape == (3, 3, 64, 64, 3)
@@ -427,6 +444,16 @@ def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
         assert np.array_equal(values[:2], packs[1][key]), key
     assert not np.array_equal(packs[1]["sharp"], packs[2]["sharp"])
     assert not np.array_equal(packs[0]["sharp"][0], packs[0]["sharp"][1])
+
+
+def test_photographs_may_be_exposed_along_flow():
+    photo = texture((400, 360), seed=3, smooth_px=1.0)
+    camera = CameraRanges(size_px=64, frames=3, sharp_share=0.0, noise_levels=(0.0, 0.0), speed_px=(4.0, 8.0))
+    config = PackConfig(camera=camera, interpolated_share=1.0, uncompressed_share=1.0)
+    blurred, sharp, duty, priors = draw_sequence(Sources([photo], []), np.random.default_rng(1), config)
+    assert blurred.shape == sharp.shape == (3, 64, 64, 3) and len(priors) == 3
+    assert 0.3 <= duty <= 1
+    assert all(12 < psnr(b, s) < 40 for b, s in zip(blurred, sharp, strict=True))
 
 
 @pytest.mark.parametrize("size", [(64, 48), (160, 90), (200, 120)])

@@ -16,11 +16,13 @@ from unsmear.data.camera import CameraRanges
 from unsmear.data.light import expose
 from unsmear.data.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
 from unsmear.errors import DataLayoutError, UsageError, WeightsError
+from unsmear.metrics.lpips import load_lpips
 from unsmear.models.cpfp import CPFP, CPFPConfig
 from unsmear.priors.archive import PriorArchive
 from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
-from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, psnr_loss, start_model
+from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
 from unsmear.training.loop import learning_rate, train
+from unsmear.training.losses import LossConfig, frequency_loss, psnr_loss
 from unsmear.training.sequences import DataConfig, PairSource, augment, open_sources, recoloured
 from unsmear.training.validation import ValidationClip, score_clips
 from unsmear.video.images import read_image, write_png
@@ -43,7 +45,7 @@ def pack(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(pack) -> CPFPTraining:
     loop = LoopConfig(steps=6, batch=2, checkpoint_every=3, validate_every=100, log_every=1)
-    return CPFPTraining(MODEL, DataConfig([str(pack)], crop_px=32, frames=3), loop, loss="psnr")
+    return CPFPTraining(MODEL, DataConfig([str(pack)], crop_px=32, frames=3), loop, loss=LossConfig("psnr"))
 
 
 def run(config: CPFPTraining, folder: Path, *, resume: bool = False) -> list[dict]:
@@ -88,10 +90,23 @@ def test_unknown_keys_are_named():
     assert read.model.channels == 16 and read.loop.optimiser.betas == (0.9, 0.99)
 
 
+def test_the_release_preset_takes_a_training_step(pack, tmp_path):
+    values = {"model": {"preset": "release"}, "data": {"packs": [str(pack)], "crop_px": 32, "frames": 3}}
+    loop = {"steps": 1, "batch": 1, "checkpoint_every": 9, "ema": 0.0}
+    config = from_mapping(CPFPTraining, values | {"loop": loop}, "x")
+    assert config.model.channels == 192 and config.loss.name == "l1"
+    model = start_model(config)
+    before = model.to_pixels.weight.detach().clone()
+    train(model, CPFPRecipe(model, config), config.loop, tmp_path)
+    assert (model.to_pixels.weight != before).any()
+    with pytest.raises(UsageError, match=r"x\.model: preset 'releas' is unknown"):
+        from_mapping(CPFPTraining, {"model": {"preset": "releas"}}, "x")
+
+
 def test_unknown_losses_and_missing_packs_are_refused(config):
     model = start_model(config, fit_line=False)
     with pytest.raises(UsageError, match="loss 'l7'"):
-        CPFPRecipe(model, replace(config, loss="l7"))
+        LossConfig("l7")
     with pytest.raises(UsageError, match=r"data\.packs and data\.pairs are empty"):
         CPFPRecipe(model, replace(config, data=DataConfig()))
     with pytest.raises(DataLayoutError, match="not a finished pack"):
@@ -113,6 +128,7 @@ def test_augmented_motion_still_joins_the_frames():
         "reset": np.zeros((1, t), bool),
         "reset_back": np.zeros((1, t), bool),
         "duty": np.array([0.5], np.float32),
+        "duty_fitted": np.array([0.55], np.float32),
         "duty_estimated": np.array([0.6], np.float32),
     }
     assert set(pack) == set(ARRAYS)
@@ -130,7 +146,8 @@ def test_what_the_network_hears_of_the_exposure(pack):
     arrays = dict(open_pack(pack)) | {"duty_estimated": np.full(6, 0.9, np.float32)}
     told = {}
     for true in (0.05, 0.4):
-        arrays["duty"] = np.full(6, true, np.float32)
+        arrays["duty"] = np.full(6, 0.3 if true == 0.4 else true, np.float32)
+        arrays["duty_fitted"] = np.full(6, 0.4, np.float32)
         draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
         told[true] = np.array(draws)
     sharp = told[0.05][told[0.05] != -1]
@@ -138,6 +155,9 @@ def test_what_the_network_hears_of_the_exposure(pack):
     near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
     assert 0.05 < (told[0.4] == -1).mean() < 0.25
+    arrays["duty_fitted"] = np.full(6, 0.1, np.float32)  # blurred, but not along its motion vectors
+    draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(50)]
+    assert set(np.concatenate(draws)) == {np.float32(-1), np.float32(0.9)}
 
 
 def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
@@ -159,6 +179,28 @@ def test_psnr_loss_weighs_samples_alike():
     far, near = sharp + 0.4, sharp + 0.05
     halved = psnr_loss(far / 2, sharp) - psnr_loss(far, sharp), psnr_loss(near / 2, sharp) - psnr_loss(near, sharp)
     assert halved[0] == pytest.approx(halved[1].item(), rel=0.25)
+
+
+def test_terms_are_added_to_a_loss_by_their_weights():
+    generator = torch.Generator().manual_seed(0)
+    sharp = torch.rand(1, 2, 3, 64, 64, generator=generator)
+    restored = (sharp + 0.1 * torch.randn(sharp.shape, generator=generator)).requires_grad_()
+    plain = LossConfig("l1")(restored, sharp)
+    frequency = LossConfig("l1", frequency=0.5)(restored, sharp)
+    assert (frequency - plain).item() == pytest.approx(0.5 * frequency_loss(restored, sharp).item(), rel=1e-5)
+    perceptual = LossConfig("l1", perceptual=1.0)(restored, sharp)
+    distance = load_lpips()(restored[0].clamp(0, 1) * 2 - 1, sharp[0] * 2 - 1).mean()
+    assert (perceptual - plain).item() == pytest.approx(distance.item(), rel=1e-4)
+    perceptual.backward()
+    assert restored.grad is not None and restored.grad.abs().sum() > 0
+
+
+def test_spectra_differ_by_what_is_added_to_them():
+    x = torch.arange(32) * 2 * torch.pi / 8
+    wave = torch.cos(x)[None, None, None, None].expand(1, 1, 3, 32, 32)
+    flat = torch.zeros_like(wave)
+    # A wave of amplitude one is one coefficient of 32 · 32 / 2 before normalisation by 32, of 32 × 17, each twice.
+    assert frequency_loss(wave, flat).item() == pytest.approx(16 / (32 * 17 * 2), rel=1e-4)
 
 
 def test_the_line_bank_starts_from_the_fit(config, pack):

@@ -143,6 +143,10 @@ def pack(
     size: Annotated[int, typer.Option(help="Side of the square frames, a multiple of 16.")] = 160,
     frames: Annotated[int, typer.Option(min=3, help="Frames of a sequence.")] = 6,
     photo_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences from photographs, the rest clips.")] = 0.6,
+    interpolated: Annotated[
+        float, typer.Option(min=0, max=1, help="Of those from photographs, the share that is exposed along flow.")
+    ] = 0.0,
+    speed: Annotated[tuple[float, float], typer.Option(help="Range of motion, pixels a frame.")] = (1.5, 24.0),
     sharp_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences left sharp.")] = 0.12,
     noise: Annotated[float, typer.Option(min=0, help="Most sensor noise, 8-bit levels.")] = 3.0,
     crf: Annotated[tuple[float, float], typer.Option(help="Range of the H.264 encode of the result.")] = (10.0, 27.0),
@@ -166,8 +170,20 @@ def pack(
         finished.unlink()
     if crf[0] > crf[1]:
         raise UsageError(f"--crf {crf[0]:g} {crf[1]:g}: expected the lower one first")
-    camera = CameraRanges(size_px=size, frames=frames, sharp_share=sharp_share, noise_levels=(0.0, noise))
-    config = PackConfig(sequences=sequences, seed=seed, photo_share=photo_share, camera=camera, crf=crf)
+    if not 0 < speed[0] <= speed[1]:
+        raise UsageError(f"--speed {speed[0]:g} {speed[1]:g}: expected two numbers above 0, the lower one first")
+    camera = CameraRanges(
+        size_px=size, frames=frames, speed_px=speed, sharp_share=sharp_share, noise_levels=(0.0, noise)
+    )
+    config = PackConfig(
+        sequences=sequences,
+        seed=seed,
+        photo_share=photo_share,
+        interpolated_share=interpolated,
+        camera=camera,
+        crf=crf,
+        clip_motion_px=speed,
+    )
     build_pack(load_sources(photos, clips, leaves=leaves, seed=seed), out, config, workers)
     typer.echo(f"{sequences} sequences in {out}")
 

@@ -5,6 +5,7 @@ photograph move over it on their own. Exposure lasts a fraction ``duty`` ≤ 1 o
 measured to transfer to real clips.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -59,22 +60,32 @@ def _trajectory(times: np.ndarray, rng: np.random.Generator, speed: float) -> np
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A picture, an optional mask in the same plane, and its pose over time as 3×3 matrices."""
+class Layer:
+    """A square piece of a photograph in front of the camera.
 
-    picture: np.ndarray
-    mask: np.ndarray | None
+    Rows ``y … y + take`` and columns ``x … x + take`` of photograph number ``photo``, resized to ``side``.
+    """
+
+    photo: int
+    y: int
+    x: int
+    take: int
+    side: int
     poses: np.ndarray
+    """(n, 3, 3), one a sub-frame: maps from view to piece pixels."""
+    mask: np.ndarray | None = None
+    """uint8 (side, side), what is opaque; None for all of it."""
 
-    def shot(self, i: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        view = cv2.warpPerspective(
-            self.picture, self.poses[i], (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT
-        )
-        if self.mask is None:
-            return view, None
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return view, cv2.warpPerspective(self.mask, self.poses[i], (size, size), flags=flags)
+
+@dataclass(frozen=True)
+class Shot:
+    """All of a sequence but its pixels and its noise: what each of its ``frames · subframes`` exposures shows."""
+
+    duty: float
+    subframes: int
+    """Odd; the middle one of a frame is its sharp target."""
+    layers: tuple[Layer, ...]
+    """From back to front."""
 
 
 def _poses(
@@ -117,31 +128,30 @@ def _blob(shape: tuple[int, int], extent: float, rng: np.random.Generator) -> np
     return mask
 
 
-def _crop(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square piece shrunk by a drawn factor, so that photographs of any size are crisp at pixel scale."""
-    h, w = photo.shape[:2]
+def _piece(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """(y, x, take) of a square that is shrunk by a drawn factor: photographs of any size are crisp at pixel scale."""
+    h, w = shape[:2]
     least = min(1.0, side / min(h, w))
     scale = float(np.exp(rng.uniform(np.log(least), 0))) if least < 1 else least
     take = min(int(side / scale), h, w)
-    y, x = rng.integers(0, h - take + 1), rng.integers(0, w - take + 1)
-    piece = photo[y : y + take, x : x + take]
-    shrink = cv2.INTER_AREA if take > side else cv2.INTER_CUBIC
-    return cv2.resize(piece, (side, side), interpolation=shrink)
+    return int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1)), take
 
 
-def render(photos: list[np.ndarray], rng: np.random.Generator, ranges: CameraRanges | None = None) -> Rendered:
-    """Draw one sequence.
+def draw_shot(
+    shapes: Sequence[tuple[int, ...]], rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None
+) -> Shot:
+    """Draw how the camera moves and what lies before it.
 
     Args:
-        photos: sharp uint8 RGB pictures (H, W, 3) to draw from.
+        shapes: (H, W, …) of every photograph.
         rng: the only source of randomness.
-        ranges: what to draw; defaults as the class states.
+        ranges: what to draw.
+        duty: the exposure; None draws one.
     """
-    ranges = ranges or CameraRanges()
     size, frames = ranges.size_px, ranges.frames
-    duty = draw_duty(rng, ranges)
+    duty = draw_duty(rng, ranges) if duty is None else duty
     speed = float(np.exp(rng.uniform(*np.log(ranges.speed_px))))
-    per_frame = int(np.clip(np.ceil(duty * speed * 1.5) + 1, 5, 33))
+    per_frame = int(np.clip(np.ceil(duty * speed * 1.5) + 1, 5, 33)) if duty else 1
     per_frame += 1 - per_frame % 2
     offsets = np.linspace(-duty / 2, duty / 2, per_frame)
     times = (np.arange(frames)[:, None] - (frames - 1) / 2 + offsets[None]).ravel()
@@ -150,39 +160,79 @@ def render(photos: list[np.ndarray], rng: np.random.Generator, ranges: CameraRan
     path -= (path.max(0) + path.min(0)) / 2
     reach = int(np.ceil(np.abs(path).max()))
     side = int(size * 1.35) + 2 * reach
-    picture = _crop(photos[rng.integers(len(photos))], side, rng)
-    layers = [_Layer(picture, None, _poses(times, path, np.full(2, side / 2), size, speed, rng))]
+    photo = int(rng.integers(len(shapes)))
+    piece = _piece(shapes[photo], side, rng)
+    layers = [Layer(photo, *piece, side, _poses(times, path, np.full(2, side / 2), size, speed, rng))]
 
     if rng.random() < ranges.foreground_share:
         own = _trajectory(times, rng, speed * float(np.exp(rng.normal() * 0.6)))
         own -= own[len(own) // 2]
-        piece = _crop(photos[rng.integers(len(photos))], side, rng)
+        photo = int(rng.integers(len(shapes)))
+        piece = _piece(shapes[photo], side, rng)
         mask = _blob((side, side), size * float(rng.uniform(0.12, 0.4)), rng)
         place = side / 2 + rng.uniform(-size / 3, size / 3, 2)
-        layers.append(_Layer(piece, mask, _poses(times, own, place, size, speed, rng)))
+        layers.append(Layer(photo, *piece, side, _poses(times, own, place, size, speed, rng), mask))
+    return Shot(duty, per_frame, tuple(layers))
 
+
+def _cut(photo: np.ndarray, layer: Layer) -> np.ndarray:
+    piece = photo[layer.y : layer.y + layer.take, layer.x : layer.x + layer.take]
+    shrink = cv2.INTER_AREA if layer.take > layer.side else cv2.INTER_CUBIC
+    return cv2.resize(piece, (layer.side, layer.side), interpolation=shrink)
+
+
+def _seen(picture: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(picture, pose, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
+
+
+def render(
+    photos: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    ranges: CameraRanges | None = None,
+    duty: float | None = None,
+) -> Rendered:
+    """Draw one sequence.
+
+    Args:
+        photos: sharp uint8 RGB pictures (H, W, 3) to draw from.
+        rng: the only source of randomness.
+        ranges: what to draw; defaults as the class states.
+        duty: the exposure; None draws one.
+    """
+    ranges = ranges or CameraRanges()
+    size, frames = ranges.size_px, ranges.frames
+    shot = draw_shot([photo.shape for photo in photos], rng, ranges, duty)
+    back, *front = shot.layers
+    pictures = [_cut(photos[layer.photo], layer) for layer in shot.layers]
     blurred = np.empty((frames, size, size, 3), np.uint8)
     sharp = np.empty_like(blurred)
     for t in range(frames):
         light = np.zeros((size, size, 3), np.float32)
-        for k in range(per_frame):
-            view, _ = layers[0].shot(t * per_frame + k, size)
-            for layer in layers[1:]:
-                top, alpha = layer.shot(t * per_frame + k, size)
-                if alpha is not None:
-                    a = alpha[..., None].astype(np.float32) / 255
-                    view = quantise(view + a * (top.astype(np.float32) - view))
+        for k in range(shot.subframes):
+            i = t * shot.subframes + k
+            view = _seen(pictures[0], back.poses[i], size)
+            for layer, picture in zip(front, pictures[1:], strict=True):
+                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+                mask = cv2.warpPerspective(layer.mask, layer.poses[i], (size, size), flags=flags)
+                a = mask[..., None].astype(np.float32) / 255
+                view = quantise(view + a * (_seen(picture, layer.poses[i], size).astype(np.float32) - view))
             light += to_linear(view, ranges.curve)
-            if k == per_frame // 2:
+            if k == shot.subframes // 2:
                 sharp[t] = view
-        blurred[t] = quantise(sensor_noise(from_linear(light / per_frame, ranges.curve), rng, ranges.noise_levels))
-    return Rendered(blurred, sharp, duty)
+        noise = sensor_noise(from_linear(light / shot.subframes, ranges.curve), rng, ranges.noise_levels)
+        blurred[t] = quantise(noise)
+    return Rendered(blurred, sharp, shot.duty)
 
 
 def sensor_noise(image: np.ndarray, rng: np.random.Generator, levels: tuple[float, float]) -> np.ndarray:
     """Add noise that grows with brightness (shot) above a floor (read); float [0, 255] in and out."""
-    sigma = float(rng.uniform(*levels)) if rng.random() < 0.6 else 0.0
-    return noisy(image, rng, sigma)
+    return noisy(image, rng, draw_noise(rng, levels))
+
+
+def draw_noise(rng: np.random.Generator, levels: tuple[float, float]) -> float:
+    """Standard deviation of a frame's noise at mid grey; four in ten have none."""
+    return float(rng.uniform(*levels)) if rng.random() < 0.6 else 0.0
 
 
 def noisy(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:

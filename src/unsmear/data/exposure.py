@@ -151,3 +151,39 @@ def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
 def averaging_window(duty: float) -> int:
     """The odd number of real frames, of ``DECIMATION``, that comes nearest above an exposure of ``duty``."""
     return min(max(3, int(duty * DECIMATION) // 2 * 2 + 1), DECIMATION)
+
+
+FITTED_DUTIES = np.linspace(0, 1.2, 13)
+_LINE_SAMPLES, _FIT_BORDER = 13, 8
+
+
+def fitted_duty(blurred: np.ndarray, sharp: np.ndarray, line: np.ndarray) -> float:
+    """The exposure that explains a pair best: blurring ``sharp`` along duty · V̄ comes nearest to ``blurred``.
+
+    Where frames were interpolated it is longer than the one asked for, because flow is not exact and every warp
+    softens; where motion vectors are short of the motion, too. It is what the estimate from the blur alone aims at.
+
+    Args:
+        blurred, sharp: uint8 (H, W, 3).
+        line: V̄, float32 (2, h, w), pixels a frame step, on any grid.
+    """
+    height, width = sharp.shape[:2]
+    dx, dy = (cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR) for part in line)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    light, seen = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32) ** 2 for f in (sharp, blurred))
+    inner = slice(_FIT_BORDER, -_FIT_BORDER)
+    errors = []
+    for duty in FITTED_DUTIES:
+        total = np.zeros_like(light)
+        for a in np.linspace(-duty / 2, duty / 2, _LINE_SAMPLES).astype(np.float32):
+            total += cv2.remap(light, x + a * dx, y + a * dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        difference = (total / _LINE_SAMPLES) ** 0.5 - seen**0.5
+        errors.append(float((difference[inner, inner] ** 2).mean()))
+    best = int(np.argmin(errors))
+    if 0 < best < len(errors) - 1:  # the vertex of the parabola through the least and its neighbours
+        before, here, after = errors[best - 1 : best + 2]
+        bend = before - 2 * here + after
+        shift = 0.5 * (before - after) / bend if bend > 0 else 0.0
+    else:
+        shift = 0.0
+    return float(FITTED_DUTIES[best] + shift * (FITTED_DUTIES[1] - FITTED_DUTIES[0]))

@@ -8,7 +8,7 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 import json
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -16,14 +16,14 @@ import numpy as np
 
 from unsmear.data.camera import CameraRanges, draw_duty, render, sensor_noise
 from unsmear.data.compress import h264_round_trip
-from unsmear.data.exposure import Neighbourhood, subframe_times
+from unsmear.data.exposure import Neighbourhood, fitted_duty, subframe_times
 from unsmear.data.leaves import dead_leaves
 from unsmear.data.light import expose, quantise
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.priors import Prior, chunk_priors
-from unsmear.priors.duty import estimate_duty
+from unsmear.priors.duty import estimate_duty, mean_line
 from unsmear.video import open_video
 from unsmear.video.raw import RAW_SUFFIX, Y4M_SUFFIX
 
@@ -43,6 +43,8 @@ class PackConfig:
     sequences: int = 4000
     seed: int = 0
     photo_share: float = 0.6
+    interpolated_share: float = 0.0
+    """Of the sequences from photographs, those whose exposures are interpolated from sharp frames, as of clips."""
     camera: CameraRanges = field(default_factory=CameraRanges)
     crf: tuple[float, float] = (10.0, 27.0)
     uncompressed_share: float = 0.2
@@ -124,8 +126,25 @@ def _from_clip(
         cv2.resize(frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA)
         for i in range(ranges.frames + 2)
     ]
+    return _interpolated(crops, rng, config)
+
+
+def _from_camera(
+    photos: list[np.ndarray], rng: np.random.Generator, config: PackConfig
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Sharp frames of the virtual camera with exposures interpolated along their flow, or None if it does not suit."""
+    ranges = config.camera
+    wide = replace(ranges, size_px=ranges.size_px + 2 * _FLOW_MARGIN, frames=ranges.frames + 2, noise_levels=(0.0, 0.0))
+    return _interpolated(list(render(photos, rng, wide, duty=0.0).sharp), rng, config)
+
+
+def _interpolated(
+    crops: list[np.ndarray], rng: np.random.Generator, config: PackConfig
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Exposures of all frames but the first and the last, cut out of the margin that flow needs; or None."""
+    ranges = config.camera
     duty = draw_duty(rng, ranges)
-    inner = slice(_FLOW_MARGIN, side - _FLOW_MARGIN)
+    inner = slice(_FLOW_MARGIN, _FLOW_MARGIN + ranges.size_px)
     blurred: list[np.ndarray] = []
     sharp: list[np.ndarray] = []
     for previous, centre, following in zip(crops, crops[1:], crops[2:], strict=False):
@@ -149,13 +168,16 @@ def draw_sequence(
     """(blurred, sharp, duty, priors) of one accepted sequence; frames uint8 (T, S, S, 3)."""
     for _ in range(200):
         if sources.photos and (not sources.clips or rng.random() < config.photo_share):
-            shot = render(sources.photos, rng, config.camera)
-            blurred, sharp, duty = shot.blurred, shot.sharp, shot.duty
+            if rng.random() < config.interpolated_share:
+                drawn = _from_camera(sources.photos, rng, config)
+            else:
+                shot = render(sources.photos, rng, config.camera)
+                drawn = shot.blurred, shot.sharp, shot.duty
         else:
             drawn = _from_clip(sources.clips, rng, config)
-            if drawn is None:
-                continue
-            blurred, sharp, duty = drawn
+        if drawn is None:
+            continue
+        blurred, sharp, duty = drawn
         middle = len(sharp) // 2
         gray = cv2.cvtColor(sharp[middle], cv2.COLOR_RGB2GRAY)
         if cv2.Laplacian(gray, cv2.CV_32F).std() < config.detail:
@@ -172,8 +194,12 @@ def draw_sequence(
     )
 
 
-ARRAYS = ("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back", "duty", "duty_estimated")
-"""``duty`` is the truth, ``duty_estimated`` what the estimator says of the blurred frames, -1 for nothing."""
+ARRAYS = (
+    *("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back"),
+    *("duty", "duty_fitted", "duty_estimated"),
+)
+"""``duty`` is what was asked for, ``duty_fitted`` what explains the middle frame best along its motion vectors, and
+``duty_estimated`` what the estimator says of the blurred frames, -1 for nothing."""
 
 
 def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -188,6 +214,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
         "reset": ((n, t), np.bool_),
         "reset_back": ((n, t), np.bool_),
         "duty": ((n,), np.float32),
+        "duty_fitted": ((n,), np.float32),
         "duty_estimated": ((n,), np.float32),
     }
 
@@ -207,6 +234,8 @@ def _fill_row(i: int) -> None:
     blurred, sharp, duty, priors = draw_sequence(_worker["sources"], rng, config)
     coarse = config.camera.size_px // RESIDUAL_CELL
     out["blurred"][i], out["sharp"][i], out["duty"][i] = blurred, sharp, duty
+    middle = len(sharp) // 2
+    out["duty_fitted"][i] = fitted_duty(blurred[middle], sharp[middle], mean_line(priors[middle]))
     estimated = estimate_duty([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred], priors)
     out["duty_estimated"][i] = -1 if estimated is None else estimated
     for t, prior in enumerate(priors):

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
+from unsmear.nn.blocks import CoarseLevel, ResidualBlock, ResidualBody, zero_bias
 from unsmear.nn.cpfa import CPFA
 from unsmear.nn.deconvolution import line_samples, richardson_lucy
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
@@ -61,7 +61,7 @@ class CPFPOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class CPFPConfig:
-    """Sizes of the network. ``CPFPConfig.full()`` has the width of the authors' release."""
+    """Sizes of the network; ``CPFPConfig.preset("release")`` has the width of the authors' release."""
 
     channels: int = 32
     encoder_depth: int = 4
@@ -88,23 +88,32 @@ class CPFPConfig:
     it what it likes pixel by pixel; empty for none. Ours."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
+    coarse_blocks: int = 0
+    """Residual blocks at half the feature resolution in the decoder, which see twice as far; 0 for none. Ours."""
     use_motion: bool = True
     """False: V = V_back = 0 everywhere (the ablation without motion vectors)."""
     use_residual: bool = True
     """False: R = 0 everywhere (the ablation without coding residuals)."""
 
     @classmethod
-    def full(cls) -> "CPFPConfig":
-        """The paper's network at the width of the authors' release, none of our additions (about 32 M)."""
+    def preset(cls, name: str) -> "CPFPConfig":
+        """A named size. ``release``: the width, the depth and the bound on offsets of the authors' release (31.6 M
+        parameters), none of our additions; it runs forward first, which chunks of a video need.
+
+        Raises:
+            ValueError: another name.
+        """
+        if name != "release":
+            raise ValueError(f"preset {name!r} is unknown; there is: release")
         return cls(
             channels=192,
-            encoder_depth=3,
+            encoder_depth=2,
             body_depth=4,
             decoder_depth=3,
             passes=["forward", "backward"] * 2,
             order=2,
             offset_groups=16,
-            offset_limit=None,
+            offset_limit=5.0,
             state_limit=None,
             prior_inputs=False,
             line_taps=0,
@@ -135,6 +144,7 @@ class CPFP(ModelMixin, ConfigMixin):
         state_limit: float | None = 4.0,
         deconvolve: list[int] | None = None,
         line_blocks: int = 3,
+        coarse_blocks: int = 0,
         use_motion: bool = True,
         use_residual: bool = True,
     ):
@@ -156,6 +166,7 @@ class CPFP(ModelMixin, ConfigMixin):
         self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
         self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
         self.fuse = nn.Conv2d((1 + len(self.passes)) * c, c, 1)
+        self.coarse = CoarseLevel(c, coarse_blocks) if coarse_blocks else None
         self.decoder = nn.ModuleList(ResidualBlock(c) for _ in range(decoder_depth))
         self.along_line = nn.ModuleList(LineBlock(c) for _ in range(line_blocks))
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
@@ -346,7 +357,7 @@ class CPFP(ModelMixin, ConfigMixin):
         """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
         fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
         blur = self._blur(grid, i)
-        decoded = fused
+        decoded = fused if self.coarse is None else self.coarse(fused)
         for k, block in enumerate(self.decoder):
             if k < len(self.along_line):
                 decoded = self.along_line[k](decoded, blur / GRID)

@@ -36,3 +36,18 @@ class ResidualBody(nn.Sequential):
             nn.LeakyReLU(0.1, inplace=True),
             *(ResidualBlock(channels) for _ in range(depth)),
         )
+
+
+class CoarseLevel(nn.Module):
+    """x + what residual blocks make of x at half the resolution; starts as x. Sides must be even."""
+
+    def __init__(self, channels: int, depth: int):
+        super().__init__()
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        zero_bias(self.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = self.out(self.blocks(F.avg_pool2d(x, 2)))
+        return x + F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)

@@ -43,11 +43,21 @@ class LoopConfig:
 def from_mapping(kind: type[T], values: Any, where: str) -> T:
     """Build dataclass ``kind`` from a mapping, nested dataclasses too.
 
+    Where ``kind`` has presets, the key ``preset`` names the one that the other keys change.
+
     Raises:
-        UsageError: not a mapping, or a key that ``kind`` does not have.
+        UsageError: not a mapping, a key that ``kind`` does not have, or a preset that it does not have.
     """
     if not isinstance(values, dict):
         raise UsageError(f"{where}: expected a mapping, found {type(values).__name__}")
+    base: dict[str, Any] = {}
+    preset = getattr(kind, "preset", None)
+    if "preset" in values and preset is not None:
+        try:
+            base = dict(vars(preset(values["preset"])))
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from None
+        values = {key: value for key, value in values.items() if key != "preset"}
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     strange = sorted(set(values) - set(known))
     if strange:
@@ -60,7 +70,7 @@ def from_mapping(kind: type[T], values: Any, where: str) -> T:
         elif isinstance(value, list) and "tuple" in str(known[key].type):
             value = tuple(value)
         made[key] = value
-    return kind(**made)
+    return kind(**(base | made))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

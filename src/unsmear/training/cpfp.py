@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.data.pack import open_pack
-from unsmear.errors import UsageError
 from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig, PriorTensors
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
 from unsmear.training.line_fit import fit_line_bank
+from unsmear.training.losses import LossConfig
 from unsmear.training.sequences import DataConfig, open_sources
 from unsmear.training.validation import ValidationClip, score_clips
 
@@ -25,8 +25,7 @@ class CPFPTraining:
     model: CPFPConfig = field(default_factory=CPFPConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    loss: str = "l1"
-    """``l1`` (the paper's), ``charbonnier``, or ``psnr``: mean over samples of 10 log10 of their MSE."""
+    loss: LossConfig = field(default_factory=LossConfig)
     init: str | None = None
     """Folder of weights to start from."""
 
@@ -44,33 +43,11 @@ class Batch(NamedTuple):
     priors: PriorTensors
 
 
-def l1(restored: Tensor, sharp: Tensor) -> Tensor:
-    return (restored - sharp).abs().mean()
-
-
-def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
-    return ((restored - sharp) ** 2 + 1e-6).sqrt().mean()
-
-
-def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Mean over samples of their error in decibels, so that hopeless samples do not drive the loss.
-
-    Errors are counted from a floor of 40 dB: below it the gradient fades, or nearly sharp samples would.
-    """
-    mse = ((restored - sharp) ** 2).mean((1, 2, 3, 4))
-    return 0.2 * torch.log10(mse + 1e-4).mean()
-
-
-LOSSES = {"l1": l1, "charbonnier": charbonnier, "psnr": psnr_loss}
-
-
 class CPFPRecipe:
     """Batches, loss and validation for ``training.loop.train``."""
 
     def __init__(self, model: CPFP, config: CPFPTraining):
-        if config.loss not in LOSSES:
-            raise UsageError(f"loss {config.loss!r} is unknown; choose one of {', '.join(LOSSES)}")
-        self.model, self.config, self.criterion = model, config, LOSSES[config.loss]
+        self.model, self.config = model, config
         self.sources = open_sources(config.data)
         self.sizes = np.array([len(source) for source in self.sources])
         self.clips: Sequence[ValidationClip] = (
@@ -107,7 +84,7 @@ class CPFPRecipe:
         with torch.no_grad():
             before = -10 * torch.log10(((batch.blurred - batch.sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
             after = -10 * torch.log10(((restored - batch.sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
-        return self.criterion(restored, batch.sharp), {"gain_db": float((after - before).mean())}
+        return self.config.loss(restored, batch.sharp), {"gain_db": float((after - before).mean())}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return score_clips(model, self.clips) if self.clips else {}

@@ -46,7 +46,7 @@ class DataConfig:
     duty_estimated: float = 0.25
     """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
     duty_noise: float = 0.08
-    """Elsewhere it is told the true one plus Gaussian noise of this standard deviation."""
+    """Elsewhere it is told the one that explains the pair best plus Gaussian noise of this standard deviation."""
     duty_unknown: float = 0.15
     """Share of sequences where it is told nothing."""
     sharp_unknown: float = 0.15
@@ -200,7 +200,9 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
     for key in ("reset", "reset_back"):
         out[key] = pack[key][i, first : first + frames]
     out = recoloured(turned(out, rng), rng, config.recoloured)
-    out["duty"] = _told_duty(float(pack["duty"][i]), float(pack["duty_estimated"][i]), rng, config)
+    asked, fitted = float(pack["duty"][i]), float(pack["duty_fitted"][i])
+    true = asked if asked <= SHARP_DUTY else fitted if fitted > SHARP_TOLD else np.nan  # no line explains this blur
+    out["duty"] = _told_duty(true, float(pack["duty_estimated"][i]), rng, config)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
 

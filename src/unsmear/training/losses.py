@@ -1,0 +1,73 @@
+"""Losses of stage 1. The paper's is L1; the others, and the terms that may be added to one, are ours."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unsmear.errors import UsageError
+
+
+def l1(restored: Tensor, sharp: Tensor) -> Tensor:
+    return (restored - sharp).abs().mean()
+
+
+def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
+    return ((restored - sharp) ** 2 + 1e-6).sqrt().mean()
+
+
+def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Mean over samples of their error in decibels, so that hopeless samples do not drive the loss.
+
+    Errors are counted from a floor of 40 dB: below it the gradient fades, or nearly sharp samples would.
+    """
+    mse = ((restored - sharp) ** 2).mean((1, 2, 3, 4))
+    return 0.2 * torch.log10(mse + 1e-4).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "charbonnier": charbonnier, "psnr": psnr_loss}
+
+
+def frequency_loss(restored: Tensor, sharp: Tensor) -> Tensor:
+    """L1 between spectra (orthonormal, real and imaginary part) of the frames."""
+    difference = torch.fft.rfft2((restored - sharp).float(), norm="ortho")
+    return torch.view_as_real(difference).abs().mean()
+
+
+def perceptual_loss(restored: Tensor, sharp: Tensor, frames: int) -> Tensor:
+    """LPIPS (AlexNet) of ``frames`` evenly spaced frames of each sequence."""
+    from unsmear.metrics.lpips import load_lpips
+
+    network = load_lpips().to(restored.device)
+    picks = torch.linspace(0, restored.shape[1] - 1, frames).round().long()
+    a, b = (x[:, picks].flatten(0, 1).clamp(0, 1) * 2 - 1 for x in (restored, sharp))
+    return network(a, b).mean()
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised."""
+
+    name: str = "l1"
+    """``l1`` (the paper's), ``charbonnier``, or ``psnr``: mean over samples of 10 log10 of their MSE."""
+    frequency: float = 0.0
+    """Weight of the L1 difference of spectra."""
+    perceptual: float = 0.0
+    """Weight of LPIPS."""
+    perceptual_frames: int = 2
+    """Frames of a sequence that LPIPS looks at."""
+
+    def __post_init__(self) -> None:
+        if self.name not in LOSSES:
+            raise UsageError(f"loss {self.name!r} is unknown; choose one of {', '.join(LOSSES)}")
+
+    def __call__(self, restored: Tensor, sharp: Tensor) -> Tensor:
+        """The loss of frames (B, T, 3, H, W) in [0, 1]."""
+        total = LOSSES[self.name](restored, sharp)
+        if self.frequency:
+            total = total + self.frequency * frequency_loss(restored, sharp)
+        if self.perceptual:
+            with torch.autocast(restored.device.type, enabled=False):
+                total = total + self.perceptual * perceptual_loss(restored.float(), sharp, self.perceptual_frames)
+        return total
