@@ -98,8 +98,8 @@ def test_a_moving_pattern_is_box_blurred_by_duty_times_its_speed(duty):
 @pytest.mark.parametrize("duty", [0.3, 0.7])
 def test_the_exposure_that_explains_a_pair_is_found(duty):
     frames = moving_frames((192, 96), 1, smooth_px=2.5)
-    blurred = quantise(box_along_x(frames[0], duty * 9))
-    line = np.float32([9, 0])[:, None, None] * np.ones((2, 12, 24), np.float32)
+    blurred = quantise(box_along_x(frames[0], duty * 20))
+    line = np.float32([20, 0])[:, None, None] * np.ones((2, 12, 24), np.float32)
     assert fitted_duty(blurred, frames[0], line) == pytest.approx(duty, abs=0.06)
     assert fitted_duty(frames[0], frames[0], line) == pytest.approx(0, abs=0.03)
 

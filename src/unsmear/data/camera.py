@@ -213,6 +213,8 @@ def render(
             i = t * shot.subframes + k
             view = _seen(pictures[0], back.poses[i], size)
             for layer, picture in zip(front, pictures[1:], strict=True):
+                if layer.mask is None:
+                    continue
                 flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
                 mask = cv2.warpPerspective(layer.mask, layer.poses[i], (size, size), flags=flags)
                 a = mask[..., None].astype(np.float32) / 255

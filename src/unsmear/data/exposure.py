@@ -162,6 +162,7 @@ def fitted_duty(blurred: np.ndarray, sharp: np.ndarray, line: np.ndarray) -> flo
 
     Where frames were interpolated it is longer than the one asked for, because flow is not exact and every warp
     softens; where motion vectors are short of the motion, too. It is what the estimate from the blur alone aims at.
+    Lines are read bilinearly, as networks read them, which makes short blur a little shorter.
 
     Args:
         blurred, sharp: uint8 (H, W, 3).

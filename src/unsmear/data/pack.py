@@ -7,14 +7,16 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from unsmear.data.camera import CameraRanges, draw_duty, render, sensor_noise
+from unsmear.data.camera import CameraRanges, Rendered, draw_duty, render, sensor_noise
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, fitted_duty, subframe_times
 from unsmear.data.leaves import dead_leaves
@@ -71,25 +73,37 @@ def load_sources(
     ``leaves`` pictures of dead leaves in the photographs' colours, drawn from ``seed``, are added to the photographs.
     """
 
-    def files(folder: Path | None, suffixes: set[str]) -> list[Path]:
-        if folder is None:
-            return []
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
-        if not found:
-            raise DataLayoutError(f"{folder} holds no file ending in {', '.join(sorted(suffixes))}")
-        return found
-
-    pictures = [_shrunk(_read(p), longest_px) for p in files(photos, PHOTO_SUFFIXES)]
-    rng, photographs = np.random.default_rng((seed, _LEAVES_STREAM)), list(pictures)
-    pictures += [dead_leaves(_LEAVES_SIZE, rng, photographs) for _ in range(leaves)]
-    return Sources(pictures, [_read_clip(p, 960) for p in files(clips, CLIP_SUFFIXES)])
+    pictures = [read_photo(p, longest_px) for p in material(photos, PHOTO_SUFFIXES)]
+    pictures += some_leaves(leaves, pictures, seed)
+    return Sources(pictures, [list(read_clip(p, 960)) for p in material(clips, CLIP_SUFFIXES)])
 
 
-def _read(path: Path) -> np.ndarray:
+def material(folder: Path | None, suffixes: set[str]) -> list[Path]:
+    """The files below ``folder`` with one of these suffixes, in order; none for None.
+
+    Raises:
+        DataLayoutError: there is no such file.
+    """
+    if folder is None:
+        return []
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+    if not found:
+        raise DataLayoutError(f"{folder} holds no file ending in {', '.join(sorted(suffixes))}")
+    return found
+
+
+def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Pictures of dead leaves in the colours of ``photos``."""
+    rng, photographs = np.random.default_rng((seed, _LEAVES_STREAM)), list(photos)
+    return [dead_leaves(_LEAVES_SIZE, rng, photographs) for _ in range(count)]
+
+
+def read_photo(path: Path, longest_px: int) -> np.ndarray:
+    """uint8 RGB (H, W, 3), shrunk to ``longest_px``. Raises DataLayoutError where it cannot be read."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataLayoutError(f"{path} cannot be read as a picture: replace or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _shrunk(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), longest_px)
 
 
 def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
@@ -97,20 +111,51 @@ def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
     return image if k >= 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
 
 
-def _read_clip(path: Path, longest_px: int) -> list[np.ndarray]:
+def read_clip(path: Path, longest_px: int) -> Iterator[np.ndarray]:
+    """The frames of a video, uint8 RGB (H, W, 3), shrunk to ``longest_px``."""
     import av
 
     if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX):  # which a decoder would take as they come, cut or not
         with open_video(path) as reader:
-            return [_shrunk(frame, longest_px) for frame in upright_frames(reader, None)]
+            yield from (_shrunk(frame, longest_px) for frame in upright_frames(reader, None))
+        return
     with av.open(str(path)) as container:
-        return [_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0)]
+        yield from (_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0))
 
 
-def _from_clip(
+class Camera(Protocol):
+    """Renders a sequence from photographs, as :func:`unsmear.data.camera.render` does."""
+
+    def __call__(self, rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None) -> Rendered: ...
+
+
+def draw_frames(
+    camera: Camera | None, clips: Sequence[list[np.ndarray]], rng: np.random.Generator, config: PackConfig
+) -> Rendered | list[np.ndarray] | None:
+    """Draw what a sequence is made of.
+
+    Args:
+        camera: renders from photographs; None where there are none.
+        clips: frames of each, uint8 RGB.
+        rng: the only source of randomness.
+        config: what to draw.
+
+    Returns:
+        A finished exposure, or sharp frames still to be exposed along their flow, with a margin around and one frame
+        more at either end; None if the draw fell on a clip that is too short.
+    """
+    if camera is None or (clips and rng.random() >= config.photo_share):
+        return _clip_frames(clips, rng, config)
+    if rng.random() >= config.interpolated_share:
+        return camera(rng, config.camera)
+    size, frames = config.camera.size_px + 2 * _FLOW_MARGIN, config.camera.frames + 2
+    wide = replace(config.camera, size_px=size, frames=frames, noise_levels=(0.0, 0.0))
+    return list(camera(rng, wide, 0.0).sharp)
+
+
+def _clip_frames(
     clips: Sequence[list[np.ndarray]], rng: np.random.Generator, config: PackConfig
-) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """A crop of a clip with exposures interpolated along its own flow, or None if it does not suit."""
+) -> list[np.ndarray] | None:
     ranges = config.camera
     frames = clips[int(rng.integers(len(clips)))]
     stride = int(rng.choice([1, 1, 2, 3, 4, 6, 8]))
@@ -122,25 +167,13 @@ def _from_clip(
     h, w = frames[0].shape[:2]
     take = min(int(side / rng.uniform(0.55, 1.0)), h, w)
     y, x = int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1))
-    crops = [
+    return [
         cv2.resize(frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA)
         for i in range(ranges.frames + 2)
     ]
-    return _interpolated(crops, rng, config)
 
 
-def _from_camera(
-    photos: list[np.ndarray], rng: np.random.Generator, config: PackConfig
-) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Sharp frames of the virtual camera with exposures interpolated along their flow, or None if it does not suit."""
-    ranges = config.camera
-    wide = replace(ranges, size_px=ranges.size_px + 2 * _FLOW_MARGIN, frames=ranges.frames + 2, noise_levels=(0.0, 0.0))
-    return _interpolated(list(render(photos, rng, wide, duty=0.0).sharp), rng, config)
-
-
-def _interpolated(
-    crops: list[np.ndarray], rng: np.random.Generator, config: PackConfig
-) -> tuple[np.ndarray, np.ndarray, float] | None:
+def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: PackConfig) -> Rendered | None:
     """Exposures of all frames but the first and the last, cut out of the margin that flow needs; or None."""
     ranges = config.camera
     duty = draw_duty(rng, ranges)
@@ -159,39 +192,69 @@ def _interpolated(
         light = expose((near.at(float(s))[inner, inner] for s in times), ranges.curve)
         blurred.append(quantise(sensor_noise(light, rng, ranges.noise_levels)))
         sharp.append(centre[inner, inner])
-    return np.stack(blurred), np.stack(sharp), duty
+    return Rendered(np.stack(blurred), np.stack(sharp), duty)
 
 
 def draw_sequence(
     sources: Sources, rng: np.random.Generator, config: PackConfig
 ) -> tuple[np.ndarray, np.ndarray, float, list[Prior]]:
     """(blurred, sharp, duty, priors) of one accepted sequence; frames uint8 (T, S, S, 3)."""
-    for _ in range(200):
-        if sources.photos and (not sources.clips or rng.random() < config.photo_share):
-            if rng.random() < config.interpolated_share:
-                drawn = _from_camera(sources.photos, rng, config)
-            else:
-                shot = render(sources.photos, rng, config.camera)
-                drawn = shot.blurred, shot.sharp, shot.duty
-        else:
-            drawn = _from_clip(sources.clips, rng, config)
-        if drawn is None:
-            continue
-        blurred, sharp, duty = drawn
-        middle = len(sharp) // 2
-        gray = cv2.cvtColor(sharp[middle], cv2.COLOR_RGB2GRAY)
-        if cv2.Laplacian(gray, cv2.CV_32F).std() < config.detail:
-            continue
-        low, high = config.psnr_range
-        if duty > 0.1 and not low <= psnr(blurred[middle], sharp[middle]) <= high:
-            continue
-        if rng.random() >= config.uncompressed_share:
-            blurred = np.stack(list(h264_round_trip(blurred, float(rng.uniform(*config.crf)))))
-        lumas = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred]
-        return blurred, sharp, duty, chunk_priors(lumas, before=None, after=None, workers=1)
-    raise DataLayoutError(
-        "200 draws gave no usable sequence: the material is too plain or too still for this configuration"
+    camera = partial(render, sources.photos) if sources.photos else None
+    for _ in range(MOST_DRAWS):
+        drawn = draw_frames(camera, sources.clips, rng, config)
+        if drawn is not None and (sequence := finish_sequence(drawn, rng, config)) is not None:
+            return sequence
+    raise no_usable_sequence()
+
+
+MOST_DRAWS = 200
+
+
+def no_usable_sequence() -> DataLayoutError:
+    """What to raise after ``MOST_DRAWS`` draws in vain."""
+    return DataLayoutError(
+        f"{MOST_DRAWS} draws gave no usable sequence: the material is too plain or too still for this configuration"
     )
+
+
+def finish_sequence(
+    drawn: Rendered | list[np.ndarray], rng: np.random.Generator, config: PackConfig
+) -> tuple[np.ndarray, np.ndarray, float, list[Prior]] | None:
+    """Expose what is still to be exposed, encode and decode it, and find its priors; None if it does not suit."""
+    shot = _interpolated(drawn, rng, config) if isinstance(drawn, list) else drawn
+    if shot is None:
+        return None
+    blurred, sharp, duty = shot.blurred, shot.sharp, shot.duty
+    middle = len(sharp) // 2
+    gray = cv2.cvtColor(sharp[middle], cv2.COLOR_RGB2GRAY)
+    if cv2.Laplacian(gray, cv2.CV_32F).std() < config.detail:
+        return None
+    low, high = config.psnr_range
+    if duty > 0.1 and not low <= psnr(blurred[middle], sharp[middle]) <= high:
+        return None
+    if rng.random() >= config.uncompressed_share:
+        blurred = np.stack(list(h264_round_trip(blurred, float(rng.uniform(*config.crf)))))
+    lumas = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred]
+    return blurred, sharp, duty, chunk_priors(lumas, before=None, after=None, workers=1)
+
+
+def sequence_arrays(blurred: np.ndarray, sharp: np.ndarray, duty: float, priors: Sequence[Prior]) -> dict[str, Any]:
+    """One row of a pack: the arrays of ``ARRAYS``."""
+    middle, coarse = len(sharp) // 2, (sharp.shape[2] // RESIDUAL_CELL, sharp.shape[1] // RESIDUAL_CELL)
+    estimated = estimate_duty([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred], priors)
+    residual = [cv2.resize(p.residual01(), coarse, interpolation=cv2.INTER_AREA)[None] for p in priors]
+    return {
+        "blurred": blurred,
+        "sharp": sharp,
+        "motion": np.stack([p.motion() for p in priors]).astype(np.float16),
+        "motion_back": np.stack([p.motion_back() for p in priors]).astype(np.float16),
+        "residual": np.stack(residual).astype(np.float16),
+        "reset": np.array([p.reset for p in priors]),
+        "reset_back": np.array([p.reset_back for p in priors]),
+        "duty": np.float32(duty),
+        "duty_fitted": np.float32(fitted_duty(blurred[middle], sharp[middle], mean_line(priors[middle]))),
+        "duty_estimated": np.float32(-1 if estimated is None else estimated),
+    }
 
 
 ARRAYS = (
@@ -231,19 +294,9 @@ def _start_worker(sources: Sources, config: PackConfig, folder: Path) -> None:
 def _fill_row(i: int) -> None:
     config, out = _worker["config"], _worker["arrays"]
     rng = np.random.default_rng((config.seed, i))
-    blurred, sharp, duty, priors = draw_sequence(_worker["sources"], rng, config)
-    coarse = config.camera.size_px // RESIDUAL_CELL
-    out["blurred"][i], out["sharp"][i], out["duty"][i] = blurred, sharp, duty
-    middle = len(sharp) // 2
-    out["duty_fitted"][i] = fitted_duty(blurred[middle], sharp[middle], mean_line(priors[middle]))
-    estimated = estimate_duty([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred], priors)
-    out["duty_estimated"][i] = -1 if estimated is None else estimated
-    for t, prior in enumerate(priors):
-        out["motion"][i, t] = prior.motion()
-        out["motion_back"][i, t] = prior.motion_back()
-        residual = prior.residual01()
-        out["residual"][i, t, 0] = cv2.resize(residual, (coarse, coarse), interpolation=cv2.INTER_AREA)
-        out["reset"][i, t], out["reset_back"][i, t] = prior.reset, prior.reset_back
+    row = sequence_arrays(*draw_sequence(_worker["sources"], rng, config))
+    for name, array in row.items():
+        out[name][i] = array
 
 
 def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
