@@ -23,7 +23,7 @@ from unsmear.training.config import LoopConfig, OptimiserConfig, from_mapping
 from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
 from unsmear.training.loop import learning_rate, train
 from unsmear.training.losses import LossConfig, frequency_loss, psnr_loss
-from unsmear.training.sequences import DataConfig, PairSource, augment, open_sources, recoloured
+from unsmear.training.sequences import DataConfig, PairSource, augment, mean_blur_px, open_sources, recoloured
 from unsmear.training.validation import ValidationClip, score_clips
 from unsmear.video.images import read_image, write_png
 
@@ -201,6 +201,16 @@ def test_spectra_differ_by_what_is_added_to_them():
     flat = torch.zeros_like(wave)
     # A wave of amplitude one is one coefficient of 32 · 32 / 2 before normalisation by 32, of 32 × 17, each twice.
     assert frequency_loss(wave, flat).item() == pytest.approx(16 / (32 * 17 * 2), rel=1e-4)
+
+
+def test_only_sequences_of_the_wanted_blur_are_drawn(pack):
+    blur = np.sort(mean_blur_px(open_pack(pack)))
+    middle = float(blur[2] + blur[3]) / 2
+    [short], [long] = (open_sources(DataConfig([str(pack)], blur_px=r)) for r in ((0, middle), (middle, 1e3)))
+    assert len(short) == len(long) == 3
+    assert not set(short.rows) & set(long.rows)
+    with pytest.raises(DataLayoutError, match="no sequence has a blur of 1000 to 2000 pixels"):
+        open_sources(DataConfig([str(pack)], blur_px=(1000, 2000)))
 
 
 def test_the_line_bank_starts_from_the_fit(config, pack):

@@ -3,11 +3,14 @@
     python tools/study.py configs/cpfp-study.yaml -o runs/study
 
 The file holds ``base``, the training configuration, and ``rows``: a name for each variant and what it changes, by
-dotted keys. Runs are kept and resumed, so rows can be added. Each starts from the same seed and sees the same batches.
+dotted keys. ``after: ROW`` starts from the weights that another row ended with. Runs are kept and resumed, so rows can
+be added. Each starts from the same seed and, unless it changes the data, sees the same batches. Time is that of the
+processor, so that other work beside a study does not count.
 """
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +35,51 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
     """Train to the end, or go on; the figures of its last validation and what it cost."""
+    finished = folder / "row.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
     model = start_model(config, fit_line=not (folder / "last").exists())
-    parameters = sum(p.numel() for p in model.parameters())
-    train(model, CPFPRecipe(model, config), config.loop, folder, resume=(folder / "last").exists())
+    recipe = CPFPRecipe(model, config)
+    seconds: list[float] = []
+    validate = recipe.validate
+
+    def validated(model: torch.nn.Module) -> dict[str, float]:
+        began = time.process_time()
+        figures = validate(model)
+        seconds.append(began - time.process_time())
+        return figures
+
+    recipe.validate = validated  # type: ignore[method-assign]
+    seconds.append(-time.process_time())
+    average = train(model, recipe, config.loop, folder, resume=(folder / "last").exists())
+    seconds.append(time.process_time())
+    average.save_pretrained(folder / "end")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     figures = next(line["validation"] for line in reversed(lines) if "validation" in line)
-    steps = [line for line in lines if "loss" in line]
-    return {
+    row = {
         "row": name,
-        "parameters": parameters,
-        "seconds_a_step": round(steps[-1]["seconds"] / steps[-1]["step"], 3),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": config.loop.steps,
+        "seconds_a_step": round(sum(seconds) / config.loop.steps, 3),
         "curve": [[line["step"], line["validation"]["score"]] for line in lines if "validation" in line],
         **figures,
     }
+    finished.write_text(json.dumps(row) + "\n")
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; the difference is against the first row."""
-    out = ["| variant | mean gain dB | against the first | worst clip dB | sharp kept dB | parameters M | s a step |"]
-    out.append("|---|---:|---:|---:|---:|---:|---:|")
-    known = {"row", "parameters", "seconds_a_step", "curve", "score", "sharp_mean", "sharp_least"}
+    out = [
+        "| variant | mean gain dB | against the first | worst clip dB | sharp kept dB | M | steps | s a step |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    known = {"row", "parameters", "steps", "seconds_a_step", "curve", "score", "sharp_mean", "sharp_least"}
     for row in rows:
         worst = min(value for key, value in row.items() if key not in known)
         out.append(
             f"| {row['row']} | {row['score']:+.3f} | {row['score'] - rows[0]['score']:+.3f} | {worst:+.2f} | "
-            f"{row['sharp_mean']:.1f} | {row['parameters'] / 1e6:.2f} | {row['seconds_a_step']:.2f} |"
+            f"{row['sharp_mean']:.1f} | {row['parameters'] / 1e6:.2f} | {row['steps']} | {row['seconds_a_step']:.2f} |"
         )
     return "\n".join(out)
 
@@ -75,7 +98,10 @@ def main() -> None:
     for name, changes in study["rows"].items():
         if given.only and name not in given.only:
             continue
-        config = from_mapping(CPFPTraining, changed(study["base"], changes or {}), f"{given.study}: {name}")
+        changes = dict(changes or {})
+        if earlier := changes.pop("after", None):
+            changes["init"] = str(given.output / earlier.replace(" ", "-") / "end")
+        config = from_mapping(CPFPTraining, changed(study["base"], changes), f"{given.study}: {name}")
         rows.append(run(name, config, given.output / name.replace(" ", "-")))
         print(f"{name}: {rows[-1]['score']:+.3f} dB", flush=True)
         (given.output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")

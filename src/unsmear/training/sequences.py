@@ -41,6 +41,8 @@ class DataConfig:
     """Of those data sets: only clips in folders of this name, such as blur_gamma."""
     crop_px: int = 256
     frames: int = 6
+    blur_px: tuple[float, float] | None = None
+    """Of packs: only sequences whose blur, the fitted exposure times the mean length of V̄, lies between these."""
     recoloured: float = 0.0
     """Share of sequences whose colours are exchanged and dimmed, each by its own factor, in linear light."""
     duty_estimated: float = 0.25
@@ -78,21 +80,34 @@ def open_sources(config: DataConfig) -> list[Source]:
         raise UsageError(
             "data.packs and data.pairs are empty: name a folder made by `unsmear data pack`, or a data set with priors"
         )
-    packs: list[Source] = [PackSource(Path(p)) for p in config.packs]
+    packs: list[Source] = [PackSource(Path(p), config.blur_px) for p in config.packs]
     return packs + [PairSource(Path(p), config.split, config.role) for p in config.pairs]
 
 
 class PackSource:
     """Sequences rendered by ``unsmear data pack``."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, blur_px: tuple[float, float] | None = None):
+        """Args: blur_px: the range of mean blur to keep. Raises DataLayoutError: no pack, or none in the range."""
         self.arrays = open_pack(folder)
+        self.rows = np.arange(len(self.arrays["duty"]))
+        if blur_px is not None:
+            blur = mean_blur_px(self.arrays)
+            self.rows = np.flatnonzero((blur >= blur_px[0]) & (blur <= blur_px[1]))
+            if not len(self.rows):
+                raise DataLayoutError(f"{folder}: no sequence has a blur of {blur_px[0]:g} to {blur_px[1]:g} pixels")
 
     def __len__(self) -> int:
-        return len(self.arrays["duty"])
+        return len(self.rows)
 
     def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
-        return augment(self.arrays, i, rng, config)
+        return augment(self.arrays, int(self.rows[i]), rng, config)
+
+
+def mean_blur_px(pack: dict[str, np.ndarray]) -> np.ndarray:
+    """How long the blur of each sequence of a pack is on the mean: the fitted exposure times |V|, pixels (N,)."""
+    speed = [np.linalg.norm(motion.astype(np.float32), axis=1).mean() for motion in pack["motion"]]
+    return np.asarray(pack["duty_fitted"]) * np.array(speed)
 
 
 class PairSource:
