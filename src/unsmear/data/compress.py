@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
-_SMALL_PX = 240
+SMALL_PX = 240
 """Below this x264's look-ahead, in assembly, was seen to read beyond small frames and to give other bits each time."""
 
 
@@ -40,7 +40,7 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
             encoder.pix_fmt = "yuv420p"
             encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
             encoder.options = {"preset": preset, "crf": f"{crf:g}", "threads": "1"}
-            if min(height, width) < _SMALL_PX:
+            if min(height, width) < SMALL_PX:
                 encoder.options |= {"x264-params": "asm=0"}
             decoder = av.CodecContext.create("h264", "r")
         padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

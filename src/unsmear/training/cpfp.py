@@ -1,7 +1,8 @@
 """The recipe of stage 1 (CPGD-Net §III-B; sizes, losses and data of the compact model are ours)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.data.pack import open_pack
+from unsmear.errors import UsageError
 from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig, PriorTensors
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
 from unsmear.training.line_fit import fit_line_bank
 from unsmear.training.losses import LossConfig
-from unsmear.training.sequences import DataConfig, open_sources
+from unsmear.training.online import OnlineSequences
+from unsmear.training.sequences import Arrays, DataConfig, open_sources
 from unsmear.training.validation import ValidationClip, score_clips
 
 
@@ -38,6 +41,8 @@ BANK_LR_SCALE = 0.02
 
 
 class Batch(NamedTuple):
+    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8, which is a quarter of what a device would have to be sent."""
+
     blurred: Tensor
     sharp: Tensor
     priors: PriorTensors
@@ -48,7 +53,10 @@ class CPFPRecipe:
 
     def __init__(self, model: CPFP, config: CPFPTraining):
         self.model, self.config = model, config
-        self.sources = open_sources(config.data)
+        if config.data.shards and (config.data.packs or config.data.pairs):
+            raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
+        self.online = OnlineSequences.open(config.data, config.loop.seed) if config.data.shards else None
+        self.sources = [] if self.online else open_sources(config.data)
         self.sizes = np.array([len(source) for source in self.sources])
         self.clips: Sequence[ValidationClip] = (
             ValidationClip.load_all(Path(config.data.validation)) if config.data.validation else []
@@ -60,10 +68,20 @@ class CPFPRecipe:
         rest = [p for p in self.model.parameters() if all(p is not b for b in bank)]
         return [{"params": rest}, {"params": bank, "lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}]
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        samples = [self._sample(rng) for _ in range(self.config.loop.batch)]
+    def batches(self, steps: range) -> Generator[Batch, None, None]:
+        """The batch of each step. Those from shards are drawn ahead, which is why all steps are named at once."""
+        loop = self.config.loop
+        if self.online is None:
+            for step in steps:
+                rng = np.random.default_rng((loop.seed, step))
+                yield self._stacked([self._sample(rng) for _ in range(loop.batch)])
+        else:
+            with closing(self.online.batches(steps, loop.batch)) as drawn:
+                yield from map(self._stacked, drawn)
+
+    def _stacked(self, samples: list[Arrays]) -> Batch:
         stacked = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
-        blurred, sharp = (stacked[k].permute(0, 1, 4, 2, 3).float() / 255 for k in ("blurred", "sharp"))
+        blurred, sharp = (stacked[k].permute(0, 1, 4, 2, 3) for k in ("blurred", "sharp"))
         priors = PriorTensors(
             stacked["motion"].float(),
             stacked["motion_back"].float(),
@@ -74,17 +92,18 @@ class CPFPRecipe:
         )
         return Batch(blurred, sharp, priors)
 
-    def _sample(self, rng: np.random.Generator) -> dict[str, Any]:
+    def _sample(self, rng: np.random.Generator) -> Arrays:
         row = int(rng.integers(self.sizes.sum()))
         which = int(np.searchsorted(np.cumsum(self.sizes), row, side="right"))
         return self.sources[which].sample(row - int(self.sizes[:which].sum()), rng, self.config.data)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        restored = model(batch.blurred, batch.priors).frames
+        blurred, sharp = batch.blurred.float() / 255, batch.sharp.float() / 255
+        restored = model(blurred, batch.priors).frames
         with torch.no_grad():
-            before = -10 * torch.log10(((batch.blurred - batch.sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
-            after = -10 * torch.log10(((restored - batch.sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
-        return self.config.loss(restored, batch.sharp), {"gain_db": float((after - before).mean())}
+            before = -10 * torch.log10(((blurred - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
+            after = -10 * torch.log10(((restored - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
+        return self.config.loss(restored, sharp), {"gain_db": float((after - before).mean())}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return score_clips(model, self.clips) if self.clips else {}
@@ -99,8 +118,17 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
         return CPFP.from_pretrained(config.init, low_cpu_mem_usage=False)
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
-    if fit_line and model.line is not None and config.data.packs:
-        pack = open_pack(Path(config.data.packs[0]))
+    if fit_line and model.line is not None and (config.data.packs or config.data.shards):
+        pack = open_pack(Path(config.data.packs[0])) if config.data.packs else _few_rows(config)
         bank = fit_line_bank(pack, config.model.line_taps, config.model.line_reach, UNKNOWN_DUTY)
         model.line.bank.data.copy_(bank)
     return model
+
+
+_FITTED_SEQUENCES, _FITTED_PX = 200, 160
+
+
+def _few_rows(config: CPFPTraining) -> dict[str, np.ndarray]:
+    """Sequences from shards to fit the line bank to."""
+    small = replace(config.data, crop_px=min(config.data.crop_px, _FITTED_PX))
+    return OnlineSequences.open(small, config.loop.seed).rows(_FITTED_SEQUENCES)

@@ -8,12 +8,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,8 +31,8 @@ class Recipe(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser moves: its groups; ``lr_scale`` multiplies a group's rate."""
 
-    def batch(self, rng: np.random.Generator) -> Any:
-        """One training batch, on the CPU."""
+    def batches(self, steps: range) -> Generator[Any, None, None]:
+        """A training batch, on the CPU, for each step; its draws come from the seed and the step's number alone."""
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """The loss to minimise, and figures for the log."""
@@ -72,7 +72,8 @@ def train(
         model: with start values; when resuming they are replaced.
         recipe: data, loss and validation.
         config: lengths and rates.
-        folder: receives ``log.jsonl``, ``last/`` (to resume from) and ``best/`` (best validation score).
+        folder: receives ``log.jsonl``, ``last/`` (to resume from) and ``best/`` (best validation score). In the log
+            ``waited`` is the share of the time of a step that passed before its batch was there.
         resume: continue from ``folder/last`` where it exists.
         on_step: called after each step with its number and figures.
     """
@@ -92,16 +93,19 @@ def train(
     trained, optimiser = accelerator.prepare(model, optimiser)
     average.to(accelerator.device)
 
-    began, counted = time.monotonic(), 0
+    began, counted, waiting, working = time.monotonic(), 0, 0.0, 0.0
     figures_sum: dict[str, float] = {}
-    with (folder / "log.jsonl").open("a", buffering=1) as journal:
-        for step in range(start, config.steps):
-            rng = np.random.default_rng((config.seed, step))
+    steps = range(start, config.steps)
+    with (folder / "log.jsonl").open("a", buffering=1) as journal, closing(recipe.batches(steps)) as batches:
+        for step in steps:
+            asked = time.monotonic()
+            batch = next(batches)
+            given = time.monotonic()
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, config.steps, config.optimiser) * group.get("lr_scale", 1.0)
             trained.train()
             with accelerator.autocast():
-                loss, figures = recipe.loss(trained, _to(recipe.batch(rng), accelerator.device))
+                loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
             optimiser.zero_grad()
             accelerator.backward(loss)
             if config.optimiser.clip_norm:
@@ -114,13 +118,15 @@ def train(
             for key, value in {"loss": loss.item(), **figures}.items():
                 figures_sum[key] = figures_sum.get(key, 0.0) + value
             counted += 1
+            waiting, working = waiting + given - asked, working + time.monotonic() - given
             if done % config.log_every == 0 or done == config.steps:
                 row = {k: v / counted for k, v in figures_sum.items()}
+                row |= {"waited": round(waiting / (waiting + working), 4)}
                 row |= {"step": done, "seconds": round(time.monotonic() - began, 1)}
                 journal.write(json.dumps(row) + "\n")
                 if on_step:
                     on_step(done, row)
-                figures_sum, counted = {}, 0
+                figures_sum, counted, waiting, working = {}, 0, 0.0, 0.0
             if done % config.validate_every == 0 or done == config.steps:
                 scores = recipe.validate(average)
                 journal.write(json.dumps({"step": done, "validation": scores}) + "\n")

@@ -16,7 +16,7 @@ import numpy as np
 
 from unsmear.data.layouts import DataClip
 from unsmear.data.light import from_linear, quantise, to_linear
-from unsmear.data.pack import RESIDUAL_CELL, open_pack
+from unsmear.data.pack import RESIDUAL_CELL, PackConfig, open_pack
 from unsmear.data.sets import find_pairs, open_priors
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.priors import Prior
@@ -35,6 +35,14 @@ class DataConfig:
     """Folders made by ``unsmear data pack``."""
     pairs: list[str] = field(default_factory=list)
     """Data sets of blurred and sharp clips (GoPro, DVD, …) with priors beside them: ``unsmear data augment``."""
+    shards: list[str] = field(default_factory=list)
+    """Instead of both: folders made by ``tools/shards.py``, from which sequences are drawn while training."""
+    draw: PackConfig = field(default_factory=PackConfig)
+    """How sequences are drawn from shards; their size and number of frames stand here as ``crop_px`` and ``frames``."""
+    workers: int = 2
+    """Processes that finish sequences from shards."""
+    ahead: int = 4
+    """Batches from shards that are drawn ahead, at most."""
     split: str | None = "train"
     """Of those data sets: train, valid, test, or None for all."""
     role: str | None = None

@@ -1,0 +1,149 @@
+"""Sequences drawn while training: rendered on the device, finished in worker processes, ahead of the step they are for.
+
+Threads draw and render; processes expose what is to be exposed along flow, encode, find the priors and turn the result,
+for all this is the CPU's work. A sequence depends on the seed, its step and its place in the batch alone, whatever the
+workers are and however far ahead they work. (Noise also depends on the kind of device, which draws it.)
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unsmear.data.camera import Rendered
+from unsmear.data.pack import (
+    MOST_DRAWS,
+    Camera,
+    PackConfig,
+    Sources,
+    draw_frames,
+    finish_sequence,
+    no_usable_sequence,
+    sequence_arrays,
+)
+from unsmear.data.shards import open_shards
+from unsmear.errors import UsageError
+from unsmear.training.sequences import Arrays, DataConfig, augment
+
+Drawn = Rendered | list[np.ndarray]
+Task = Callable[[Drawn, np.random.Generator], Arrays | None]
+"""What a worker makes of a draw; None if it does not suit."""
+
+
+class OnlineSequences:
+    """Endless sequences from shards.
+
+    Args:
+        sources: photographs and clips.
+        config: what to draw, and how many workers work how far ahead.
+        seed: of all draws.
+        device: where photographs are rendered; None: on CUDA where there is one.
+    """
+
+    def __init__(self, sources: Sources, config: DataConfig, seed: int, device: str | None = None):
+        import torch
+
+        from unsmear.data.synthesis import DeviceCamera
+
+        if config.crop_px % 16 or config.crop_px < 64:
+            raise UsageError(f"data.crop_px {config.crop_px}: sequences from shards want a multiple of 16, at least 64")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.config, self.seed, self.clips = config, seed, sources.clips
+        ranges = replace(config.draw.camera, size_px=config.crop_px, frames=config.frames)
+        self.draw: PackConfig = replace(config.draw, camera=ranges)
+        self.camera: Camera | None = DeviceCamera(sources.photos, device) if sources.photos else None
+        self.turn = threading.Lock()
+
+    @classmethod
+    def open(cls, config: DataConfig, seed: int, device: str | None = None) -> "OnlineSequences":
+        """Of the shards that ``config`` names. Raises DataLayoutError: they are not whole."""
+        opened = [open_shards(Path(folder)) for folder in config.shards]
+        photos, clips = ([item for sources in opened for item in getattr(sources, k)] for k in ("photos", "clips"))
+        return cls(Sources(photos, clips), config, seed, device)
+
+    def batches(self, steps: range, size: int) -> Generator[list[Arrays], None, None]:
+        """``size`` sequences for each step, in the form of ``training.sequences``. Closing it ends the workers.
+
+        Raises:
+            DataLayoutError: no draw gave a usable sequence. Whatever else a worker raises comes out as it is.
+        """
+        keys = ((step, place) for step in steps for place in range(size))
+        task = partial(_train_sequence, config=self.config, draw=self.draw)
+        with closing(self._in_order(keys, task, self.config.ahead * size)) as made:
+            for _ in steps:
+                yield list(islice(made, size))
+
+    def rows(self, count: int) -> dict[str, np.ndarray]:
+        """As many sequences in the form of a pack, neither turned nor recoloured."""
+        keys = ((0, place) for place in range(count))
+        with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as made:
+            rows = list(made)
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def render(self, key: tuple[int, ...]) -> tuple[Drawn | None, np.random.Generator]:
+        """What is drawn for a key, before any worker sees it, and the generator with which to go on."""
+        rng = np.random.default_rng((self.seed, *key))
+        with self.turn:
+            return draw_frames(self.camera, self.clips, rng, self.draw), rng
+
+    def _in_order(self, keys: Iterable[tuple[int, ...]], task: Task, most: int) -> Generator[Arrays, None, None]:
+        """What ``task`` makes for each key, in order; up to ``most`` are in hand beside the one that is waited for."""
+        workers = self.config.workers
+        # Spawned, not forked: neither OpenCV's threads nor CUDA survive a fork.
+        context = multiprocessing.get_context("spawn")
+        waiting: deque[Future[Arrays]] = deque()
+        # Two threads more than workers: while these wait for a worker each, the next sequences are rendered.
+        with ProcessPoolExecutor(workers, context, _start_worker) as pool, ThreadPoolExecutor(workers + 2) as threads:
+            try:
+                for key in keys:
+                    waiting.append(threads.submit(self._sequence, key, task, pool))
+                    if len(waiting) > most:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _sequence(self, key: tuple[int, ...], task: Task, pool: ProcessPoolExecutor) -> Arrays:
+        for attempt in range(MOST_DRAWS):
+            drawn, rng = self.render((*key, attempt))
+            if drawn is not None and (made := pool.submit(task, drawn, rng).result()) is not None:
+                return made
+        raise no_usable_sequence()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed leaves no workers behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _row(drawn: Drawn, rng: np.random.Generator, draw: PackConfig) -> Arrays | None:
+    finished = finish_sequence(drawn, rng, draw)
+    return None if finished is None else sequence_arrays(*finished)
+
+
+def _train_sequence(drawn: Drawn, rng: np.random.Generator, config: DataConfig, draw: PackConfig) -> Arrays | None:
+    row = _row(drawn, rng, draw)
+    return None if row is None else augment({name: array[None] for name, array in row.items()}, 0, rng, config)

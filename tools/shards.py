@@ -1,0 +1,149 @@
+"""Shards to carry to an accelerator, and whether training from them keeps it busy.
+
+python tools/shards.py build -o runs/shards --photos PHOTOS --clips CLIPS --leaves 12 --sources LISTING.csv
+python tools/shards.py measure runs/shards configs/cpfp-accelerator.yaml --steps 20
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields, replace
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from unsmear.data.shards import ShardSettings, build_shards
+from unsmear.errors import UnsmearError
+from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
+from unsmear.training.loop import train
+from unsmear.training.online import OnlineSequences
+
+WARM_UP = 3
+"""Steps that are not counted: compilers choose their kernels, and workers start."""
+
+
+def build(given: argparse.Namespace) -> None:
+    settings = ShardSettings(**{f.name: getattr(given, f.name) for f in fields(ShardSettings)})
+    made = build_shards(
+        given.output, given.photos, given.clips, settings, listing=given.sources, overwrite=given.overwrite
+    )
+    kinds = [shard["kind"] for shard in made["shards"]]
+    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    print(f"{given.output}: {counted}, {made['bytes'] / 1e6:.1f} MB")
+
+
+def measure(given: argparse.Namespace) -> None:
+    config = CPFPTraining.read(given.config)
+    data = replace(config.data, shards=[str(given.folder)], packs=[], pairs=[], validation=None)
+    data = replace(data, **{k: v for k in ("crop_px", "workers") if (v := getattr(given, k)) is not None})
+    loop = replace(config.loop, steps=given.steps + WARM_UP, log_every=1, checkpoint_every=10**9, validate_every=10**9)
+    loop = replace(loop, **{k: v for k in ("batch", "precision") if (v := getattr(given, k)) is not None})
+    config = replace(config, data=data, loop=loop)
+    online = OnlineSequences.open(data, loop.seed)
+    rendered = rate(timed_renders(online), given.seconds)
+    finished = rate(timed_sequences(online, loop.batch), given.seconds)
+    del online
+
+    model = start_model(config, fit_line=False)
+    used: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, CPFPRecipe(model, config), loop, Path(folder), on_step=lambda *_: used.extend(utilisation()))
+        rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines() if "loss" in line]
+    seconds = (rows[-1]["seconds"] - rows[WARM_UP - 1]["seconds"]) / given.steps
+    waited = sum(row["waited"] for row in rows[WARM_UP:]) / given.steps
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{given.config.name}: {data.frames} frames of {data.crop_px} pixels, batch {loop.batch}, ", end="")
+    print(
+        f"precision {loop.precision}, {data.workers} workers; {device}, {platform.machine()}, torch {torch.__version__}"
+    )
+    table = {
+        "rendered on the device, sequences/s": f"{rendered:.1f}",
+        "rendered, encoded and with priors, sequences/s": f"{finished:.1f}",
+        "the same, frames/s": f"{finished * data.frames:.1f}",
+        "trained on, sequences/s": f"{loop.batch / seconds:.2f}",
+        "a step, seconds": f"{seconds:.3f}",
+        "of it waiting for data": f"{100 * waited:.1f} %",
+        "utilisation that the driver reports": f"{sum(used) / len(used):.0f} %" if used else "not known here",
+    }
+    print("| figure | value |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in table.items()))
+
+
+def timed_renders(online: OnlineSequences) -> Iterator[None]:
+    """Draw after draw of the virtual camera, back on the CPU, which is what waits for the device."""
+    for i in count():
+        online.render((0, i, 0))
+        yield
+
+
+def timed_sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
+    with closing(online.batches(range(1 << 30), batch)) as batches:
+        for sequences in batches:
+            yield from (None for _ in sequences)
+
+
+def rate(events: Iterator[None], seconds: float) -> float:
+    """Events a second, over ``seconds`` after the first."""
+    next(events)
+    began, seen = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < seconds:
+        next(events)
+        seen += 1
+    return seen / passed
+
+
+def utilisation() -> list[int]:
+    """Per cent of the last moment in which the GPU did something; empty where nobody can tell."""
+    try:
+        return [torch.cuda.utilization()] if torch.cuda.is_available() else []
+    except (ModuleNotFoundError, RuntimeError):  # nvidia-ml-py is not installed
+        return []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="build | measure")
+    make = commands.add_parser("build", help="make a folder of shards")
+    make.add_argument("-o", "--output", type=Path, required=True)
+    make.add_argument("--photos", type=Path, metavar="DIR")
+    make.add_argument("--clips", type=Path, metavar="DIR")
+    make.add_argument("--sources", type=Path, metavar="CSV", help="file, author, licence, sha256 of all of them")
+    make.add_argument("--permissive-only", action="store_true", help="leave out GPL, LGPL and CC-BY-SA")
+    make.add_argument("--overwrite", action="store_true")
+    plain = ShardSettings()
+    for name, text in (
+        ("leaves", "pictures of dead leaves to add"),
+        ("seed", "of the leaves"),
+        ("photo-px", "longest side of photographs"),
+        ("quality", "of their JPEG compression"),
+        ("clip-px", "longest side of clips"),
+        ("crf", "of their H.264 compression"),
+    ):
+        make.add_argument(f"--{name}", type=int, default=getattr(plain, name.replace("-", "_")), help=text)
+    make.add_argument("--clip-frames", type=int, help="frames kept of a clip at most")
+    make.add_argument("--most-mb", type=float, default=plain.most_mb, help="what the folder may take")
+    make.set_defaults(run=build)
+
+    measured = commands.add_parser("measure", help="train a few steps and tell where the time goes")
+    measured.add_argument("folder", type=Path)
+    measured.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    measured.add_argument("--steps", type=int, default=20)
+    measured.add_argument("--seconds", type=float, default=10, help="for each rate that is taken without training")
+    for name in ("crop-px", "batch", "workers"):
+        measured.add_argument(f"--{name}", type=int, help="instead of the configuration's")
+    measured.add_argument("--precision", help="instead of the configuration's")
+    measured.set_defaults(run=measure)
+    given = parser.parse_args()
+    try:
+        given.run(given)
+    except UnsmearError as error:
+        sys.exit(f"shards: {error}")
+
+
+if __name__ == "__main__":
+    main()
