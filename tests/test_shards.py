@@ -3,12 +3,14 @@
 import csv
 import hashlib
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from clips import make_clip, moving_frames, texture
 from unsmear.data.camera import CameraRanges, Layer, Shot, render
@@ -166,6 +168,7 @@ def test_noise_is_as_strong_as_drawn(device):
 
 
 DRAW = PackConfig(camera=CameraRanges(speed_px=(3, 8)), photo_share=0.5, interpolated_share=0.5, psnr_range=(5, 60))
+TINY = {"channels": 8, "encoder_depth": 1, "body_depth": 1, "decoder_depth": 1, "offset_groups": 2, "line_taps": 0}
 DATA = DataConfig(crop_px=64, frames=3, draw=DRAW, workers=1, ahead=1)
 
 
@@ -198,9 +201,8 @@ def test_what_goes_wrong_in_a_worker_comes_out(shards):
 
 def test_training_from_shards_on_a_cpu(shards, tmp_path):
     """The loop goes on from a checkpoint as if it had never stopped, and tells how long it waited for data."""
-    model = CPFPConfig(channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, offset_groups=2, line_taps=0)
     loop = LoopConfig(steps=3, batch=1, checkpoint_every=2, validate_every=100, log_every=1)
-    config = CPFPTraining(model, replace(DATA, shards=[str(shards)]), loop)
+    config = CPFPTraining(CPFPConfig(**TINY), replace(DATA, shards=[str(shards)]), loop)
 
     def run(folder: Path, steps: int, resume: bool = False) -> list[dict]:
         shorter = replace(config, loop=replace(loop, steps=steps))
@@ -215,3 +217,24 @@ def test_training_from_shards_on_a_cpu(shards, tmp_path):
     assert all(0 <= row["waited"] <= 1 for row in whole)
     with pytest.raises(UsageError, match=r"data\.shards stand alone"):
         CPFPRecipe(start_model(config), replace(config, data=replace(config.data, packs=["runs/pack"])))
+
+
+def test_the_tool_builds_and_measures(material, tmp_path, monkeypatch, capsys):
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "shards.py"))
+
+    def run(*words: object) -> str:
+        monkeypatch.setattr("sys.argv", ["shards.py", *map(str, words)])
+        tool["main"]()
+        return capsys.readouterr().out
+
+    places = ("--photos", material / "photos", "--clips", material / "clips", "--sources", material / "listing.csv")
+    told = run("build", "-o", tmp_path / "shards", *places, "--photo-px", 240, "--clip-frames", 5, "--permissive-only")
+    assert "1 photo, 1 clip, 0." in told
+    with pytest.raises(SystemExit, match="give --overwrite"):
+        run("build", "-o", tmp_path / "shards", *places)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": TINY, "data": {"frames": 3}, "loop": {"batch": 1}}))
+    sizes = ("--crop-px", 64, "--workers", 1, "--seconds", 0.1)
+    told = run("measure", tmp_path / "shards", tmp_path / "c.yaml", "--steps", 2, *sizes)
+    rows = dict(line.strip("| ").split(" | ") for line in told.splitlines()[3:])
+    assert float(rows["rendered on the device, sequences/s"]) > 0
+    assert 0 <= float(rows["of it waiting for data"].rstrip(" %")) <= 100

@@ -16,6 +16,8 @@ from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 
 from unsmear.data.shards import ShardSettings, build_shards
@@ -46,8 +48,9 @@ def measure(given: argparse.Namespace) -> None:
     loop = replace(loop, **{k: v for k in ("batch", "precision") if (v := getattr(given, k)) is not None})
     config = replace(config, data=data, loop=loop)
     online = OnlineSequences.open(data, loop.seed)
-    rendered = rate(timed_renders(online), given.seconds)
-    finished = rate(timed_sequences(online, loop.batch), given.seconds)
+    rendered = rate(renders(online), given.seconds)
+    finished = rate(sequences(online, loop.batch), given.seconds)
+    costly = worker_seconds(online, given.seconds)
     del online
 
     model = start_model(config, fit_line=False)
@@ -64,27 +67,45 @@ def measure(given: argparse.Namespace) -> None:
     )
     table = {
         "rendered on the device, sequences/s": f"{rendered:.1f}",
-        "rendered, encoded and with priors, sequences/s": f"{finished:.1f}",
-        "the same, frames/s": f"{finished * data.frames:.1f}",
+        "finished by the workers, sequences/s": f"{finished:.2f}",
+        "their priors, frames/s": f"{finished * data.frames:.1f}",
+        "CPU seconds for a finished sequence": f"{costly:.3f}",
         "trained on, sequences/s": f"{loop.batch / seconds:.2f}",
         "a step, seconds": f"{seconds:.3f}",
         "of it waiting for data": f"{100 * waited:.1f} %",
+        "workers that would keep up": f"{loop.batch * costly / (seconds * (1 - waited)):.1f}",
         "utilisation that the driver reports": f"{sum(used) / len(used):.0f} %" if used else "not known here",
     }
     print("| figure | value |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in table.items()))
 
 
-def timed_renders(online: OnlineSequences) -> Iterator[None]:
-    """Draw after draw of the virtual camera, back on the CPU, which is what waits for the device."""
+def renders(online: OnlineSequences) -> Iterator[None]:
+    """What the virtual camera renders on the device and sends back, which is to wait for it."""
+    if online.camera is None:
+        sys.exit("shards: there are no photographs to render")
     for i in count():
-        online.render((0, i, 0))
+        online.camera(np.random.default_rng(i), online.draw.camera)
         yield
 
 
-def timed_sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
+def sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
     with closing(online.batches(range(1 << 30), batch)) as batches:
-        for sequences in batches:
-            yield from (None for _ in sequences)
+        for drawn in batches:
+            yield from (None for _ in drawn)
+
+
+def worker_seconds(online: OnlineSequences, seconds: float) -> float:
+    """What a sequence costs a worker by the clock of its core, with the draws that do not suit."""
+    cv2.setNumThreads(1)
+    finished, spent = 0, 0.0
+    for i in count():
+        drawn, rng = online.render((0, i, 0))
+        began = time.process_time()
+        finished += drawn is not None and online.finish(drawn, rng) is not None
+        spent += time.process_time() - began
+        if finished and spent > seconds:
+            return spent / finished
+    raise AssertionError("count() does not end")
 
 
 def rate(events: Iterator[None], seconds: float) -> float:

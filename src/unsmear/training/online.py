@@ -63,6 +63,7 @@ class OnlineSequences:
         ranges = replace(config.draw.camera, size_px=config.crop_px, frames=config.frames)
         self.draw: PackConfig = replace(config.draw, camera=ranges)
         self.camera: Camera | None = DeviceCamera(sources.photos, device) if sources.photos else None
+        self.finish: Task = partial(_train_sequence, config=config, draw=self.draw)
         self.turn = threading.Lock()
 
     @classmethod
@@ -79,8 +80,7 @@ class OnlineSequences:
             DataLayoutError: no draw gave a usable sequence. Whatever else a worker raises comes out as it is.
         """
         keys = ((step, place) for step in steps for place in range(size))
-        task = partial(_train_sequence, config=self.config, draw=self.draw)
-        with closing(self._in_order(keys, task, self.config.ahead * size)) as made:
+        with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as made:
             for _ in steps:
                 yield list(islice(made, size))
 

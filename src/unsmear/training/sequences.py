@@ -86,7 +86,8 @@ def open_sources(config: DataConfig) -> list[Source]:
     """
     if not config.packs and not config.pairs:
         raise UsageError(
-            "data.packs and data.pairs are empty: name a folder made by `unsmear data pack`, or a data set with priors"
+            "data.packs and data.pairs are empty: name a folder made by `unsmear data pack`, a data set with priors, "
+            "or shards in data.shards"
         )
     packs: list[Source] = [PackSource(Path(p), config.blur_px) for p in config.packs]
     return packs + [PairSource(Path(p), config.split, config.role) for p in config.pairs]
