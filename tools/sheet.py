@@ -1,0 +1,91 @@
+"""One picture of what a model does to footage without a truth: pieces of frames, before and after, side by side.
+
+    python tools/sheet.py CLIP... -o sheet.png [--model cpfp]
+
+Of every video, folder of frames or picture the frame in the middle is taken, restored as part of its shot, and the
+piece of it shown that holds the most detail along its motion. Nobody chooses.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unsmear import deblur, load
+from unsmear.data.pairset import upright_frames
+from unsmear.video import FrameFolderWriter, find_inputs, open_video
+
+AROUND = 8
+"""Frames to each side of the one that is shown."""
+PIECE = (176, 264)
+"""Height and width of a piece, pixels; shown at half as much again."""
+ZOOM, GAP, LABEL = 1.5, 6, 22
+
+
+def busiest(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice]:
+    """Where the most has been done to what has the most detail."""
+    gray = cv2.cvtColor(before, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    detail = np.abs(cv2.Sobel(gray, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(gray, cv2.CV_32F, 0, 1))
+    change = np.abs(after.astype(np.float32) - before).mean(-1)
+    height, width = min(PIECE[0], before.shape[0]), min(PIECE[1], before.shape[1])
+    score = cv2.boxFilter(detail, -1, (width, height)) * (1 + cv2.boxFilter(change, -1, (width, height)))
+    top, left = height // 2, width // 2
+    inner = score[top : score.shape[0] - height + top + 1, left : score.shape[1] - width + left + 1]
+    y, x = np.unravel_index(int(inner.argmax()), inner.shape)
+    return slice(y, y + height), slice(x, x + width)
+
+
+def pair(source: Path, restorer: object) -> tuple[np.ndarray, np.ndarray]:
+    """The middle frame and what becomes of it, uint8 (H, W, 3)."""
+    with open_video(source) as reader:
+        frames = list(upright_frames(reader, None))
+    middle = len(frames) // 2
+    first = max(0, middle - AROUND)
+    taken = frames[first : middle + AROUND + 1]
+    with tempfile.TemporaryDirectory() as folder:
+        writer = FrameFolderWriter(Path(folder) / "in")
+        for i, frame in enumerate(taken):
+            writer.write(i, frame)
+        given = Path(folder) / "in" if len(taken) > 1 else writer.path(0)
+        deblur(given, f"{folder}/out/", model=restorer)  # type: ignore[arg-type]
+        with open_video(Path(folder) / "out") as reader:
+            restored = list(upright_frames(reader, None))
+    return taken[middle - first], restored[middle - first]
+
+
+def row(name: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    where = busiest(before, after)
+    pieces = [cv2.resize(x[where], None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC) for x in (before, after)]
+    height, width = pieces[0].shape[:2]
+    out = np.full((height + LABEL, 2 * width + GAP, 3), 255, np.uint8)
+    out[LABEL:, :width], out[LABEL:, width + GAP :] = pieces
+    cv2.putText(out, name, (2, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="PNG or JPEG")
+    parser.add_argument("--model", default="cpfp")
+    parser.add_argument("--columns", type=int, default=2)
+    given = parser.parse_args()
+    restorer = load(given.model)
+    sources = [path for clip in given.clips for path in find_inputs(clip)]
+    rows = [row(path.stem, *pair(path, restorer)) for path in sources]
+    height, width = (max(r.shape[k] for r in rows) for k in (0, 1))
+    rows = [
+        np.pad(r, ((0, height - r.shape[0] + GAP), (0, width - r.shape[1] + GAP), (0, 0)), constant_values=255)
+        for r in rows
+    ]
+    while len(rows) % given.columns:
+        rows.append(np.full_like(rows[0], 255))
+    lines = [np.hstack(rows[i : i + given.columns]) for i in range(0, len(rows), given.columns)]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(given.out), np.vstack(lines)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+if __name__ == "__main__":
+    main()
