@@ -84,7 +84,8 @@ def main() -> None:
         rows.append(np.full_like(rows[0], 255))
     lines = [np.hstack(rows[i : i + given.columns]) for i in range(0, len(rows), given.columns)]
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(given.out), np.vstack(lines)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if given.out.suffix.lower() in (".jpg", ".jpeg") else []
+    cv2.imwrite(str(given.out), np.vstack(lines)[..., ::-1], quality)
 
 
 if __name__ == "__main__":

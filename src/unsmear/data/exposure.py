@@ -48,14 +48,17 @@ class Neighbourhood:
     from_following: np.ndarray
 
     @classmethod
-    def of(cls, previous: np.ndarray, centre: np.ndarray, following: np.ndarray) -> "Neighbourhood":
+    def of(
+        cls, previous: np.ndarray, centre: np.ndarray, following: np.ndarray, before: "Neighbourhood | None" = None
+    ) -> "Neighbourhood":
+        """``before``: the neighbourhood of ``previous`` if it is known, for its flows to and from ``centre``."""
         return cls(
             previous,
             centre,
             following,
-            optical_flow(centre, previous),
+            optical_flow(centre, previous) if before is None else before.from_following,
             optical_flow(centre, following),
-            optical_flow(previous, centre),
+            optical_flow(previous, centre) if before is None else before.to_following,
             optical_flow(following, centre),
         )
 
@@ -102,8 +105,9 @@ def blur_by_flow(
     """
     if not 0 <= duty <= 1:
         raise ValueError(f"duty {duty} is outside [0, 1]: an exposure cannot outlast the frame step")
+    near: Neighbourhood | None = None
     for previous, centre, following in zip(frames, frames[1:], frames[2:], strict=False):
-        near = Neighbourhood.of(previous, centre, following)
+        near = Neighbourhood.of(previous, centre, following, near)
         times = subframe_times(duty, near.fastest_px())
         yield quantise(expose((near.at(float(s)) for s in times), curve)), centre
 

@@ -180,8 +180,9 @@ def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: Pac
     inner = slice(_FLOW_MARGIN, _FLOW_MARGIN + ranges.size_px)
     blurred: list[np.ndarray] = []
     sharp: list[np.ndarray] = []
+    near: Neighbourhood | None = None
     for previous, centre, following in zip(crops, crops[1:], crops[2:], strict=False):
-        near = Neighbourhood.of(previous, centre, following)
+        near = Neighbourhood.of(previous, centre, following, near)
         fastest = near.fastest_px()
         if not blurred:
             if not config.clip_motion_px[0] <= fastest <= config.clip_motion_px[1]:

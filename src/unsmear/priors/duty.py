@@ -50,11 +50,10 @@ def mean_line(prior: Prior) -> _Float32:
 
 def _read(image: npt.NDArray[Any], x: _Float32, y: _Float32) -> _Float32:
     """Bilinear read at scattered points; OpenCV wants maps narrower than 32768."""
-    rows = -(-len(x) // 4096)
-    shape = (rows, 4096)
-    pad = rows * 4096 - len(x)
-    maps = [np.pad(v, (0, pad)).reshape(shape) for v in (x, y)]
-    values = cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR).ravel()[: len(x)]
+    maps = np.zeros((2, -(-len(x) // 4096) * 4096), np.float32)
+    maps[:, : len(x)] = x, y
+    at_x, at_y = maps.reshape(2, -1, 4096)
+    values = cv2.remap(image, at_x, at_y, cv2.INTER_LINEAR).ravel()[: len(x)]
     return np.asarray(values, np.float32)
 
 
