@@ -151,7 +151,7 @@ def test_what_the_network_hears_of_the_exposure(pack):
         draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
         told[true] = np.array(draws)
     sharp = told[0.05][told[0.05] != -1]
-    assert sharp.max() <= 0.22 and 0.09 < sharp.mean() < 0.13
+    assert sharp.max() <= 0.25 and 0.1 < sharp.mean() < 0.15
     near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
     assert 0.05 < (told[0.4] == -1).mean() < 0.25

@@ -22,7 +22,7 @@ SLOWEST_PX = 3.0
 FASTEST_PX = 40.0
 """Only pixels that move this far a frame step take part: less leaves no line, more no overlap."""
 
-EDGE_REACH_PX = 2.0
+EDGE_REACH_PX = 1.75
 """Distance that the derivative filter and the codec add to the length of the blur."""
 
 DUTY_GRID = np.arange(0.0, 1.3001, 0.05)

@@ -8,7 +8,7 @@ import numpy as np
 from unsmear.priors import Prior
 from unsmear.priors.duty import estimate_duty
 
-SHARP_DUTY = 0.22
+SHARP_DUTY = 0.25
 """Where the exposure is estimated below this there is no blur worth the name: sharp clips are estimated up to it."""
 
 

@@ -24,7 +24,7 @@ from unsmear.priors.duty import estimate_duty
 from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 
-SHARP_DUTY, SHARP_TOLD = 0.1, 0.22
+SHARP_DUTY, SHARP_TOLD = 0.1, 0.25
 """Exposures up to the first are sharp; the network may be told that they are anything up to the second, which is where
 the tool itself stops calling a video sharp. More would teach it to distrust short exposures."""
 
