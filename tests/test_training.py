@@ -144,11 +144,11 @@ def test_augmented_motion_still_joins_the_frames():
 def test_what_the_network_hears_of_the_exposure(pack):
     """Of a sharp sequence a modest duty cycle and never the truth; else estimates, near truths or nothing."""
     arrays = dict(open_pack(pack)) | {"duty_estimated": np.full(6, 0.9, np.float32)}
-    told = {}
+    told, told_config = {}, DataConfig(crop_px=16, duty_estimated=0.25, duty_unknown=0.15)
     for true in (0.05, 0.4):
         arrays["duty"] = np.full(6, 0.3 if true == 0.4 else true, np.float32)
         arrays["duty_fitted"] = np.full(6, 0.4, np.float32)
-        draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(300)]
+        draws = [augment(arrays, 0, np.random.default_rng(i), told_config)["duty"] for i in range(300)]
         told[true] = np.array(draws)
     sharp = told[0.05][told[0.05] != -1]
     assert sharp.max() <= 0.25 and 0.1 < sharp.mean() < 0.15
@@ -156,7 +156,7 @@ def test_what_the_network_hears_of_the_exposure(pack):
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
     assert 0.05 < (told[0.4] == -1).mean() < 0.25
     arrays["duty_fitted"] = np.full(6, 0.1, np.float32)  # blurred, but not along its motion vectors
-    draws = [augment(arrays, 0, np.random.default_rng(i), DataConfig(crop_px=16))["duty"] for i in range(50)]
+    draws = [augment(arrays, 0, np.random.default_rng(i), told_config)["duty"] for i in range(50)]
     assert set(np.concatenate(draws)) == {np.float32(-1), np.float32(0.9)}
 
 
@@ -213,8 +213,9 @@ def test_only_sequences_of_the_wanted_blur_are_drawn(pack):
         open_sources(DataConfig([str(pack)], blur_px=(1000, 2000)))
 
 
-def test_the_line_bank_starts_from_the_fit(config, pack):
-    model = start_model(config)
+def test_the_line_bank_starts_from_the_fit_where_nothing_else_deblurs(config, pack):
+    assert not start_model(config).line.bank.any()  # deconvolution starts in its place
+    model = start_model(replace(config, model=replace(MODEL, deconvolve=[])))
     assert model.line.bank.abs().max() > 0.01
     assert len(open_pack(pack)["duty"]) == 6
 

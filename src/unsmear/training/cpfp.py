@@ -110,15 +110,16 @@ class CPFPRecipe:
 
 
 def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
-    """The network with start values: from ``init``, else fresh with the line bank fitted in closed form.
+    """The network with start values: from ``init``, else fresh.
 
-    ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint anyway.
+    A fresh one deblurs from the first step on: by deconvolution where it has that, else by a line bank fitted in closed
+    form. ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint anyway.
     """
     if config.init:
         return CPFP.from_pretrained(config.init, low_cpu_mem_usage=False)
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
-    if fit_line and model.line is not None and (config.data.packs or config.data.shards):
+    if fit_line and model.line is not None and not model.deconvolve and (config.data.packs or config.data.shards):
         pack = open_pack(Path(config.data.packs[0])) if config.data.packs else _few_rows(config)
         bank = fit_line_bank(pack, config.model.line_taps, config.model.line_reach, UNKNOWN_DUTY)
         model.line.bank.data.copy_(bank)

@@ -53,11 +53,11 @@ class DataConfig:
     """Of packs: only sequences whose blur, the fitted exposure times the mean length of V̄, lies between these."""
     recoloured: float = 0.0
     """Share of sequences whose colours are exchanged and dimmed, each by its own factor, in linear light."""
-    duty_estimated: float = 0.25
+    duty_estimated: float = 0.05
     """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
     duty_noise: float = 0.08
     """Elsewhere it is told the one that explains the pair best plus Gaussian noise of this standard deviation."""
-    duty_unknown: float = 0.15
+    duty_unknown: float = 0.12
     """Share of sequences where it is told nothing."""
     sharp_unknown: float = 0.15
     """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen for itself."""
