@@ -1,10 +1,13 @@
 """The stage-1 network: known answers, propagation, tiles' requirement, saving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from unsmear.models.cpfp import CPFP, CPFPConfig, PriorTensors
+from unsmear.models.cpfp import CPFP, DECONVOLVED, CPFPConfig, PriorTensors
 from unsmear.nn.cpfa import CPFA
+from unsmear.nn.deconvolution import richardson_lucy
 from unsmear.nn.sampling import warp
 
 TINY = CPFPConfig(
@@ -50,11 +53,17 @@ def test_an_untrained_block_is_a_warp_scaled_by_the_residual(order, limit):
     torch.testing.assert_close(block(sources, motions, residual), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_untrained_network_returns_its_input_nearly():
+def test_an_untrained_network_returns_its_input_nearly_or_what_deconvolution_makes_of_it():
     torch.manual_seed(0)
-    frames = torch.rand(1, 3, 3, 32, 48)
-    out = CPFP.build(TINY).eval()(frames, priors(3, 32, 48)).frames
-    assert (out - frames).abs().mean() < 0.02
+    frames, p = torch.rand(1, 3, 3, 32, 48), priors(3, 32, 48)
+    for iterations in ([], [2]):
+        model = CPFP.build(replace(TINY, deconvolve=iterations)).eval()
+        start = frames.clone()
+        for i in range(3) if iterations else ():
+            line = model._blur(model._to_feature_grid(p, (8, 12)), i)
+            [undone] = richardson_lucy(frames[:, i], line, model.line_samples(p), (2,))
+            start[:, i] += DECONVOLVED * (undone - frames[:, i])
+        assert (model(frames, p).frames - start).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("passes", [["forward", "backward"], ["forward", "backward", "forward", "backward"]])
