@@ -192,6 +192,12 @@ def test_a_batch_depends_on_seed_and_step_alone(shards):
     assert not any(np.array_equal(a["sharp"], b["sharp"]) for a in first for b in second)
 
 
+def test_settings_that_cannot_be_are_refused(shards):
+    for wrong in ({"crop_px": 100}, {"workers": 0}, {"ahead": 0}):
+        with pytest.raises(UsageError, match=rf"data\.{next(iter(wrong))}|data\.workers"):
+            OnlineSequences(open_shards(shards), replace(DATA, **wrong), seed=0)
+
+
 def test_what_goes_wrong_in_a_worker_comes_out(shards):
     data = replace(DATA, draw=replace(DRAW, crf=(-9, -9), uncompressed_share=0, photo_share=1))
     sources = Sources(open_shards(shards).photos, [])

@@ -1,7 +1,7 @@
 """Shards to carry to an accelerator, and whether training from them keeps it busy.
 
 python tools/shards.py build -o runs/shards --photos PHOTOS --clips CLIPS --leaves 12 --sources LISTING.csv
-python tools/shards.py measure runs/shards configs/cpfp-accelerator.yaml --steps 20
+python tools/shards.py measure runs/shards configs/cpfp-accelerator.yaml --steps 60
 """
 
 import argparse

@@ -101,6 +101,8 @@ def build_shards(
     try:
         origins = _Origins(listing, settings.permissive_only)
         shards = list(_write_shards(fresh, photos, clips, settings, origins))
+        if not shards:
+            raise DataLayoutError("nothing is left to build from: all of it is under a copyleft licence")
         total = sum(shard["bytes"] for shard in shards)
         if total > settings.most_mb * 1e6:
             raise OutputError(

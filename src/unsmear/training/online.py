@@ -58,6 +58,8 @@ class OnlineSequences:
 
         if config.crop_px % 16 or config.crop_px < 64:
             raise UsageError(f"data.crop_px {config.crop_px}: sequences from shards want a multiple of 16, at least 64")
+        if config.workers < 1 or config.ahead < 1:
+            raise UsageError(f"data.workers {config.workers}, data.ahead {config.ahead}: expected at least 1 of each")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config, self.seed, self.clips = config, seed, sources.clips
         ranges = replace(config.draw.camera, size_px=config.crop_px, frames=config.frames)
