@@ -7,7 +7,7 @@ import unsmear
 from clips import make_clip, moving_frames
 from restorers import Negative
 from unsmear.metrics import psnr
-from unsmear.restore.restraint import CLOSE_DB, restrained
+from unsmear.restore.restraint import CLOSE_DB, flat_kept, restrained
 from unsmear.restore.shots import SHARP_DUTY
 from unsmear.video import open_video
 
@@ -32,6 +32,19 @@ def test_a_blurred_or_unknown_shot_is_left_to_the_model(duty: float | None) -> N
 def test_small_changes_of_a_sharp_shot_are_kept_as_they_are() -> None:
     after = np.clip(FRAMES.astype(int) + 2, 0, 255).astype(np.uint8)
     assert np.array_equal(restrained(FRAMES, after, 0.0), after)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_flat_stays_flat_and_detail_is_left_to_the_model(dtype) -> None:  # type: ignore[no-untyped-def]
+    unit = 257 if dtype == np.uint16 else 1
+    before = np.full((1, 64, 96, 3), 120 * unit, dtype)
+    stripes = np.where(np.arange(32) // 4 % 2, 60, 180).astype(dtype) * unit
+    before[:, :, 64:] = stripes[:, None]  # detail to the right of column 64
+    after = np.clip(before.astype(np.int64) + 40 * unit, 0, 255 * unit).astype(dtype)
+    kept = flat_kept(before, after)
+    assert np.all(kept[:, :, :48] == 122 * unit)
+    assert np.array_equal(kept[:, :, 64:], after[:, :, 64:])
+    assert np.array_equal(flat_kept(before, before), before)
 
 
 def test_a_whole_sharp_video_changes_little_whatever_the_model_does(tmp_path) -> None:  # type: ignore[no-untyped-def]

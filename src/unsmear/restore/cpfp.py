@@ -6,6 +6,7 @@ from torch import nn
 
 from unsmear.models.cpfp import CPFP, GRID, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, OutOfMemory, State
+from unsmear.restore.restraint import flat_kept
 from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
 
@@ -86,7 +87,8 @@ class CPFPRestorer:
         except MemoryError as error:
             raise OutOfMemory(str(error)) from None
         h, w = clip.frames.shape[1:3]
-        return tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype), {"features": features}
+        made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
+        return flat_kept(clip.frames[: clip.wanted], made), {"features": features}
 
     def _run(
         self, frames: torch.Tensor, priors: PriorTensors, state: torch.Tensor | None, wanted: int, samples: int
