@@ -8,15 +8,16 @@ from unsmear.restore.shots import SHARP_DUTY
 CLOSE_DB = 40.0
 """Frames of a sharp shot change by no more than this PSNR: at 8 bits some 2.5 levels of root mean square."""
 
-FLAT_REACH_PX, FLAT_SHARE, FLAT_LEVELS = 8, 0.5, 2.0
-"""A pixel changes by no more than this share of what values range over so far around it, and this many 8-bit levels."""
+FLAT_REACH_PX, FLAT_SHARE, FLAT_LEVELS, FLAT_NOISE = 8, 0.5, 1.0, 3.0
+"""A pixel changes by no more than this share of what values range over so far around it, and this many 8-bit levels;
+the noise of a plain sky, so many levels, is no range."""
 
 
 def flat_kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """``after``, where nothing was to be seen before nothing is to be seen.
 
     An edge that was blurred still shows as a slope. Where ``before`` is flat, an edge in ``after`` comes from a motion
-    vector that was wrong, as those of skies and walls often are. On validation clips this changes no figure.
+    vector that was wrong, as those of skies and walls often are. It costs some 0.003 dB on validation clips.
 
     Args:
         before, after: (T, H, W, 3), uint8 or uint16.
@@ -27,6 +28,7 @@ def flat_kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         smooth = cv2.GaussianBlur(old, (0, 0), 1.0)
         limit = cv2.subtract(cv2.dilate(smooth, around), cv2.erode(smooth, around)).astype(np.float32)
+        limit = np.maximum(limit - np.float32(FLAT_NOISE * unit), 0)
         limit = limit * np.float32(FLAT_SHARE) + np.float32(FLAT_LEVELS * unit)
         here = old.astype(np.float32)
         out[i] = np.rint(np.clip(new, np.maximum(here - limit, 0), np.minimum(here + limit, 255 * unit)))
