@@ -7,7 +7,7 @@ import unsmear
 from clips import make_clip, moving_frames
 from restorers import Negative
 from unsmear.metrics import psnr
-from unsmear.restore.restraint import CLOSE_DB, flat_kept, restrained
+from unsmear.restore.restraint import CLOSE_DB, FREE_DUTY, closeness_db, flat_kept, restrained
 from unsmear.restore.shots import SHARP_DUTY
 from unsmear.video import open_video
 
@@ -24,9 +24,17 @@ def test_a_sharp_shot_stays_close(dtype) -> None:  # type: ignore[no-untyped-def
     assert np.corrcoef((drawn - before.astype(float)).ravel(), (after - before.astype(float)).ravel())[0, 1] > 0.95
 
 
-@pytest.mark.parametrize("duty", [None, SHARP_DUTY, 0.7])
+@pytest.mark.parametrize("duty", [None, FREE_DUTY, 0.7])
 def test_a_blurred_or_unknown_shot_is_left_to_the_model(duty: float | None) -> None:
     assert np.array_equal(restrained(FRAMES, 255 - FRAMES, duty), 255 - FRAMES)
+
+
+def test_the_bound_loosens_from_sharp_to_blurred() -> None:
+    bounds = [closeness_db(d) for d in (0.0, SHARP_DUTY, 0.3, 0.34)]
+    assert bounds[:2] == [CLOSE_DB, CLOSE_DB]
+    assert CLOSE_DB > bounds[2] > bounds[3] > 30
+    half = restrained(FRAMES, 255 - FRAMES, 0.3)
+    assert all(psnr(h, f) == pytest.approx(bounds[2], abs=0.2) for h, f in zip(half, FRAMES, strict=True))
 
 
 def test_small_changes_of_a_sharp_shot_are_kept_as_they_are() -> None:

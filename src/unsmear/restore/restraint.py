@@ -8,6 +8,9 @@ from unsmear.restore.shots import SHARP_DUTY
 CLOSE_DB = 40.0
 """Frames of a sharp shot change by no more than this PSNR: at 8 bits some 2.5 levels of root mean square."""
 
+FREE_DUTY, FREE_DB = 0.35, 32.0
+"""From this exposure on they may change as they like; just below it, by no more than this."""
+
 FLAT_REACH_PX, FLAT_SHARE, FLAT_LEVELS, FLAT_NOISE = 8, 0.5, 1.0, 3.0
 """A pixel changes by no more than this share of what values range over so far around it, and this many 8-bit levels;
 the noise of a plain sky, so many levels, is no range."""
@@ -35,16 +38,28 @@ def flat_kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return out
 
 
+def closeness_db(duty: float | None) -> float | None:
+    """How close frames of this estimated exposure stay to themselves, PSNR; None: no bound.
+
+    Up to ``SHARP_DUTY`` ``CLOSE_DB``; from there it loosens evenly, for estimates of what is sharp scatter.
+    """
+    if duty is None or duty >= FREE_DUTY:
+        return None
+    loosened = max(duty - SHARP_DUTY, 0.0) / (FREE_DUTY - SHARP_DUTY)
+    return CLOSE_DB + loosened * (FREE_DB - CLOSE_DB)
+
+
 def restrained(before: np.ndarray, after: np.ndarray, duty: float | None) -> np.ndarray:
     """``after``, each frame drawn back towards ``before`` as far as a sharp shot asks for.
 
     Args:
         before, after: (T, H, W, 3), uint8 or uint16.
-        duty: estimated exposure of the shot; from ``SHARP_DUTY`` on, or None, nothing is drawn back.
+        duty: estimated exposure of the shot; see ``closeness_db``.
     """
-    if duty is None or duty >= SHARP_DUTY:
+    close = closeness_db(duty)
+    if close is None:
         return after
-    most = np.iinfo(before.dtype).max * 10 ** (-CLOSE_DB / 20)
+    most = np.iinfo(before.dtype).max * 10 ** (-close / 20)
     out = after.copy()
     for frame, old in zip(out, before, strict=True):
         change = frame.astype(np.float32) - old
