@@ -90,8 +90,8 @@ def rolling(frames: Frames) -> Pairs:
 
 
 def tiny_motion(frames: Frames) -> Pairs:
-    """An eighth of the motion: thirteen frames interpolated around the second one."""
-    near = Neighbourhood.of(*frames[:3])
+    """An eighth of the motion: thirteen frames interpolated around the fourth one."""
+    near = Neighbourhood.of(*frames[2:5])
     return encoded(exposed([near.at(s / 8) for s in range(-6, 7)]))
 
 
