@@ -122,7 +122,7 @@ def train(
             if done % config.log_every == 0 or done == config.steps:
                 row = {k: v / counted for k, v in figures_sum.items()}
                 row |= {"waited": round(waiting / (waiting + working), 4)}
-                row |= {"step": done, "seconds": round(time.monotonic() - began, 1)}
+                row |= {"step": done, "seconds": round(time.monotonic() - began, 3)}
                 journal.write(json.dumps(row) + "\n")
                 if on_step:
                     on_step(done, row)
