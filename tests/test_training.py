@@ -174,6 +174,19 @@ def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
     assert scores == {"clip": 0.0, "score": 0.0, "sharp_mean": 60.0, "sharp_least": 60.0}
 
 
+def test_validation_looks_at_every_part_of_a_clip(tmp_path):
+    for kind, level in (("blur", 0), ("sharp", 100)):
+        (tmp_path / "clip" / kind).mkdir(parents=True)
+        for i in range(40):
+            write_png(tmp_path / "clip" / kind / f"{i:06d}.png", np.full((32, 48, 3), level + i, np.uint8))
+    clips = ValidationClip.load_all(tmp_path)
+    levels = [clip.given[:, 0, 0, 0].tolist() for clip in clips if not clip.already_sharp]
+    assert len(levels) == 3 and all(np.diff(piece).tolist() == [1, 1] for piece in levels)
+    assert [piece[1] * 3 // 40 for piece in levels] == [0, 1, 2]
+    assert all((clip.wanted - clip.given == 100).all() for clip in clips if not clip.already_sharp)
+    assert sum(clip.already_sharp for clip in clips) == 1
+
+
 def test_psnr_loss_weighs_samples_alike():
     sharp = torch.zeros(2, 1, 3, 8, 8)
     far, near = sharp + 0.4, sharp + 0.05
