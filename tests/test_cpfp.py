@@ -152,15 +152,20 @@ def test_the_release_preset_has_the_size_of_the_release():
         CPFPConfig.preset("releas")
 
 
-def test_a_coarse_level_adds_to_the_features_or_nothing():
-    model, plain = tiny(coarse_blocks=2), tiny()
-    assert not CPFP.build(CPFPConfig(coarse_blocks=2)).coarse.out.weight.any()  # the start values
-    torch.nn.init.zeros_(model.coarse.out.weight)
-    torch.nn.init.zeros_(model.coarse.out.bias)
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("coarse")})
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [({"coarse_blocks": 2}, "coarse.out"), ({"detail_blocks": 2, "detail_channels": 8}, "detail.to_pixels")],
+)
+def test_another_level_starts_at_nothing_and_adds_to_the_frames(options, last):
+    assert not CPFP.build(CPFPConfig(**options)).get_submodule(last).weight.any()
+    model, plain = tiny(**options), tiny()
+    out, name = model.get_submodule(last), last.split(".")[0]
+    torch.nn.init.zeros_(out.weight)
+    torch.nn.init.zeros_(out.bias)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(name)})
     frames, p = torch.rand(1, 2, 3, 32, 32), priors(2, 32, 32)
     torch.testing.assert_close(model(frames, p).frames, plain(frames, p).frames)
-    torch.nn.init.normal_(model.coarse.out.weight, std=1)
+    torch.nn.init.normal_(out.weight, std=1)
     assert (model(frames, p).frames - plain(frames, p).frames).abs().max() > 1e-4
 
 

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from unsmear.nn.blocks import CoarseLevel, ResidualBlock, ResidualBody, zero_bias
+from unsmear.nn.blocks import CoarseLevel, DetailLevel, ResidualBlock, ResidualBody, zero_bias
 from unsmear.nn.cpfa import CPFA
 from unsmear.nn.deconvolution import line_samples, richardson_lucy
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
@@ -93,6 +93,9 @@ class CPFPConfig:
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     coarse_blocks: int = 0
     """Residual blocks at half the feature resolution in the decoder, which see twice as far; 0 for none. Ours."""
+    detail_blocks: int = 0
+    """Residual blocks at half of the frame's resolution that have the last word; 0 for none. Ours."""
+    detail_channels: int = 24
     use_motion: bool = True
     """False: V = V_back = 0 everywhere (the ablation without motion vectors)."""
     use_residual: bool = True
@@ -148,6 +151,8 @@ class CPFP(ModelMixin, ConfigMixin):
         deconvolve: list[int] | None = None,
         line_blocks: int = 3,
         coarse_blocks: int = 0,
+        detail_blocks: int = 0,
+        detail_channels: int = 24,
         use_motion: bool = True,
         use_residual: bool = True,
     ):
@@ -184,6 +189,8 @@ class CPFP(ModelMixin, ConfigMixin):
             self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
             self.to_line.weight.data *= 0.1
             zero_bias(self.to_line)
+        shown = 2 + len(self.deconvolve)  # the frame, what is known of its restoration, and the frame deconvolved
+        self.detail = DetailLevel(c, shown, detail_channels, detail_blocks) if detail_blocks else None
 
     @classmethod
     def build(cls, config: CPFPConfig) -> "CPFP":
@@ -373,6 +380,8 @@ class CPFP(ModelMixin, ConfigMixin):
         if self.line is not None:
             weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + self.to_line(decoded).float()
             out = out + self.line(frame, blur, weights)
+        if self.detail is not None:
+            out = out + self.detail(decoded, [frame, out - frame, *undone])
         return out
 
 
