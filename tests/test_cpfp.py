@@ -11,7 +11,14 @@ from unsmear.nn.deconvolution import richardson_lucy
 from unsmear.nn.sampling import warp
 
 TINY = CPFPConfig(
-    channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, offset_groups=2, line_taps=5, line_blocks=1
+    channels=8,
+    encoder_depth=1,
+    body_depth=1,
+    decoder_depth=1,
+    offset_groups=2,
+    line_taps=5,
+    line_blocks=1,
+    neighbours=True,
 )
 
 
@@ -94,13 +101,30 @@ def test_a_reset_parts_the_shots():
 def test_state_carries_the_first_forward_pass_exactly():
     """Chunks with look-ahead to the end of the video equal the whole: nothing but the state links them."""
     model = tiny()
-    frames = torch.rand(1, 8, 3, 32, 32)
+    frames = torch.rand(1, 1, 3, 32, 32) + 0.02 * torch.rand(1, 8, 3, 32, 32)
     p = priors(8, 32, 32)
     whole = model(frames, p).frames
     first = model(frames, p, None, output_frames=3)
-    second = model(frames[:, 3:], cut(p, slice(3, None)), first.state)
+    second = model(frames[:, 3:], cut(p, slice(3, None)), first.state, look=first.look)
     joined = torch.cat([first.frames, second.frames], 1)
     torch.testing.assert_close(joined, whole, atol=1e-6, rtol=1e-6)
+    blind = model(frames[:, 3:], cut(p, slice(3, None)), first.state)
+    assert not torch.allclose(blind.frames[:, 0], whole[:, 3], atol=1e-4)
+
+
+def test_neighbours_are_offered_where_they_fit():
+    """Of a still scene the difference itself; of another scene, or beyond a cut, nothing."""
+    p = priors(3, 32, 32, motion=0.0)
+    frames = 0.5 + 0.002 * torch.rand(3, 3, 32, 32)
+    looks = [torch.cat([f, f + 0.1 * k])[None] for k, f in enumerate(frames)]
+    before, after = CPFP._offered(looks, p, 1)
+    torch.testing.assert_close(before, frames[:1] - frames[1:2] - 0.1, atol=2e-3, rtol=0)
+    torch.testing.assert_close(after, frames[2:] - frames[1:2] + 0.1, atol=2e-3, rtol=0)
+    other = [looks[0], looks[1], torch.cat([1 - looks[2][:, :3], looks[2][:, 3:]], 1) + 0.3]
+    assert CPFP._offered(other, p, 1)[1].abs().max() < 1e-6
+    assert not CPFP._offered([None, *looks[1:]], p, 1)[0].any()
+    p.reset[:, 1] = True
+    assert not CPFP._offered(looks, p, 1)[0].any()
 
 
 def test_ablations_drop_what_they_name():

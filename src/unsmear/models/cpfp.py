@@ -4,6 +4,7 @@ Encoder to a latent grid → passes of coding-prior alignment forward and backwa
 decoder with a global residual. Nothing in it looks at a whole frame, so a tile sees what the whole sees.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ INPUT_TAPS = (-1.0, -0.5, 0.5, 1.0)
 
 DECONVOLVED = 0.85
 """Share of what deconvolution changes that a fresh network takes: near the best constant on rendered sequences."""
+
+FROM_NEIGHBOURS, TRUSTED_ERROR = 0.24, 0.035
+"""Share of what each neighbour, deconvolved and moved along V, differs by that a fresh network takes, and the mean
+difference of the blurred frames (of 1) at which it is trusted to the e-th part: near the best constants on real clips.
+"""
 
 MOTION_INPUT_PX = 16.0
 """Motion is divided by this where the encoder reads it; frame pixels."""
@@ -60,6 +66,8 @@ class CPFPOutput(NamedTuple):
     """(B, T', 3, H, W) restored frames, not clipped; T' = ``output_frames``."""
     state: Tensor
     """What the first forward pass hands on after frame T'−1: (order, B, C, H/4, W/4)."""
+    look: Tensor | None
+    """Frame T'−1 and its deconvolution, (B, 6, H, W) half precision, for the frame after it; None where unused."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,9 @@ class CPFPConfig:
     deconvolve: list[int] = field(default_factory=lambda: [3, 6])
     """Iterations of Richardson–Lucy along the motion line after which the network is shown the frame, and may take of
     it what it likes pixel by pixel; empty for none. Ours."""
+    neighbours: bool = False
+    """Offer the frames before and after too, deconvolved and moved along V where they fit. Ours: what coding or noise
+    took from one frame another one may still have."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     coarse_blocks: int = 0
@@ -149,6 +160,7 @@ class CPFP(ModelMixin, ConfigMixin):
         line_reach: float = 2.0,
         state_limit: float | None = 4.0,
         deconvolve: list[int] | None = None,
+        neighbours: bool = False,
         line_blocks: int = 3,
         coarse_blocks: int = 0,
         detail_blocks: int = 0,
@@ -184,12 +196,17 @@ class CPFP(ModelMixin, ConfigMixin):
             self.to_gates = nn.Conv2d(c, len(self.deconvolve) * GRID * GRID, 3, padding=1)
             self.to_gates.weight.data *= 0.1
             nn.init.constant_(self.to_gates.bias, DECONVOLVED / len(self.deconvolve))  # type: ignore[arg-type]
+        self.neighbours = neighbours
+        if neighbours:
+            self.to_neighbours = nn.Conv2d(c, 2 * GRID * GRID, 3, padding=1)
+            self.to_neighbours.weight.data *= 0.1
+            nn.init.constant_(self.to_neighbours.bias, FROM_NEIGHBOURS)  # type: ignore[arg-type]
         self.line = MotionLine(line_taps, line_reach) if line_taps else None
         if line_taps:
             self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
             self.to_line.weight.data *= 0.1
             zero_bias(self.to_line)
-        shown = 2 + len(self.deconvolve)  # the frame, what is known of its restoration, and the frame deconvolved
+        shown = 2 + len(self.deconvolve) + 2 * neighbours  # the frame, its restoration so far, and what was offered
         self.detail = DetailLevel(c, shown, detail_channels, detail_blocks) if detail_blocks else None
 
     @classmethod
@@ -209,6 +226,7 @@ class CPFP(ModelMixin, ConfigMixin):
         state: Tensor | None = None,
         output_frames: int | None = None,
         samples: int | None = None,
+        look: Tensor | None = None,
     ) -> CPFPOutput:
         """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
 
@@ -220,6 +238,7 @@ class CPFP(ModelMixin, ConfigMixin):
             output_frames: how many frames to restore, default all.
             samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
                 of one frame must have the same.
+            look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
         """
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
@@ -230,6 +249,7 @@ class CPFP(ModelMixin, ConfigMixin):
         if samples is None:
             samples = self.line_samples(priors)
         undone: list[list[Tensor]] = []
+        looks = [look]  # of the frames from −1 on
         encoded = []
         for i in range(t):
             frame = _unit(frames[:, i])
@@ -237,6 +257,9 @@ class CPFP(ModelMixin, ConfigMixin):
             encoded.append(self._encode(frame, grid, i, tried, dtype))
             if i < keep:
                 undone.append([x.half() for x in tried])  # all of them wait for the decoder
+            if self.neighbours and i <= keep:
+                looks.append(torch.cat([frame, frame + tried[-1] if tried else frame], 1).half())
+        looks += [None] * (keep + 2 - len(looks))
         propagated: list[list[Tensor]] = []
         handed_on = state
         for j, direction in enumerate(self.passes):
@@ -247,10 +270,11 @@ class CPFP(ModelMixin, ConfigMixin):
                 handed_on = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
-            restored[:, i] = self._decode(i, _unit(frames[:, i]), undone[i], encoded, propagated, grid)
-            undone[i] = []
+            offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
+            restored[:, i] = self._decode(i, _unit(frames[:, i]), undone[i], offered, encoded, propagated, grid)
+            undone[i], looks[i] = [], None
         assert handed_on is not None
-        return CPFPOutput(restored, handed_on)
+        return CPFPOutput(restored, handed_on, looks[keep])
 
     def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
         """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
@@ -283,6 +307,26 @@ class CPFP(ModelMixin, ConfigMixin):
         if not self.deconvolve:
             return []
         return [x - frame for x in richardson_lucy(frame, self._blur(grid, i), samples, self.deconvolve)]
+
+    @staticmethod
+    def _offered(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
+        """What the frames before and after i, deconvolved and moved along V, say otherwise than frame i does where the
+        blurred frames agree: two of (B, 3, H, W), zero where there is none. ``looks``: of i − 1, i and i + 1."""
+        before, here, after = looks
+        assert here is not None
+        own = here.float()
+        out = []
+        for look, motion, cut in ((before, grid.motion, grid.reset), (after, grid.motion_back, grid.reset_back)):
+            if look is None:
+                out.append(torch.zeros_like(own[:, 3:]))
+                continue
+            field_ = F.interpolate(motion[:, i], own.shape[-2:], mode="bilinear", align_corners=False)
+            moved = warp(look.float(), field_, "border")
+            error = (moved[:, :3] - own[:, :3]).abs().mean(1, keepdim=True)
+            error = F.avg_pool2d(error, 5, 1, 2, count_include_pad=False)
+            trust = torch.exp(-((error / TRUSTED_ERROR) ** 2)) * (~cut[:, i, None, None, None])
+            out.append(trust * (moved[:, 3:] - own[:, 3:]))
+        return out
 
     def _encode(self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype) -> Tensor:
         """Features (B, C, h, w) of frame i."""
@@ -360,6 +404,7 @@ class CPFP(ModelMixin, ConfigMixin):
         i: int,
         frame: Tensor,
         undone: list[Tensor],
+        offered: list[Tensor],
         encoded: list[Tensor],
         propagated: list[list[Tensor]],
         grid: PriorTensors,
@@ -377,11 +422,15 @@ class CPFP(ModelMixin, ConfigMixin):
             gates = F.pixel_shuffle(self.to_gates(decoded).float(), GRID)
             for k, difference in enumerate(undone):
                 out = out + gates[:, k : k + 1] * difference.float()
+        if offered:
+            gates = F.pixel_shuffle(self.to_neighbours(decoded).float(), GRID)
+            for k, difference in enumerate(offered):
+                out = out + gates[:, k : k + 1] * difference
         if self.line is not None:
             weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + self.to_line(decoded).float()
             out = out + self.line(frame, blur, weights)
         if self.detail is not None:
-            out = out + self.detail(decoded, [frame, out - frame, *undone])
+            out = out + self.detail(decoded, [frame, out - frame, *undone, *offered])
         return out
 
 

@@ -57,7 +57,7 @@ class CPFPRestorer:
         frames = frames_to_levels(clip.frames, MULTIPLE)[None]
         priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty)
         samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
-        carried = state["features"] if state else None
+        carried, look = (state.get(name) if state else None for name in ("features", "look"))
         height, width = frames.shape[-2:]
         whole = Tile(0, height, 0, width)
         rows = (
@@ -66,18 +66,19 @@ class CPFPRestorer:
             else [[whole]]
         )
 
-        def process(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+        def process(tile: Tile) -> tuple[torch.Tensor, ...]:
             out = self._run(
                 tile.cut(frames),
                 _cut_priors(priors, tile),
                 None if carried is None else tile.cut(carried, GRID),
                 clip.wanted,
                 samples,
+                None if look is None else tile.cut(look),
             )
-            return out.frames.float().cpu(), out.state.float().cpu()
+            return tuple(x.float().cpu() for x in out if x is not None)
 
         try:
-            restored, features = by_tiles(rows, process, (1, GRID))
+            restored, *handed_on = by_tiles(rows, process, (1, GRID, 1)[: 2 + self.model.neighbours])
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(str(error)) from None
         except RuntimeError as error:  # the CPU allocator has no class of its own
@@ -88,10 +89,16 @@ class CPFPRestorer:
             raise OutOfMemory(str(error)) from None
         h, w = clip.frames.shape[1:3]
         made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
-        return flat_kept(clip.frames[: clip.wanted], made), {"features": features}
+        return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))
 
     def _run(
-        self, frames: torch.Tensor, priors: PriorTensors, state: torch.Tensor | None, wanted: int, samples: int
+        self,
+        frames: torch.Tensor,
+        priors: PriorTensors,
+        state: torch.Tensor | None,
+        wanted: int,
+        samples: int,
+        look: torch.Tensor | None,
     ) -> CPFPOutput:
         device = self.model.device
         return self.model(
@@ -100,6 +107,7 @@ class CPFPRestorer:
             None if state is None else state.to(device),
             wanted,
             samples,
+            None if look is None else look.to(device),
         )
 
 
