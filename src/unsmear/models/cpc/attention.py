@@ -1,0 +1,143 @@
+"""Self-attention whose query is guided by the coding priors (CPGD-Net §III-C, Eqs. 6–7).
+
+``A = L_m(V, R)`` on the grid of the layer's tokens, ``Q' = L_q(F) + L_qm(F ⊙ A)``; keys, values and the softmax
+stay as they are. ``L_m`` is ``attn1.mask`` and ``L_qm`` is ``attn1.to_qm`` in the state dict.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+PRIOR_CHANNELS = 3
+"""V_x, V_y and R."""
+
+LONGEST_PX = 32.0
+"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. METHODS: ours."""
+
+PriorTokens = Mapping[int, Tensor]
+"""Number of tokens → (B, tokens, 3)."""
+
+
+def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
+    """What the control network hears of the codec.
+
+    Args:
+        motion: V, (B, 2, H, W), pixels of the frame to be restored.
+        residual: R, (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, H, W), each value in [-1, 1].
+    """
+    return torch.cat([(motion / LONGEST_PX).clamp(-1, 1), residual], dim=1)
+
+
+def prior_tokens(priors: Tensor, grid: tuple[int, int], levels: int) -> dict[int, Tensor]:
+    """Priors (B, 3, H, W) for every token grid of a network of ``levels`` that halves ``grid`` (height, width).
+
+    Area means where the grid is coarser than the priors, bilinear where it is finer.
+    """
+    tokens = {}
+    for _ in range(levels):
+        coarser = grid[0] <= priors.shape[-2] and grid[1] <= priors.shape[-1]
+        mode = {"mode": "area"} if coarser else {"mode": "bilinear", "align_corners": False}
+        tokens[prod(grid)] = F.interpolate(priors, size=grid, **mode).flatten(2).transpose(1, 2)
+        grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+    return tokens
+
+
+def add_prior_query(attn: Attention, width: int | None, shared_query: bool) -> None:
+    """Give a self-attention layer L_m (and L_qm), so that it starts exactly as it was.
+
+    Args:
+        attn: the layer; its processor must be a ``PriorAttnProcessor``.
+        width: of A; None for the layer's own width.
+        shared_query: L_qm is L_q, and L_m starts at zero; else L_qm starts at zero.
+    """
+    inside = attn.to_q.in_features
+    if width not in (None, 1, inside):
+        raise ValueError(f"prior_width {width} fits no layer of {inside} channels: give 1, or none for the layer's own")
+    attn.mask = nn.Linear(PRIOR_CHANNELS, width or inside, bias=not shared_query)
+    if shared_query:
+        nn.init.zeros_(attn.mask.weight)
+    else:
+        attn.to_qm = nn.Linear(inside, attn.to_q.out_features, bias=False)
+        nn.init.zeros_(attn.to_qm.weight)
+
+
+class PriorAttnProcessor:
+    """Scaled dot-product attention with the guided query where the layer has ``mask`` and priors are given.
+
+    As in diffusers' transformer blocks: tokens (B, N, C), no mask of padding. Cross-attention takes it too and passes
+    the priors by.
+    """
+
+    def __init__(self) -> None:
+        self.heat: Tensor | None = None
+        self.watched = False
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        priors: PriorTokens | None = None,
+        frames: int = 1,
+    ) -> Tensor:
+        """``priors`` by number of tokens; ``frames``: so many consecutive samples attend to each other jointly."""
+        if attention_mask is not None:
+            raise NotImplementedError("padding masks have no place in an image's self-attention")
+        within = encoder_hidden_states is None
+        context = hidden_states if within else encoder_hidden_states
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # type: ignore[misc]
+        if within and priors is not None and hasattr(attn, "mask"):
+            prior = priors[hidden_states.shape[1]].to(hidden_states.dtype)
+            project = attn.to_qm if hasattr(attn, "to_qm") else attn.to_q
+            query = query + project(hidden_states * attn.mask(prior))  # type: ignore[operator]
+        batch = hidden_states.shape[0]
+        together = frames if within else 1
+        query, key, value = (
+            t.reshape(batch // together, -1, attn.heads, t.shape[-1] // attn.heads).transpose(1, 2)
+            for t in (query, key, value)
+        )
+        if self.watched and within:
+            self.heat = _received(query, key).reshape(batch, -1)
+        out = F.scaled_dot_product_attention(query, key, value)
+        out = out.transpose(1, 2).reshape(batch, -1, query.shape[1] * query.shape[-1])
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def _received(query: Tensor, key: Tensor, chunk: int = 1024) -> Tensor:
+    """Attention that each token receives, the mean over heads and queries, times the tokens: (B, N), 1 on the mean."""
+    total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
+    for part in query.split(chunk, dim=2):
+        scores = part.float() @ key.float().transpose(-1, -2) / key.shape[-1] ** 0.5
+        total += scores.softmax(dim=-1).sum(dim=2).mean(dim=1)
+    return total * (key.shape[2] / query.shape[2])
+
+
+@contextmanager
+def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor]]:
+    """While inside, every self-attention of ``model`` keeps in ``heat`` what its last call attended to (Fig. 10).
+
+    Yields:
+        Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call.
+    """
+    layers: dict[str, PriorAttnProcessor] = {
+        name: m.processor
+        for name, m in model.named_modules()
+        if isinstance(m, Attention) and isinstance(m.processor, PriorAttnProcessor) and name.endswith("attn1")
+    }
+    for processor in layers.values():
+        processor.watched, processor.heat = True, None
+    try:
+        yield layers
+    finally:
+        for processor in layers.values():
+            processor.watched = False

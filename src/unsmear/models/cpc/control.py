@@ -1,0 +1,171 @@
+"""CPControlNet: a ControlNet that is steered by a latent and by coding priors (CPGD-Net §III-C, Fig. 5).
+
+The layout is that of DiffBIR's IRControlNet: the hint is the latent of the blurred or once restored frame, and joins
+the noisy latent at the first convolution. Each self-attention's query is guided by the priors (``attention``).
+"""
+
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.controlnets.controlnet import ControlNetModel, ControlNetOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from unsmear.models.cpc.attention import PriorAttnProcessor, add_prior_query, prior_tokens
+
+__all__ = ["CPControlNet", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside the class
+
+LATENT_CHANNELS = 4
+
+SHARED_WITH_THE_UNET = (
+    "in_channels",
+    "down_block_types",
+    "mid_block_type",
+    "block_out_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "cross_attention_dim",
+    "attention_head_dim",
+    "use_linear_projection",
+    "upcast_attention",
+)
+"""Fields of the configuration in which the control network equals the encoder that it is copied from."""
+
+
+class _JoinedBefore(nn.Module):
+    """In the place of the pixel-space embedding: the hint has joined the latent already, nothing is added."""
+
+    def forward(self, hint: Tensor) -> Tensor:
+        return hint.new_zeros(())
+
+
+class CPControlNet(ControlNetModel):
+    """ControlNet over (noisy latent, hint latent, priors).
+
+    Args:
+        guided: whether the priors have a part at all; without, it is a plain IRControlNet (Table II).
+        prior_width: of A; None for each layer's own, 1 for one mask a token (Fig. 5). Ours; the paper is silent.
+        shared_query: L_qm is L_q, as the authors' release has it; the paper's L_qm is its own projection.
+        joint_time_attention: self-attention over all tokens of a group of frames, as the authors' release has it.
+        others: as diffusers' ``ControlNetModel``; ``in_channels`` counts the noisy latent alone.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = LATENT_CHANNELS,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        cross_attention_dim: int = 1024,
+        attention_head_dim: int | tuple[int, ...] = (5, 10, 20, 20),
+        use_linear_projection: bool = True,
+        upcast_attention: bool = False,
+        guided: bool = True,
+        prior_width: int | None = None,
+        shared_query: bool = False,
+        joint_time_attention: bool = False,
+    ):
+        super().__init__(
+            in_channels=in_channels,
+            down_block_types=down_block_types,
+            mid_block_type=mid_block_type,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=cross_attention_dim,
+            attention_head_dim=attention_head_dim,
+            use_linear_projection=use_linear_projection,
+            upcast_attention=upcast_attention,
+        )
+        self.conv_in = nn.Conv2d(2 * in_channels, block_out_channels[0], 3, padding=1)
+        with torch.no_grad():
+            self.conv_in.weight[:, in_channels:] = 0
+        self.controlnet_cond_embedding = _JoinedBefore()  # type: ignore[assignment]
+        for name, layer in self.named_modules():
+            if isinstance(layer, Attention):
+                layer.set_processor(PriorAttnProcessor())  # type: ignore[arg-type]  # it accepts any
+                if guided and name.endswith("attn1"):
+                    add_prior_query(layer, prior_width, shared_query)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What ``ControlNetModel`` writes into the configuration by itself is not asked for again."""
+        inherited = cls._get_init_keys(ControlNetModel) - cls._get_init_keys(cls)
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in inherited}, **kwargs)
+
+    @classmethod
+    def beside(cls, unet: UNet2DConditionModel, **options: Any) -> "CPControlNet":
+        """One that starts as the encoder of ``unet``, the hint unheard and nothing added to the skips.
+
+        Args:
+            unet: the frozen denoiser.
+            options: ``guided``, ``prior_width``, ``shared_query``, ``joint_time_attention``.
+        """
+        config = {key: unet.config[key] for key in SHARED_WITH_THE_UNET}
+        if unet.config.get("num_attention_heads"):
+            config["attention_head_dim"] = unet.config["num_attention_heads"]
+        control = cls(**config, **options)
+        encoder = {
+            key: value
+            for key, value in unet.state_dict().items()
+            if key.split(".")[0] in ("conv_in", "time_embedding", "down_blocks", "mid_block")
+        }
+        copied = encoder.pop("conv_in.weight")
+        with torch.no_grad():
+            control.conv_in.weight[:, : copied.shape[1]] = copied
+        missing, strange = control.load_state_dict(encoder, strict=False)
+        ours = ("conv_in.weight", "controlnet_", ".mask.", ".to_qm.")
+        if strange or any(not any(part in key for part in ours) for key in missing):
+            raise ValueError(f"the UNet's encoder is built differently: {[*strange, *missing][:3]}")
+        return control
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        controlnet_cond: Tensor,
+        priors: Tensor | None = None,
+        frames: int = 1,
+        conditioning_scale: float = 1.0,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> ControlNetOutput | tuple[Any, ...]:
+        """Residuals for the UNet's skip connections.
+
+        Args:
+            sample: noisy latent (B, 4, h, w).
+            timestep: one for all, or (B,).
+            encoder_hidden_states: prompt embeddings (B, tokens, ``cross_attention_dim``).
+            controlnet_cond: hint, the latent (B, 4, h, w) of the frame to be restored.
+            priors: (B, 3, H, W) of ``control_priors``, at any size; None for none.
+            frames: B holds groups of so many consecutive frames; used with ``joint_time_attention`` only.
+            conditioning_scale: factor of the residuals.
+        """
+        kwargs: dict[str, Any] = dict(others.pop("cross_attention_kwargs", None) or {})
+        if self.config["guided"] and priors is not None:
+            size = (sample.shape[-2], sample.shape[-1])
+            kwargs["priors"] = prior_tokens(priors, size, len(self.config["block_out_channels"]))
+        if self.config["joint_time_attention"]:
+            kwargs["frames"] = frames
+        return super().forward(
+            torch.cat([sample, controlnet_cond], dim=1),
+            timestep,
+            encoder_hidden_states,
+            controlnet_cond,
+            conditioning_scale=conditioning_scale,
+            cross_attention_kwargs=kwargs,
+            return_dict=return_dict,
+            **others,
+        )

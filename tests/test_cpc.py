@@ -1,0 +1,331 @@
+"""CPGD-Net stage 2: the control network, its guided attention and the sampler pipeline, on tiny random models."""
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
+
+from unsmear.models.cpc.attention import control_priors, prior_tokens, watched_attention
+from unsmear.models.cpc.colour import transfer_colour
+from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpc.latent_tiles import by_latent_tiles, tile_boxes
+from unsmear.models.cpc.noise import carried_noise, frame_generator
+from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
+from unsmear.models.cpc.steering import Prediction, start_timesteps
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+def unet(seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        norm_num_groups=16,
+    ).eval()
+
+
+def vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=32,
+    ).eval()
+
+
+def control(**options) -> CPControlNet:
+    """As if trained: what starts at zero between it and the UNet does not any more."""
+    torch.manual_seed(2)
+    made = CPControlNet.beside(unet(), **options)
+    for name, parameter in made.named_parameters():
+        if name.startswith("controlnet_"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return made.eval()
+
+
+def pipeline(scheduler=None, **options) -> CPCPipeline:
+    pipe = CPCPipeline(vae(), unet(), control(**options), scheduler or DDIMScheduler(**BETAS))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def inputs(count: int = 2, size: tuple[int, int] = (16, 16)):
+    g = torch.Generator().manual_seed(5)
+    latent, hint = torch.randn(2, count, 4, *size, generator=g)
+    return latent, torch.tensor(500), torch.randn(count, 3, 16, generator=g), hint
+
+
+def clip(count: int = 3, size: int = 32):
+    g = torch.Generator().manual_seed(6)
+    frames = torch.rand(1, 3, size, size, generator=g).expand(count, -1, -1, -1).contiguous()
+    return frames, torch.randn(count, 2, size // 8, size // 8, generator=g), torch.rand(count, 1, 8, 8, generator=g) / 4
+
+
+def residuals(out) -> list[torch.Tensor]:
+    return [*out.down_block_res_samples, out.mid_block_res_sample]
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_query": True}, {"prior_width": 1}, {"joint_time_attention": True}])
+def test_with_priors_unlearnt_it_equals_the_plain_control_network_bit_for_bit(options):
+    guided, priors = control(**options), torch.rand(2, 3, 20, 20)
+    plain = control(guided=False, joint_time_attention=options.get("joint_time_attention", False))
+    plain.load_state_dict({k: v for k, v in guided.state_dict().items() if ".mask." not in k and ".to_qm." not in k})
+    with torch.inference_mode():
+        for a, b in zip(residuals(guided(*inputs(), priors)), residuals(plain(*inputs(), None)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_plain_network_is_diffusers_own():
+    ours = control(guided=False)
+    with torch.no_grad():
+        ours.conv_in.weight[:, 4:] = torch.randn_like(ours.conv_in.weight[:, 4:])
+    keys = ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim", "norm_num_groups")
+    same = {k: ours.config[k] for k in (*keys, "attention_head_dim", "use_linear_projection")}
+    theirs = ControlNetModel(in_channels=8, **same).eval()
+    theirs.controlnet_cond_embedding = torch.nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    latent, t, text, hint = inputs()
+    with torch.inference_mode():
+        expected = theirs(torch.cat([latent, hint], 1), t, text, torch.zeros(()))
+        for a, b in zip(residuals(ours(latent, t, text, hint)), residuals(expected), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_it_starts_as_the_encoder_of_the_unet_that_hears_no_hint():
+    fresh = CPControlNet.beside(unet())
+    latent, t, text, hint = inputs()
+    with torch.inference_mode():
+        assert all(not r.any() for r in residuals(fresh(latent, t, text, hint)))
+        assert torch.equal(fresh.conv_in(torch.cat([latent, hint], 1)), fresh.conv_in(torch.cat([latent, -hint], 1)))
+        torch.testing.assert_close(fresh.conv_in(torch.cat([latent, hint], 1)), unet().conv_in(latent))
+    state, source = fresh.state_dict(), unet().state_dict()
+    shared = [k for k in source if k in state and k != "conv_in.weight"]
+    assert any("mid_block" in k for k in shared) and all(torch.equal(state[k], source[k]) for k in shared)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_query": True}, {"prior_width": 1}])
+def test_every_prior_weight_has_a_gradient_after_one_step(options):
+    model = control(**options).train()
+    priors = torch.rand(2, 3, 20, 20)
+    weights = {n: p for n, p in model.named_parameters() if ".mask." in n or ".to_qm." in n}
+    assert len(weights) == {True: 2, False: 6}[bool(options.get("shared_query"))]
+    optimiser = torch.optim.SGD(weights.values(), lr=0.1)
+    for step in range(2):
+        optimiser.zero_grad()
+        sum(r.square().mean() for r in residuals(model(*inputs(), priors))).backward()
+        still = [n for n, p in weights.items() if not p.grad.abs().sum() > 0]
+        assert not still or step == 0
+        optimiser.step()
+
+
+def test_the_guided_query_is_the_papers():
+    """Eq. 6–7, one layer by hand."""
+    model = control(prior_width=None)
+    layer = model.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    torch.nn.init.normal_(layer.to_qm.weight)
+    tokens, prior = torch.randn(2, 30, 32), torch.rand(2, 30, 3)
+    with torch.inference_mode():
+        made = layer(tokens, priors={30: prior})
+        query = layer.to_q(tokens) + layer.to_qm(tokens * layer.mask(prior))
+        q, k, v = (t.reshape(2, 30, 2, 16).transpose(1, 2) for t in (query, layer.to_k(tokens), layer.to_v(tokens)))
+        attended = ((q @ k.transpose(-1, -2) / 4).softmax(-1) @ v).transpose(1, 2).reshape(2, 30, 32)
+        torch.testing.assert_close(made, layer.to_out[0](attended), atol=1e-5, rtol=1e-5)
+
+
+def test_joint_time_attention_lets_frames_of_a_group_see_each_other():
+    latent, t, text, hint = inputs(4)
+    other = latent.clone()
+    other[1] += 1
+    for joint in (False, True):
+        model = control(joint_time_attention=joint)
+        with torch.inference_mode():
+            a, b = (residuals(model(x, t, text, hint, None, frames=2))[-1] for x in (latent, other))
+        assert torch.equal(a[0], b[0]) is not joint
+        assert torch.equal(a[2:], b[2:])
+
+
+def test_full_size_counts():
+    with torch.device("meta"):
+        plain = CPControlNet(guided=False)
+        release = CPControlNet(shared_query=True, joint_time_attention=True)
+    assert sum(p.numel() for p in plain.parameters()) == pytest.approx(363.15e6, rel=1e-4)
+    extra = {k: v.shape for k, v in release.state_dict().items() if k not in plain.state_dict()}
+    assert set(extra) == {k.replace("to_q.", "mask.") for k in plain.state_dict() if "attn1.to_q." in k}
+    assert all(shape[1] == 3 for shape in extra.values())
+
+
+def test_priors_of_every_grid():
+    priors = control_priors(
+        torch.tensor([64.0, -16.0]).reshape(1, 2, 1, 1).expand(1, 2, 12, 20), torch.ones(1, 1, 12, 20)
+    )
+    assert priors[0, :, 0, 0].tolist() == [1.0, -0.5, 1.0]
+    tokens = prior_tokens(priors, (9, 15), 3)
+    assert {n: tuple(t.shape) for n, t in tokens.items()} == {n: (1, n, 3) for n in (135, 40, 12)}
+    torch.testing.assert_close(tokens[12], priors[0, :, 0, 0].expand(1, 12, 3))
+
+
+def test_attention_heat_is_a_mean_of_what_tokens_receive():
+    model = control()
+    with torch.inference_mode(), watched_attention(model) as layers:
+        model(*inputs())
+        heats = {name: p.heat for name, p in layers.items()}
+    assert len(heats) == 2
+    for heat in heats.values():
+        torch.testing.assert_close(heat.mean(1), torch.ones(2), atol=1e-4, rtol=0)
+        assert heat.std() > 0
+    assert not any(p.watched for p in layers.values())
+
+
+def test_tiles_of_a_pointwise_denoiser_equal_the_whole_exactly():
+    latents = torch.randn(2, 4, 37, 53)
+    boxes = tile_boxes(37, 53, 16, 9)
+    covered = torch.zeros(37, 53)
+    for a, b, c, d in boxes:
+        covered[a:b, c:d] += 1
+    assert covered.min() >= 1 and covered.max() > 1
+
+    def denoise(some):
+        return torch.cat([torch.sin(3 * latents[..., a:b, c:d]) for a, b, c, d in some])
+
+    for batch in (1, 3, 100):
+        assert torch.equal(by_latent_tiles(latents.shape, boxes, denoise, batch, latents), torch.sin(3 * latents))
+    assert tile_boxes(12, 14, 16, 8) == [(0, 12, 0, 14)]
+    with pytest.raises(ValueError, match="stride 17"):
+        tile_boxes(32, 32, 16, 17)
+
+
+def test_a_frame_that_fits_one_tile_is_unchanged_by_tiling():
+    pipe, given = pipeline(), clip()
+    a, b = (pipe(*given, options=Sampling(steps=2, tile=t, stride=t // 2)).frames for t in (16, 400))
+    assert torch.equal(a, b)
+    smaller = pipe(*given, options=Sampling(steps=2, tile=8, stride=4)).frames
+    assert not torch.equal(a, smaller) and smaller.isfinite().all()
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction):
+    made = scheduler(**{k: v for k, v in BETAS.items() if k != "clip_sample"}, prediction_type=prediction)
+    pipe, (frames, motion, residual) = pipeline(made), clip(3)
+    options = Sampling(steps=3, seed=4, guidance=1.5)
+    whole = pipe(frames, motion, residual, options=options)
+    first = pipe(frames[:1], motion[:1], residual[:1], options=options)
+    rest = pipe(frames[1:], motion[1:], residual[1:], options=options, carried=first.carried)
+    assert torch.equal(torch.cat([first.frames, rest.frames]), whole.frames)
+    assert rest.carried.frame == whole.carried.frame == 3
+    assert not torch.equal(whole.frames[0], whole.frames[1])
+    assert not torch.equal(pipe(frames[:1], motion[:1], residual[:1], options=Sampling(steps=3)).frames, first.frames)
+
+
+@pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_latent": 0.5}])
+def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
+    pipe, (frames, _, residual) = pipeline(), clip(3)
+    motion, residual = torch.zeros(3, 2, 4, 4), residual * 0
+    plain = pipe(frames, motion, residual, options=Sampling(steps=3)).frames
+    options = Sampling(steps=3, **carried)
+    whole = pipe(frames, motion, residual, options=options).frames
+    assert (whole[1] - whole[0]).abs().mean() < 0.6 * (plain[1] - plain[0]).abs().mean()
+    first = pipe(frames[:2], motion[:2], residual[:2], options=options)
+    last = pipe(frames[2:], motion[2:], residual[2:], options=options, carried=first.carried).frames
+    assert torch.equal(last, whole[2:])
+    cut = pipe(frames, motion, residual, torch.tensor([True, True, True]), Sampling(steps=3, **carried)).frames
+    torch.testing.assert_close(cut, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_the_anchor_reins_in_what_is_invented():
+    """At 1 the latent is that of the frames, and with the autoencoder's error cancelled the frames come back."""
+    pipe, given = pipeline(), clip(1)
+    away = [
+        (pipe(*given, options=Sampling(steps=4, anchor=a, colour=False)).frames - given[0]).abs().mean()
+        for a in (0.0, 0.3, 1.0)
+    ]
+    assert away[0] > away[1] > away[2] and away[2] < 1e-4
+
+
+def test_a_start_below_one_takes_the_schedules_later_steps():
+    scheduler = DDIMScheduler(**BETAS, timestep_spacing="linspace")
+    steps = start_timesteps(scheduler, 4, 0.25, torch.device("cpu"))
+    assert len(steps) == 4 and steps[0] <= 250 and (steps.diff() < 0).all()
+    assert start_timesteps(scheduler, 4, 1.0, torch.device("cpu"))[0] == 999
+    pipe, given = pipeline(), clip(1)
+    near, far = (
+        (pipe(*given, options=Sampling(steps=3, start=s, colour=False)).frames - given[0]).abs().mean()
+        for s in (0.05, 1)
+    )
+    assert near < far
+    for wrong in ({"start": 0.0}, {"start": 1.5}, {"steps": 0}):
+        with pytest.raises(ValueError, match=r"start|steps"):
+            pipe(*given, options=Sampling(**wrong))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_steering_goes_there_and_back(prediction):
+    scheduler = DDIMScheduler(**BETAS, prediction_type=prediction)
+    clean, noise, t = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.tensor([600])
+    sample = scheduler.add_noise(clean, noise, t)
+    predicted = noise if prediction == "epsilon" else scheduler.get_velocity(clean, noise, t)
+    step = Prediction(scheduler, t[0])
+    torch.testing.assert_close(step.clean(sample, predicted), clean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(step.of_clean(sample, clean), predicted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler"):
+        Prediction(EulerDiscreteScheduler(), t[0])
+
+
+def test_carried_noise_stays_noise_and_moves_with_the_picture():
+    before, fresh = (torch.randn(4, 40, 50, generator=frame_generator(0, i)) for i in (0, 1))
+    motion = torch.zeros(2, 40, 50)
+    motion[0], motion[1] = 3.2, -2.0
+    kept = torch.ones(40, 50, dtype=torch.bool)
+    kept[20:] = False
+    moved = carried_noise(before, fresh, motion, kept)
+    assert torch.equal(moved[:, 2:20, :47], before[:, :18, 3:])
+    assert torch.equal(moved[:, 20:], fresh[:, 20:]) and torch.equal(moved[:, :, 47:], fresh[:, :, 47:])
+    squeezed = carried_noise(before, fresh, torch.zeros(2, 40, 50) - torch.arange(50) / 2, torch.ones_like(kept))
+    values = squeezed[0].flatten()
+    assert len(values.unique()) == len(values), "a value that two cells share makes them dependent"
+    assert abs(values.mean()) < 0.1 and 0.9 < values.std() < 1.1
+
+
+def test_colour_comes_from_the_reference_and_detail_from_the_image():
+    g = torch.Generator().manual_seed(0)
+    detail = 0.1 * torch.randn(1, 3, 96, 96, generator=g)
+    reference = torch.full((1, 3, 96, 96), 0.5)
+    made = transfer_colour(detail + torch.tensor([0.3, 0.5, 0.9]).reshape(1, 3, 1, 1), reference)
+    torch.testing.assert_close(made.mean((0, 2, 3)), torch.full((3,), 0.5), atol=5e-3, rtol=0)
+    assert torch.nn.functional.cosine_similarity((made - 0.5).flatten(), detail.flatten(), 0) > 0.98
+
+
+def test_what_does_not_fit_is_refused():
+    pipe, (frames, motion, residual) = pipeline(), clip(1, 24)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        pipe(frames[..., :22], motion, residual)
+    with pytest.raises(ValueError, match="no text encoder"):
+        pipe.embed("a cat")
+    with pytest.raises(ValueError, match="prior_width 7"):
+        control(prior_width=7)
+
+
+def test_save_and_load(tmp_path):
+    pipe, given = pipeline(), clip(1)
+    pipe.save_pretrained(tmp_path)
+    again = CPCPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    options = Sampling(steps=2)
+    torch.testing.assert_close(again(*given, options=options).frames, pipe(*given, options=options).frames)
