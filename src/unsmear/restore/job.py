@@ -158,7 +158,9 @@ class _Job:
         pixels = window.pixels
         if self.options.deep_frames and pixels.dtype == np.uint8:
             pixels = pixels.astype(np.uint16) * np.uint16(257)
-        restored, self.so_far.state = self._with_memory_fallback(Clip(pixels, window.priors, duty, count))
+        restored, self.so_far.state = self._with_memory_fallback(
+            Clip(pixels, window.priors, duty, count, window.number * self.options.window)
+        )
         restored = restrained(pixels[:count], restored, duty)
         return blend(pixels[:count], restored, self.options.strength), duty
 

@@ -28,6 +28,8 @@ class Clip:
     """Exposure as a fraction of the frame step in [0, 1]; None where unknown."""
     output_frames: int | None = None
     """None means all."""
+    first: int = 0
+    """Number of the first frame in its video: what is drawn at random belongs to it."""
 
     @property
     def wanted(self) -> int:

@@ -1,0 +1,137 @@
+"""Which of two ways a denoiser was trained in, and the sampler's settings that belong to it (METHODS §3).
+
+A denoiser predicts the noise (ε), or velocity on a schedule that ends without signal (v, zero terminal SNR). Its keys
+and shapes are the same either way, and with the other's schedule it makes pictures that are wrong without an error.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from unsmear.errors import UsageError, WeightsError
+
+Family = Literal["epsilon", "v-zero-snr"]
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+SCHEDULER_FILE = "scheduler_config.json"
+
+_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+}
+
+SCHEDULES: dict[Family, dict[str, Any]] = {
+    "epsilon": _SCHEDULE
+    | {"prediction_type": "epsilon", "timestep_spacing": "linspace", "rescale_betas_zero_snr": False},
+    "v-zero-snr": _SCHEDULE
+    | {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+}
+"""Settings of the scheduler by family."""
+
+FAMILY_BY_SHA256: dict[str, Family] = {}
+"""Known checkpoints: SHA-256 of the file, hexadecimal → its family."""
+
+PROBED_TIMESTEP = 999
+PROBED_LIKENESS = 0.95
+"""Cosine between noise and prediction from which a denoiser counts as one of ε. Ours."""
+
+
+def scheduler(family: Family) -> Any:
+    """The ``DDPMScheduler`` of a family."""
+    return DDPMScheduler(**SCHEDULES[family])
+
+
+def family_named(name: str) -> Family:
+    """The family of that name. Raises UsageError where there is none."""
+    for family in FAMILIES:
+        if family == name:
+            return family
+    raise UsageError(f"--family {name}: expected {' or '.join(FAMILIES)}")
+
+
+def family_of_scheduler(folder: Path) -> Family | None:
+    """What ``scheduler_config.json`` in ``folder`` says; None where there is no such file.
+
+    Raises:
+        WeightsError: the file is no JSON object, or describes neither family.
+    """
+    path = folder / SCHEDULER_FILE
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path} is not a JSON object: restore the file")
+    predicts = config.get("prediction_type", "epsilon")
+    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    if (predicts, zero_snr) == ("epsilon", False):
+        return "epsilon"
+    if (predicts, zero_snr) == ("v_prediction", True):
+        return "v-zero-snr"
+    raise WeightsError(
+        f"{path} says {predicts}{' with' if zero_snr else ' without'} zero terminal SNR, which is neither epsilon nor "
+        "v-zero-snr: give a checkpoint of one of the two"
+    )
+
+
+def family_of_file(path: Path, known: Mapping[str, Family] | None = None) -> Family | None:
+    """The family of a checkpoint whose SHA-256 is known, by default of ``FAMILY_BY_SHA256``; None for others."""
+    known = FAMILY_BY_SHA256 if known is None else known
+    if not known or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return known.get(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def agreed(claims: Mapping[str, Family | None]) -> Family | None:
+    """The family that all claims agree on, None without any.
+
+    Args:
+        claims: who says it → the family, None for no opinion.
+
+    Raises:
+        UsageError: two contradict each other; both are named.
+    """
+    said = [(who, family) for who, family in claims.items() if family is not None]
+    for who, family in said[1:]:
+        if family != said[0][1]:
+            raise UsageError(
+                f"{said[0][0]} says {said[0][1]}, {who} says {family}: the two cannot work together, correct one"
+            )
+    return said[0][1] if said else None
+
+
+@torch.no_grad()
+def family_by_probe(unet: Any) -> Family:
+    """One step at t = 999 on pure noise: a denoiser that predicts ε returns nearly its input.
+
+    Another answer proves nothing: v with and without zero terminal SNR answer alike, and so may a damaged network.
+
+    Raises:
+        WeightsError: the answer is not nearly the input; ``--family`` is named as the way out.
+    """
+    side = max(64, 2 ** len(unet.config["block_out_channels"]))
+    noise = torch.randn(1, unet.config["in_channels"], side, side, generator=torch.Generator().manual_seed(0))
+    context = torch.zeros(1, 77, unet.config["cross_attention_dim"])
+    with torch.device("meta"):
+        network = UNet2DConditionModel.from_config(unet.config)
+    network.load_state_dict({key: value.float() for key, value in unet.state_dict().items()}, assign=True)
+    predicted = network.eval()(noise, PROBED_TIMESTEP, context).sample
+    likeness = float(torch.cosine_similarity(predicted.flatten(), noise.flatten(), dim=0))
+    if likeness >= PROBED_LIKENESS:
+        return "epsilon"
+    raise WeightsError(
+        f"the weights do not say what they predict (likeness to pure noise {likeness:.2f}; epsilon has "
+        f"{PROBED_LIKENESS} or more): give --family {' or --family '.join(FAMILIES)}"
+    )

@@ -1,0 +1,254 @@
+"""A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
+
+The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control`` and ``scheduler``, as far as sources for
+them were given; several imports may fill one folder, first Stable Diffusion and then the control network.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unsmear.errors import OutputError, UsageError, WeightsError
+from unsmear.models.adapters import diffbir, families, stable_diffusion
+from unsmear.models.adapters.checkpoint import read_checkpoint
+from unsmear.models.adapters.families import Family
+from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
+from unsmear.models.adapters.strict import State, part
+from unsmear.models.adapters.text_encoder import TextEncoder
+
+Write = Callable[[Path], Any]
+
+
+@dataclass
+class Imported:
+    """What an import found and wrote.
+
+    Attributes:
+        found: what the source is, in words.
+        family: what the denoiser predicts.
+        parameters: values by subfolder, 0 for those without weights.
+        notes: what the user should know, a line each.
+    """
+
+    found: str
+    family: Family
+    parameters: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Found:
+    what: str
+    base: StableDiffusion | None = None
+    control: Any = None
+    control_has_priors: bool = False
+
+
+def import_weights(
+    source: Path, out: Path, family: Family | None = None, overwrite: bool = False, layout: Layout = SD2
+) -> Imported:
+    """Convert ``source`` into subfolders of ``out``.
+
+    Args:
+        source: a diffusers folder or an original checkpoint of Stable Diffusion 2.0 or 2.1, or a control network of
+            DiffBIR or CPGD-Net. A control network is fitted to the denoiser that is in ``out`` already.
+        out: folder, made if missing.
+        family: what the denoiser predicts, where nothing else tells.
+        overwrite: replace subfolders that exist.
+        layout: sizes of the networks, for original checkpoints; folders state their own.
+
+    Raises:
+        WeightsError: the source is none of these, incomplete, damaged, of another version, or of no clear family.
+        UsageError: ``family`` contradicts what the files say.
+        OutputError: a subfolder exists already, or ``out`` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: choose a folder for -o")
+    found = _find(source, out, layout, overwrite)
+    notes: list[str] = []
+    parts, parameters = _parts(found, notes)
+    _refuse_taken(out, parts, overwrite)
+    decided = _family(found, source, out, family, overwrite, notes)
+    parts["scheduler"], parameters["scheduler"] = families.scheduler(decided).save_pretrained, 0
+    with _whole(out) as partial:
+        for name, write in parts.items():
+            write(partial / name)
+    return Imported(found.what, decided, parameters, notes)
+
+
+def _find(source: Path, out: Path, layout: Layout, overwrite: bool) -> _Found:
+    if source.is_dir():
+        _refuse_taken(out, ("unet", "vae"), overwrite)
+        return _Found("Stable Diffusion 2, diffusers folder", stable_diffusion.from_folder(source))
+    state = read_checkpoint(source)
+    if diffbir.is_control(state):
+        _refuse_taken(out, ("control",), overwrite)
+    elif stable_diffusion.is_original(state):
+        _refuse_taken(out, ("unet", "vae"), overwrite)
+    try:
+        return _convert(state, out, layout)
+    except WeightsError as error:
+        raise WeightsError(f"{source} {error}") from None
+
+
+def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Also asked before long work, as soon as it is known what will be written."""
+    taken = next((out / name for name in names if (out / name).exists()), None)
+    if taken is not None and not overwrite:
+        raise OutputError(f"{taken} exists already: use --overwrite or choose another -o")
+
+
+def _convert(state: State, out: Path, layout: Layout) -> _Found:
+    if stable_diffusion.is_original(state):
+        rest = {key: value for key, value in state.items() if not key.startswith(CONTROL_PREFIX)}
+        found = _Found("Stable Diffusion 2, original checkpoint", stable_diffusion.from_original(rest, layout))
+        if len(rest) < len(state):
+            found.what += " with a control network"
+            _add_control(found, part(state, CONTROL_PREFIX), layout.unet)
+        return found
+    if diffbir.is_control(state):
+        found = _Found("control network")
+        _add_control(found, state, _unet_config(out, layout))
+        return found
+    raise WeightsError(
+        f"is no checkpoint that is known here (it has {min(state)} and the like): expected Stable Diffusion 2.0 or 2.1 "
+        "(model.diffusion_model.*, or a diffusers folder) or a control network of DiffBIR or CPGD-Net (zero_convs.*)"
+    )
+
+
+def _add_control(found: _Found, state: Mapping[str, Tensor], unet_config: Mapping[str, Any]) -> None:
+    found.control_has_priors = diffbir.has_priors(state)
+    if found.base is None:
+        found.what += " of CPGD-Net" if found.control_has_priors else " of DiffBIR"
+    found.control = diffbir.convert_control(state, unet_config)
+
+
+def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
+    path = out / "unet" / "config.json"
+    if not path.exists():
+        return layout.unet
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        raise WeightsError(f"cannot be fitted to the denoiser: {path} is unreadable, import that again") from None
+
+
+def _family(found: _Found, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
+    """By the source's scheduler or its own nature, its checksum, the user, the folder's scheduler; else by probing."""
+    stated = families.family_of_scheduler(found.base.scheduler) if found.base and found.base.scheduler else None
+    decided = families.agreed(
+        {
+            f"{source}/scheduler": stated,
+            "CPGD-Net's release": "epsilon" if found.control_has_priors else None,
+            f"the checksum of {source}": families.family_of_file(source),
+            "--family": given,
+        }
+    )
+    held = families.family_of_scheduler(out / "scheduler")
+    if decided is None and held is not None:
+        decided = held
+        notes.append(f"the file does not say what it is for: taken for {held}, as {out} is")
+    if decided is None and found.base is not None:
+        decided = families.family_by_probe(found.base.unet)
+        notes.append("family epsilon by its answer to pure noise")
+    if decided is None:
+        raise WeightsError(
+            f"{source} does not say what its denoiser predicts: import Stable Diffusion into {out} first, or give "
+            "--family epsilon (DiffBIR v1, v2) or --family v-zero-snr (DiffBIR v2.1)"
+        )
+    if held not in (None, decided) and not overwrite:
+        raise UsageError(f"{out} holds {held} and this is {decided}: choose another -o, or --overwrite to replace")
+    if held not in (None, decided):
+        notes.append(f"{out} was {held} before: all its parts must be {decided} now")
+    return decided
+
+
+def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str, int]]:
+    parts: dict[str, Write] = {}
+    parameters: dict[str, int] = {}
+
+    def add(name: str, write: Write, values: int = 0) -> None:
+        parts[name], parameters[name] = write, values
+
+    if found.base is not None:
+        base = found.base
+        add("unet", base.unet.save_pretrained, _values(base.unet.state_dict()))
+        add("vae", base.vae.save_pretrained, _values(base.vae.state_dict()))
+        if base.text_encoder is not None:
+            text = base.text_encoder
+            add("text_encoder", lambda folder: _save_text_encoder(text, folder), _values(text.state))
+        if base.tokenizer:
+            add("tokenizer", lambda folder: _save_files(base.tokenizer, folder))
+        absent = [name for name in ("text_encoder", "tokenizer") if name not in parts]
+        if absent:
+            notes.append(f"the source has no {' and no '.join(absent)}, which prompts need: add it from elsewhere")
+    if found.control is not None:
+        add("control", found.control.save_pretrained, _values(found.control.state_dict()))
+    return parts, parameters
+
+
+def _values(state: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in state.values())
+
+
+def _save_text_encoder(text: TextEncoder, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(text.config, indent=2) + "\n")
+    state: State = {key: value.contiguous() for key, value in text.state.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _save_files(files: Mapping[str, bytes], folder: Path) -> None:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, whose subfolders take their places in ``out`` in the end, or never."""
+    partial = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        made = partial / "made"
+        made.mkdir()
+        yield made
+        for path in made.rglob("*.safetensors"):
+            path.chmod(made.stat().st_mode & 0o666)
+        if out.exists():
+            _exchange(made, out, partial / "replaced")
+        else:
+            made.replace(out)
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise OutputError(f"{out} cannot be written ({said}): free space or choose another -o") from None
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(made: Path, out: Path, replaced: Path) -> None:
+    replaced.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for folder in sorted(made.iterdir()):
+            place = out / folder.name
+            for begin, end in ((place, replaced / folder.name), (folder, place)):
+                if begin.exists():
+                    begin.replace(end)
+                    moved.append((begin, end))
+    except OSError:
+        for begin, end in reversed(moved):
+            end.replace(begin)
+        raise

@@ -1,0 +1,123 @@
+"""Stage 2 of CPGD-Net as a Restorer: stage 1, then generation steered by what it gave and by the priors."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unsmear.models.cpc.pipeline import Carried, CPCPipeline, Sampling
+from unsmear.restore.cpfp import CPFPRestorer
+from unsmear.restore.restorer import Clip, OutOfMemory, State
+from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
+
+WHOLE_CELLS = 200 * 200
+"""Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
+
+FULL_SIZE_CHANNELS = 1000
+"""Of the widest level, from which on a network counts as full size."""
+
+
+class CPCRestorer:
+    """Runs stage 1 and a ``CPCPipeline`` on clips.
+
+    Args:
+        first: stage 1.
+        pipe: the pipeline with its weights.
+        sampling: how it samples; ``tile`` and ``stride`` are set for each clip.
+        name: what reports call it.
+        device: torch device.
+        dtype: of weights and features; latents and frames stay float32.
+        fingerprint: identifies the weights.
+        prompt: and ``negative_prompt``, for models with a text encoder.
+    """
+
+    def __init__(
+        self,
+        first: CPFPRestorer,
+        pipe: CPCPipeline,
+        sampling: Sampling,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        fingerprint: str = "",
+        prompt: str = "",
+        negative_prompt: str = "",
+    ):
+        self.name, self.frames_after, self.first, self.sampling = name, first.frames_after, first, sampling
+        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.pipe = pipe
+        for part in (pipe.vae, pipe.unet, pipe.control):
+            nn.Module.to(part, device=device, dtype=dtype)
+            nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.prompts = pipe.embed(prompt), pipe.embed(negative_prompt)
+        told = f"{fingerprint} {first.fingerprint} {sampling} {prompt!r} {negative_prompt!r}"
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+
+    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
+        del frames  # one group of frames is in memory at a time, however long the clip
+        cell = self.pipe.cell
+        if self._full_size:
+            return self.sampling.tile * cell
+        return None if height * width <= WHOLE_CELLS * cell**2 else int(WHOLE_CELLS**0.5) * cell
+
+    @property
+    def _full_size(self) -> bool:
+        return max(self.pipe.unet.config.block_out_channels) >= FULL_SIZE_CHANNELS
+
+    def __call__(self, clip: Clip) -> np.ndarray:
+        """Restore a clip by itself → (wanted, H, W, 3)."""
+        return self.restore(clip, None, None)[0]
+
+    @torch.inference_mode()
+    def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
+        of_first = {k.removeprefix("first."): v for k, v in (state or {}).items() if k.startswith("first.")}
+        sharper, of_first = self.first.restore(clip, of_first or None, tile_px)
+        carried = Carried(clip.first, *((state or {}).get(name) for name in ("noise", "latent")))
+        priors = prior_tensors(clip.priors[: clip.wanted], -1.0)
+        frames = _unit(frames_to_levels(sharper, self.pipe.multiple))
+        out = np.empty_like(sharper)
+        height, width = sharper.shape[1:3]
+        try:
+            for start in range(0, clip.wanted, self.pipe.group):
+                part = slice(start, start + self.pipe.group)
+                made = self.pipe(
+                    frames[part],
+                    _covering(priors.motion[0, part], frames),
+                    _covering(priors.residual[0, part], frames),
+                    priors.reset[0, part],
+                    self._tiled(frames, tile_px),
+                    *self.prompts,
+                    carried=carried,
+                )
+                carried = made.carried
+                out[part] = tensor_to_frames(made.frames[..., :height, :width], sharper.dtype)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(str(error)) from None
+        except RuntimeError as error:  # the CPU allocator has no class of its own
+            if "allocate memory" in str(error):
+                raise OutOfMemory(str(error)) from None
+            raise
+        kept = {"noise": carried.noise, "latent": carried.latent}
+        mine = {name: value for name, value in kept.items() if value is not None}
+        return out, mine | {f"first.{name}": value for name, value in of_first.items()}
+
+    def _tiled(self, frames: Tensor, tile_px: int | None) -> Sampling:
+        """Tiles of the latent that overlap by half."""
+        longest = max(frames.shape[-2:])
+        cells = (longest if tile_px is None else min(tile_px, longest)) // self.pipe.cell
+        return replace(self.sampling, tile=cells, stride=max(cells // 2, 1))
+
+
+def _unit(levels: Tensor) -> Tensor:
+    return levels.float() / (255 if levels.dtype == torch.uint8 else 65535)
+
+
+def _covering(field: Tensor, frames: Tensor) -> Tensor:
+    """A prior on cells of 8 or 4 pixels over the frame padded to 16 → over ``frames``, padded to another multiple."""
+    cell = 8 if field.shape[1] == 2 else 4
+    rows, columns = (-(-side // cell) for side in frames.shape[-2:])
+    more = (0, max(columns - field.shape[-1], 0), 0, max(rows - field.shape[-2], 0))
+    grown = torch.nn.functional.pad(field.float(), more, mode="replicate")
+    return grown[..., :rows, :columns]
