@@ -3,15 +3,14 @@
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    UNet2DConditionModel,
 )
 
+from tiny_pipeline import BETAS, control, pipeline, unet
 from unsmear.models.cpc.attention import control_priors, prior_tokens, watched_attention
 from unsmear.models.cpc.colour import transfer_colour
 from unsmear.models.cpc.control import CPControlNet
@@ -19,51 +18,6 @@ from unsmear.models.cpc.latent_tiles import by_latent_tiles, tile_boxes
 from unsmear.models.cpc.noise import carried_noise, frame_generator
 from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
 from unsmear.models.cpc.steering import Prediction, start_timesteps
-
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-
-
-def unet(seed: int = 0) -> UNet2DConditionModel:
-    torch.manual_seed(seed)
-    return UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        norm_num_groups=16,
-    ).eval()
-
-
-def vae() -> AutoencoderKL:
-    torch.manual_seed(1)
-    return AutoencoderKL(
-        block_out_channels=(16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=32,
-    ).eval()
-
-
-def control(**options) -> CPControlNet:
-    """As if trained: what starts at zero between it and the UNet does not any more."""
-    torch.manual_seed(2)
-    made = CPControlNet.beside(unet(), **options)
-    for name, parameter in made.named_parameters():
-        if name.startswith("controlnet_"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
-
-
-def pipeline(scheduler=None, **options) -> CPCPipeline:
-    pipe = CPCPipeline(vae(), unet(), control(**options), scheduler or DDIMScheduler(**BETAS))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def inputs(count: int = 2, size: tuple[int, int] = (16, 16)):
@@ -249,11 +203,11 @@ def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
     torch.testing.assert_close(cut, plain, atol=1e-4, rtol=1e-4)
 
 
-def test_the_anchor_reins_in_what_is_invented():
+def test_fidelity_reins_in_what_is_invented():
     """At 1 the latent is that of the frames, and with the autoencoder's error cancelled the frames come back."""
     pipe, given = pipeline(), clip(1)
     away = [
-        (pipe(*given, options=Sampling(steps=4, anchor=a, colour=False)).frames - given[0]).abs().mean()
+        (pipe(*given, options=Sampling(steps=4, fidelity=a, colour=False)).frames - given[0]).abs().mean()
         for a in (0.0, 0.3, 1.0)
     ]
     assert away[0] > away[1] > away[2] and away[2] < 1e-4
@@ -270,9 +224,9 @@ def test_a_start_below_one_takes_the_schedules_later_steps():
         for s in (0.05, 1)
     )
     assert near < far
-    for wrong in ({"start": 0.0}, {"start": 1.5}, {"steps": 0}):
-        with pytest.raises(ValueError, match=r"start|steps"):
-            pipe(*given, options=Sampling(**wrong))
+    for wrong in ({"start": 0.0}, {"start": 1.5}, {"steps": 0}, {"fidelity": 1.1}):
+        with pytest.raises(ValueError, match=r"start|steps|fidelity"):
+            Sampling(**wrong)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -22,6 +22,11 @@ def deblur(
     device: str = "auto",
     dtype: str = "auto",
     progress: Callable[[Progress], None] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    prompt: str | None = None,
+    seed: int | None = None,
+    fidelity: float | None = None,
     **options: Any,
 ) -> Report:
     """Deblur one video, folder of frames or image.
@@ -32,6 +37,8 @@ def deblur(
         model: a shipped name, a folder of weights, or what ``load`` returned.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         progress: called after every chunk with a ``Progress``.
+        steps, guidance, prompt, seed, fidelity: of models that generate, when ``model`` is a name or folder: sampling
+            steps, classifier-free guidance, text, seed of the noise, and 0…1 how far to stay with stage 1.
         **options: fields of ``unsmear.restore.options.Options``: ``strength``, ``tile``, ``window``, ``start_s``,
             ``end_s``, ``codec``, ``crf``, ``pix_fmt``, ``frames``, ``compare``, ``overwrite``, ``resume``.
 
@@ -48,7 +55,13 @@ def deblur(
     if isinstance(output, str) and output.endswith("/") and not Path(output).is_dir():
         options["frames"] = True  # Path would drop the slash
     chosen = Options(**options)
-    restorer = load(model, device=device, dtype=dtype) if isinstance(model, str) else model
+    sampling = {"steps": steps, "guidance": guidance, "prompt": prompt, "seed": seed, "fidelity": fidelity}
+    if isinstance(model, str):
+        restorer = load(model, device=device, dtype=dtype, **sampling)
+    elif given := [name for name, value in sampling.items() if value is not None]:
+        raise UsageError(f"{given[0]}: the model is loaded already; give it to load()")
+    else:
+        restorer = model
     return restore_video(Path(source), None if output is None else Path(output), restorer, chosen, progress)
 
 
@@ -75,18 +88,20 @@ def extract_priors(
         yield from pairs_of(reader, settings)[2]
 
 
-def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto") -> Restorer:
+def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
     """A model ready to restore clips: ``restorer(clip)`` → frames.
 
     Args:
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        **sampling: of models that generate: ``steps``, ``guidance``, ``prompt``, ``negative_prompt``, ``seed``,
+            ``fidelity`` and the other fields of ``unsmear.models.cpc.pipeline.Sampling``.
 
     Raises:
-        UsageError: unknown model, device or dtype.
+        UsageError: unknown model, device, dtype or option.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
     from unsmear.restore.devices import load as load_restorer
 
-    return load_restorer(model, device=device, dtype=dtype)
+    return load_restorer(model, device=device, dtype=dtype, **sampling)

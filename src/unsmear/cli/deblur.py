@@ -28,6 +28,11 @@ def deblur(
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
     strength: Annotated[float, typer.Option(help="0 keeps the input, 1 restores fully.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the video shows, of those with a text encoder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise: same seed, same frames.")] = None,
+    fidelity: Annotated[float | None, typer.Option(help="0 generates freely, 1 stays with stage 1.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     tile: Annotated[str, typer.Option(help="auto, off or a size in pixels.")] = "auto",
@@ -80,7 +85,8 @@ def deblur(
         complain(error)
     reports: list[Report] = []
     with nullcontext() if report is None else writable_folder(report.parent):
-        restorer = load(model, device=device, dtype=dtype) if paths else None
+        sampling = {"steps": steps, "guidance": guidance, "prompt": prompt, "seed": seed, "fidelity": fidelity}
+        restorer = load(model, device=device, dtype=dtype, **sampling) if paths else None
         for path, place in zip(paths, targets, strict=True):
             assert restorer is not None
             try:

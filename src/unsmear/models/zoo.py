@@ -1,8 +1,7 @@
-"""Models by name: where weights are, whether they are whole, and how to load them.
+"""Models by name: where weights are, and whether they are whole.
 
-Weights live in folders of ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``card.json``; the
-shipped ones in ``unsmear/weights``. Loading is strict: every key must fit, and where the card states a
-checksum the file must have it.
+Weights live in folders of ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``card.json``; the shipped ones
+in ``unsmear/weights``. A pipeline is a folder of such folders, one a network, as diffusers lays them out.
 """
 
 import hashlib
@@ -17,6 +16,8 @@ from unsmear.errors import UsageError, WeightsError
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
+PARTS = ("unet", "vae", "control")
+"""Networks of a pipeline of CPGD-Net's stage 2, by their folders; ``unet`` and ``vae`` must be there."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class ModelEntry:
     @property
     def weights(self) -> Path:
         return self.folder / WEIGHTS_FILE
+
+    @property
+    def is_pipeline(self) -> bool:
+        return not (self.folder / CONFIG_FILE).exists() and any((self.folder / part).is_dir() for part in PARTS)
+
+    @property
+    def parts(self) -> dict[str, "ModelEntry"]:
+        """The networks of a pipeline that are there."""
+        return {part: ModelEntry(part, self.folder / part) for part in PARTS if (self.folder / part).is_dir()}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -48,7 +58,10 @@ class ModelEntry:
         return path.read_text() if path.exists() else ""
 
     def checksum(self) -> str:
-        """SHA-256 of the weights file, hexadecimal."""
+        """SHA-256 of the weights file, hexadecimal; of a pipeline, of its networks' checksums."""
+        if self.is_pipeline:
+            told = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
+            return hashlib.sha256(told.encode()).hexdigest()
         try:
             with self.weights.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,7 +88,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def shipped() -> list[ModelEntry]:
     """The models that come with the package."""
     root = Path(str(files("unsmear"))) / "weights"
-    folders = sorted(p.parent for p in root.glob(f"*/{CONFIG_FILE}"))
+    folders = sorted(p.parent for p in root.glob(f"*/{CARD_FILE}"))
     return [ModelEntry(folder.name, folder) for folder in folders]
 
 
@@ -92,53 +105,3 @@ def find(name: str) -> ModelEntry:
     if folder.is_dir():
         return ModelEntry(folder.resolve().name, folder)
     raise UsageError(f"model {name!r} is neither shipped ({', '.join(entries) or 'none is'}) nor a folder of weights")
-
-
-def load_model(entry: ModelEntry) -> Any:
-    """The network of a folder with its weights, in float32 on the CPU.
-
-    Raises:
-        WeightsError: damaged file, wrong checksum, another architecture, or keys that do not fit (named).
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from unsmear.models.cpfp import CPFP
-
-    config = entry.config
-    kind = config.get("_class_name")
-    if kind != "CPFP":
-        raise WeightsError(f"{entry.folder / CONFIG_FILE} describes a {kind!r}; known architectures: CPFP")
-    stated = entry.card.get("sha256")
-    if stated and entry.checksum() != stated:
-        raise WeightsError(
-            f"{entry.weights} is damaged (its SHA-256 is not the card's {stated[:12]}…): "
-            "restore the file or reinstall unsmear"
-        )
-    try:
-        weights = load_file(entry.weights)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{entry.weights} is missing or no safetensors file ({str(error).splitlines()[0]}): "
-            "restore the file or reinstall unsmear"
-        ) from None
-    try:
-        model = CPFP.from_config(config)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a CPFP ({error})") from None
-    _load_strictly(model, weights, entry)
-    return model.eval().requires_grad_(False)
-
-
-def _load_strictly(model: Any, weights: dict[str, Any], entry: ModelEntry) -> None:
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    strange = sorted(weights.keys() - wanted.keys())
-    shaped = sorted(k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape)
-    for what, keys in (("lacks", missing), ("has unknown", strange), ("has the wrong shape for", shaped)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise WeightsError(
-                f"{entry.weights} {what} {keys[0]}{more}: it does not belong to {entry.folder / CONFIG_FILE}"
-            )
-    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)

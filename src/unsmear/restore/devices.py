@@ -1,11 +1,17 @@
 """Which device and which number format to compute with."""
 
+from typing import Any
+
 import torch
 
 from unsmear.errors import UsageError
-from unsmear.models.zoo import find, load_model
+from unsmear.models.loading import load_model, load_pipeline, sampling_defaults
+from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.cpfp import CPFPRestorer
 from unsmear.restore.restorer import Restorer
+
+FIRST_STAGE = "cpfp"
+"""Stage 1 of models that generate: the folder of this name in theirs, else the shipped model."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,19 +59,61 @@ def _cpu_has_bf16() -> bool:
     return bool(asked and asked())
 
 
-def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto") -> Restorer:
+def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
     """A model by name or folder, ready to restore clips.
 
     Args:
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        **sampling: of models that generate: fields of ``unsmear.models.cpc.pipeline.Sampling``, ``prompt`` and
+            ``negative_prompt``; None is as if not given.
 
     Raises:
-        UsageError: unknown model, device or dtype.
+        UsageError: unknown model, device or dtype; a sampling option for a model that does not sample.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
     place = choose_device(device)
     number_format = choose_dtype(dtype, place)
     entry = find(model)
+    chosen = {name: value for name, value in sampling.items() if value is not None}
+    if entry.is_pipeline:
+        return _load_pipeline(entry, place, number_format, chosen)
+    if chosen:
+        raise UsageError(f"{', '.join(sorted(chosen))}: {entry.name} does not sample; choose a model that generates")
+    return _load_first(entry, place, number_format)
+
+
+def _load_first(entry: ModelEntry, place: torch.device, number_format: torch.dtype) -> CPFPRestorer:
     return CPFPRestorer(load_model(entry), entry.name, place, number_format, entry.checksum())
+
+
+def _load_pipeline(
+    entry: ModelEntry, place: torch.device, number_format: torch.dtype, chosen: dict[str, Any]
+) -> Restorer:
+    from unsmear.models.cpc.pipeline import Sampling
+    from unsmear.restore.cpc import CPCRestorer
+
+    prompts = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
+    strange = sorted(chosen.keys() - Sampling.__dataclass_fields__.keys())
+    if strange:
+        raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Sampling.__dataclass_fields__)}")
+    try:
+        options = Sampling(**{**sampling_defaults(entry), **chosen})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    own = entry.folder / FIRST_STAGE
+    first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
+    pipe = load_pipeline(entry)
+    if prompts.get("prompt") and pipe.text_encoder is None:
+        raise UsageError(f"prompt: {entry.name} has no text encoder; leave the prompt out")
+    return CPCRestorer(
+        _load_first(first, place, number_format),
+        pipe,
+        options,
+        entry.name,
+        place,
+        number_format,
+        entry.checksum(),
+        **prompts,
+    )

@@ -37,7 +37,7 @@ class Sampling:
     tile_batch: int = 1
     colour: bool = True
     """Coarse scales from the given frames, by wavelets."""
-    anchor: float = 0.0
+    fidelity: float = 0.0
     """0…1, how far each step's clean latent is pulled to that of the given frames; at 1 it is that. Ours."""
     cancel_autoencoder: bool = True
     """Add what the autoencoder alone loses of the given frames, X − D(E(X)). Ours."""
@@ -45,6 +45,15 @@ class Sampling:
     """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
     carry_latent: float = 0.0
     """0…1, how far a step's clean latent is pulled to the previous frame's, moved along V, times 1 − R. Ours."""
+
+    def __post_init__(self) -> None:
+        for name in ("fidelity", "carry_latent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} sampling steps: give at least 1")
 
 
 @dataclass
@@ -222,7 +231,7 @@ class _Group:
         for t in timesteps:
             given = pipe.scheduler.scale_model_input(latents, t)
             predicted = self._predict(given, t)
-            if options.anchor or options.carry_latent:
+            if options.fidelity or options.carry_latent:
                 predicted = self._steer(predicted, given, t, carried.latent)
             latents = pipe.scheduler.step(predicted, t, latents, **extra).prev_sample
         made = pipe.decode(latents)
@@ -281,8 +290,8 @@ class _Group:
             moved = warp(before[None].to(clean), self.motion[:1], "border")
             share = self.options.carry_latent * self.trust[:1]
             clean = torch.cat([clean[:1] + share * (moved - clean[:1]), clean[1:]])
-        if self.options.anchor:
-            clean = clean + self.options.anchor * (self.hint - clean)
+        if self.options.fidelity:
+            clean = clean + self.options.fidelity * (self.hint - clean)
         return step.of_clean(sample, clean)
 
 

@@ -43,14 +43,7 @@ def start_timesteps(scheduler: Any, steps: int, start: float, device: torch.devi
     """Set ``scheduler`` up for ``steps`` steps from t = ``start`` · T downwards; the timesteps, (steps,).
 
     A start below 1 takes the last ``steps`` timesteps of a proportionally finer schedule.
-
-    Raises:
-        ValueError: no steps, or a start outside of (0, 1].
     """
-    if steps < 1:
-        raise ValueError(f"{steps} sampling steps: give at least 1")
-    if not 0 < start <= 1:
-        raise ValueError(f"start {start} of sampling must lie above 0 and at most at 1, where all is noise")
     total = scheduler.config.num_train_timesteps
     scheduler.set_timesteps(min(round(steps / start), total), device=device)
     every = scheduler.timesteps

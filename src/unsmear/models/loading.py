@@ -1,0 +1,162 @@
+"""From a folder of weights to networks. Strict: every key must fit, and where a card states a checksum the files must
+have it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unsmear.errors import UsageError, WeightsError
+from unsmear.models.zoo import CONFIG_FILE, ModelEntry
+
+log = logging.getLogger("unsmear")
+
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+SAMPLING_FILE = "sampling.json"
+"""Beside a pipeline's networks: defaults of the sampler that suit them, fields of ``Sampling``."""
+
+
+def load_model(entry: ModelEntry) -> Any:
+    """The stage-1 network of a folder with its weights, in float32 on the CPU.
+
+    Raises:
+        WeightsError: damaged file, wrong checksum, another architecture, or keys that do not fit (named).
+    """
+    from unsmear.models.cpfp import CPFP
+
+    _verify(entry)
+    return _network(entry, {"CPFP": CPFP})
+
+
+def load_pipeline(entry: ModelEntry) -> Any:
+    """The ``CPCPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
+
+    Raises:
+        WeightsError: as ``load_model``; also a part that is missing or is of another width than the others.
+        UsageError: there is a text encoder, and transformers is not installed.
+    """
+    import diffusers
+
+    from unsmear.models.cpc.control import CPControlNet
+    from unsmear.models.cpc.pipeline import CPCPipeline
+
+    _verify(entry)
+    parts = entry.parts
+    for needed in ("unet", "vae"):
+        if needed not in parts:
+            raise WeightsError(f"{entry.folder} has no {needed}: import one with `unsmear models import FILE -o DIR`")
+    unet = _network(parts["unet"], {"UNet2DConditionModel": diffusers.UNet2DConditionModel})
+    kinds = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.AutoencoderTiny}
+    vae = _network(parts["vae"], kinds)
+    if "control" in parts:
+        control = _network(parts["control"], {"CPControlNet": CPControlNet})
+    else:
+        log.warning("%s has no control network: it starts from the denoiser's encoder, untrained", entry.folder)
+        control = CPControlNet.beside(unet).eval().requires_grad_(False)
+    for field in ("block_out_channels", "cross_attention_dim"):
+        ours, theirs = control.config[field], unet.config[field]
+        if json.dumps(ours) != json.dumps(theirs):  # tuples and lists alike
+            raise WeightsError(
+                f"{entry.folder}: the control network has {field} {ours}, the denoiser {theirs}; "
+                "import ones that belong together"
+            )
+    encoder, tokenizer = _text_encoder(entry.folder)
+    return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer)
+
+
+def sampling_defaults(entry: ModelEntry) -> dict[str, Any]:
+    """What the folder says of sampling; empty where it says nothing.
+
+    Raises:
+        WeightsError: the file is damaged or names unknown fields.
+    """
+    from unsmear.models.cpc.pipeline import Sampling
+
+    path = entry.folder / SAMPLING_FILE
+    if not path.exists():
+        return {}
+    try:
+        values = dict(json.loads(path.read_text()))
+        Sampling(**values)
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
+    return values
+
+
+def _verify(entry: ModelEntry) -> None:
+    stated = entry.card.get("sha256")
+    if stated and entry.checksum() != stated:
+        where = entry.folder if entry.is_pipeline else entry.weights
+        raise WeightsError(
+            f"{where} is damaged (its SHA-256 is not the card's {stated[:12]}…): restore the file or reinstall unsmear"
+        )
+
+
+def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = entry.config
+    kind = str(config.get("_class_name"))
+    if kind not in kinds:
+        raise WeightsError(
+            f"{entry.folder / CONFIG_FILE} describes a {kind!r}; known architectures: {', '.join(kinds)}"
+        )
+    try:
+        weights = load_file(entry.weights)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{entry.weights} is missing or no safetensors file ({str(error).splitlines()[0]}): "
+            "restore the file or reinstall unsmear"
+        ) from None
+    try:
+        model = kinds[kind].from_config(config)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
+    _load_strictly(model, weights, entry)
+    return model.eval().requires_grad_(False)
+
+
+def _load_strictly(model: Any, weights: dict[str, Any], entry: ModelEntry) -> None:
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - weights.keys())
+    strange = sorted(weights.keys() - wanted.keys())
+    shaped = sorted(k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape)
+    for what, keys in (("lacks", missing), ("has unknown", strange), ("has the wrong shape for", shaped)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise WeightsError(
+                f"{entry.weights} {what} {keys[0]}{more}: it does not belong to {entry.folder / CONFIG_FILE}"
+            )
+    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
+
+
+def _scheduler(folder: Path) -> Any:
+    import diffusers
+
+    path = folder / SCHEDULER
+    try:
+        config = json.loads(path.read_text())
+        kind = getattr(diffusers, config["_class_name"])
+        return kind.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, with --family"
+        ) from None
+
+
+def _text_encoder(folder: Path) -> tuple[Any, Any]:
+    if not (folder / "text_encoder").is_dir():
+        return None, None
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError:
+        raise UsageError(f"{folder} has a text encoder, which needs transformers: pip install transformers") from None
+    if not (folder / "tokenizer").is_dir():
+        raise WeightsError(
+            f"{folder} has a text encoder but no tokenizer: copy the base model's tokenizer folder there"
+        )
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True)
+    return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
