@@ -13,7 +13,9 @@ from unsmear.cli import choices
 class Trainable(StrEnum):
     """What can be trained."""
 
+    autoencoder = "autoencoder"
     cpfp = "cpfp"
+    cpc = "cpc"
 
 
 def train(
@@ -24,24 +26,26 @@ def train(
     debug: choices.Debug = False,
 ) -> None:
     """Train a network; a run that was stopped goes on with --resume."""
-    del what, debug
+    del debug
     try:
         import accelerate  # noqa: F401
     except ImportError:
         from unsmear.errors import UsageError
 
         raise UsageError("training needs the extra 'train': pip install 'unsmear[train]'") from None
-    from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
+    from importlib import import_module
+
     from unsmear.training.loop import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    chosen = CPFPTraining.read(config)
-    model = start_model(chosen, fit_line=not (resume and (output / "last").exists()))
-    parameters = sum(p.numel() for p in model.parameters())
-    typer.echo(f"cpfp: {parameters / 1e6:.2f} M parameters, {chosen.loop.steps} steps")
+    model, recipe, loop = import_module(f"unsmear.training.{what}").prepare(
+        config, resume and (output / "last").exists()
+    )
+    moved = sum(p.numel() for group in recipe.parameter_groups() for p in group["params"])
+    typer.echo(f"{what}: {moved / 1e6:.2f} M parameters are trained, {loop.steps} steps")
 
     def tell(step: int, figures: dict[str, float]) -> None:
         shown = ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k not in ("step", "seconds"))
         typer.echo(f"step {step}: {shown}")
 
-    run(model, CPFPRecipe(model, chosen), chosen.loop, output, resume=resume, on_step=tell)
+    run(model, recipe, loop, output, resume=resume, on_step=tell)

@@ -30,6 +30,20 @@ def load_model(entry: ModelEntry) -> Any:
     return _network(entry, {"CPFP": CPFP})
 
 
+def load_denoiser(entry: ModelEntry) -> Any:
+    """A ``UNet2DConditionModel``; see ``load_model``."""
+    from diffusers import UNet2DConditionModel
+
+    return _network(entry, {"UNet2DConditionModel": UNet2DConditionModel})
+
+
+def load_autoencoder(entry: ModelEntry) -> Any:
+    """An ``AutoencoderKL`` or ``AutoencoderTiny``; see ``load_model``."""
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    return _network(entry, {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny})
+
+
 def load_pipeline(entry: ModelEntry) -> Any:
     """The ``CPCPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
 
@@ -37,8 +51,6 @@ def load_pipeline(entry: ModelEntry) -> Any:
         WeightsError: as ``load_model``; also a part that is missing or is of another width than the others.
         UsageError: there is a text encoder, and transformers is not installed.
     """
-    import diffusers
-
     from unsmear.models.cpc.control import CPControlNet
     from unsmear.models.cpc.pipeline import CPCPipeline
 
@@ -47,9 +59,7 @@ def load_pipeline(entry: ModelEntry) -> Any:
     for needed in ("unet", "vae"):
         if needed not in parts:
             raise WeightsError(f"{entry.folder} has no {needed}: import one with `unsmear models import FILE -o DIR`")
-    unet = _network(parts["unet"], {"UNet2DConditionModel": diffusers.UNet2DConditionModel})
-    kinds = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.AutoencoderTiny}
-    vae = _network(parts["vae"], kinds)
+    unet, vae = load_denoiser(parts["unet"]), load_autoencoder(parts["vae"])
     if "control" in parts:
         control = _network(parts["control"], {"CPControlNet": CPControlNet})
     else:

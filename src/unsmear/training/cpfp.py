@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from unsmear.data.pack import open_pack
 from unsmear.errors import UsageError
-from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig, PriorTensors
+from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig
+from unsmear.training.batches import Batch, PackBatches, stacked
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
 from unsmear.training.line_fit import fit_line_bank
+from unsmear.training.loop import Job
 from unsmear.training.losses import LossConfig
 from unsmear.training.online import OnlineSequences
-from unsmear.training.sequences import Arrays, DataConfig, open_sources
+from unsmear.training.sequences import DataConfig
 from unsmear.training.validation import ValidationClip, score_clips
 
 
@@ -40,14 +42,6 @@ class CPFPTraining:
 BANK_LR_SCALE = 0.02
 
 
-class Batch(NamedTuple):
-    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8, which is a quarter of what a device would have to be sent."""
-
-    blurred: Tensor
-    sharp: Tensor
-    priors: PriorTensors
-
-
 class CPFPRecipe:
     """Batches, loss and validation for ``training.loop.train``."""
 
@@ -56,8 +50,7 @@ class CPFPRecipe:
         if config.data.shards and (config.data.packs or config.data.pairs):
             raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
         self.online = OnlineSequences.open(config.data, config.loop.seed) if config.data.shards else None
-        self.sources = [] if self.online else open_sources(config.data)
-        self.sizes = np.array([len(source) for source in self.sources])
+        self.packs = None if self.online else PackBatches(config.data, config.loop.seed, config.loop.batch)
         self.clips: Sequence[ValidationClip] = (
             ValidationClip.load_all(Path(config.data.validation)) if config.data.validation else []
         )
@@ -70,32 +63,11 @@ class CPFPRecipe:
 
     def batches(self, steps: range) -> Generator[Batch, None, None]:
         """The batch of each step. Those from shards are drawn ahead, which is why all steps are named at once."""
-        loop = self.config.loop
-        if self.online is None:
-            for step in steps:
-                rng = np.random.default_rng((loop.seed, step))
-                yield self._stacked([self._sample(rng) for _ in range(loop.batch)])
-        else:
-            with closing(self.online.batches(steps, loop.batch)) as drawn:
-                yield from map(self._stacked, drawn)
-
-    def _stacked(self, samples: list[Arrays]) -> Batch:
-        stacked = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
-        blurred, sharp = (stacked[k].permute(0, 1, 4, 2, 3) for k in ("blurred", "sharp"))
-        priors = PriorTensors(
-            stacked["motion"].float(),
-            stacked["motion_back"].float(),
-            stacked["residual"].float(),
-            stacked["reset"],
-            stacked["reset_back"],
-            stacked["duty"].reshape(-1, 1).expand(-1, blurred.shape[1]),
-        )
-        return Batch(blurred, sharp, priors)
-
-    def _sample(self, rng: np.random.Generator) -> Arrays:
-        row = int(rng.integers(self.sizes.sum()))
-        which = int(np.searchsorted(np.cumsum(self.sizes), row, side="right"))
-        return self.sources[which].sample(row - int(self.sizes[:which].sum()), rng, self.config.data)
+        if self.packs is not None:
+            yield from (self.packs.at(step) for step in steps)
+        elif self.online is not None:
+            with closing(self.online.batches(steps, self.config.loop.batch)) as drawn:
+                yield from map(stacked, drawn)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         blurred, sharp = batch.blurred.float() / 255, batch.sharp.float() / 255
@@ -124,6 +96,13 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
         bank = fit_line_bank(pack, config.model.line_taps, config.model.line_reach, UNKNOWN_DUTY)
         model.line.bank.data.copy_(bank)
     return model
+
+
+def prepare(config: Path, resuming: bool) -> Job:
+    """What ``train`` needs for a configuration file; ``resuming`` saves fitting a bank that a checkpoint replaces."""
+    chosen = CPFPTraining.read(config)
+    model = start_model(chosen, fit_line=not resuming)
+    return Job(model, CPFPRecipe(model, chosen), chosen.loop)
 
 
 _FITTED_SEQUENCES, _FITTED_PX = 200, 160

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -39,6 +39,14 @@ class Recipe(Protocol):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures on validation data; higher ``score`` is better."""
+
+
+class Job(NamedTuple):
+    """A network with start values and how it is trained."""
+
+    model: nn.Module
+    recipe: Recipe
+    loop: LoopConfig
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:

@@ -138,9 +138,14 @@ class CPCPipeline(DiffusionPipeline):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents (T, 4, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
-        encoded = self.vae.encode((frames * 2 - 1).to(self.vae.dtype))
-        latents = encoded.latent_dist.mode() if _is_kl(self.vae) else encoded.latents
-        return latents.float() * self.vae.config.scaling_factor
+        return self.encode_with(self.vae, frames)
+
+    @staticmethod
+    def encode_with(vae: Any, frames: Tensor) -> Tensor:
+        """The same by an autoencoder alone."""
+        encoded = vae.encode((frames * 2 - 1).to(vae.dtype))
+        latents = encoded.latent_dist.mode() if _is_kl(vae) else encoded.latents
+        return latents.float() * vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (T, 3, H, W) float32 of latents (T, 4, h, w), one by one for memory."""

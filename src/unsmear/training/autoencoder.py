@@ -1,0 +1,121 @@
+"""The compact autoencoder: pictures to latents and back (ours; the full-size models bring Stable Diffusion's)."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import Tensor, nn
+
+from unsmear.metrics.lpips import load_lpips
+from unsmear.training.config import LoopConfig, from_mapping, read_yaml
+from unsmear.training.images import ImageConfig, ImageCrops
+from unsmear.training.loop import Job
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of diffusers' ``AutoencoderTiny``."""
+
+    channels: int = 32
+    levels: int = 4
+    """Each but the first halves the resolution: 4 give latents at an eighth of it."""
+    blocks: int = 3
+    """Residual blocks a level."""
+    latent_channels: int = 4
+
+    def build(self) -> AutoencoderTiny:
+        widths = (self.channels,) * self.levels
+        return AutoencoderTiny(
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            num_encoder_blocks=(1,) + (self.blocks,) * (self.levels - 1),
+            num_decoder_blocks=(self.blocks,) * (self.levels - 1) + (1,),
+            latent_channels=self.latent_channels,
+            act_fn="relu",
+            upsample_fn="nearest",
+            scaling_factor=1.0,
+        )
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """The whole of a ``train autoencoder`` configuration."""
+
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    data: ImageConfig = field(default_factory=ImageConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    perceptual: float = 0.5
+    """Weight of LPIPS beside L1."""
+    compact: float = 1e-3
+    """Weight of the distance of the latents from mean 0 and variance 1, which a diffusion model expects."""
+    init: str | None = None
+    """Folder of weights to start from."""
+
+    @classmethod
+    def read(cls, path: Path) -> "AutoencoderTraining":
+        return from_mapping(cls, read_yaml(path), str(path))
+
+    def start(self) -> AutoencoderTiny:
+        """The network with start values: from ``init``, else fresh."""
+        if self.init:
+            return AutoencoderTiny.from_pretrained(self.init, low_cpu_mem_usage=False)
+        torch.manual_seed(self.loop.seed)
+        return self.model.build()
+
+
+class AutoencoderRecipe:
+    """Batches, loss and validation for ``training.loop.train``."""
+
+    def __init__(self, model: AutoencoderTiny, config: AutoencoderTraining):
+        self.model, self.config, self.crops = model, config, ImageCrops(config.data)
+        self.lpips = load_lpips()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.model.parameters())}]
+
+    def batches(self, steps: range) -> Generator[Tensor, None, None]:
+        for step in steps:
+            yield self.crops.batch(np.random.default_rng((self.config.loop.seed, step)), self.config.loop.batch)
+
+    def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+        wanted = batch.float() / 127.5 - 1
+        latents = model.encode(wanted).latents  # type: ignore[operator]
+        made = model.decode(latents).sample  # type: ignore[operator]
+        error = (made - wanted).abs().mean()
+        flat = latents.float().transpose(0, 1).flatten(1)
+        spread = (flat.mean(1) ** 2 + (flat.var(1) - 1) ** 2).mean()
+        total = error + self.config.compact * spread
+        figures = {"l1": error.item(), "latent_std": flat.detach().std().item()}
+        if self.config.perceptual:
+            with torch.autocast(made.device.type, enabled=False):
+                distance = self.lpips.to(made.device)(made.float().clamp(-1, 1), wanted).mean()
+            total = total + self.config.perceptual * distance
+            figures["lpips"] = distance.item()
+        return total, figures
+
+    @torch.inference_mode()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR (dB) and LPIPS of whole frames through the autoencoder; ``score`` is PSNR − 20 · LPIPS."""
+        device = next(model.parameters()).device
+        decibels, distances = [], []
+        for frame in self.crops.validation:
+            wanted = frame.to(device).float() / 127.5 - 1
+            made = model.decode(model.encode(wanted).latents).sample.clamp(-1, 1)  # type: ignore[operator]
+            decibels.append(float(-10 * torch.log10(((made - wanted) / 2).square().mean())))
+            distances.append(float(self.lpips.to(device)(made, wanted)))
+        if not decibels:
+            return {}
+        psnr, lpips = float(np.mean(decibels)), float(np.mean(distances))
+        return {"psnr": round(psnr, 3), "lpips": round(lpips, 4), "score": round(psnr - 20 * lpips, 3)}
+
+
+def prepare(config: Path, resuming: bool) -> Job:
+    """What ``train`` needs for a configuration file."""
+    del resuming
+    chosen = AutoencoderTraining.read(config)
+    model = chosen.start()
+    return Job(model, AutoencoderRecipe(model, chosen), chosen.loop)

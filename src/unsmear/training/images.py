@@ -1,0 +1,93 @@
+"""Random crops of sharp pictures, for networks that learn what sharp things look like."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, material, read_clip, read_photo, some_leaves
+from unsmear.errors import DataLayoutError, UsageError
+from unsmear.video.images import list_images, read_image
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Where pictures come from and how they are cut."""
+
+    photos: list[str] = field(default_factory=list)
+    """Folders of photographs."""
+    clips: list[str] = field(default_factory=list)
+    """Folders of videos; every ``clip_stride``-th frame is a picture."""
+    clip_stride: int = 10
+    leaves: int = 0
+    """Pictures of dead leaves in the photographs' colours that are added."""
+    longest_px: int = 1600
+    crop_px: int = 128
+    shrink: tuple[float, float] = (0.25, 1.0)
+    """A picture is shrunk by a factor between these, drawn evenly over its logarithm, before it is cut."""
+    validation: str | None = None
+    """Folder of CLIP/sharp, as ``unsmear data blur`` makes it."""
+    validation_frames: int = 2
+    """Of each clip."""
+
+
+class ImageCrops:
+    """Pictures in memory, and crops of them that come from a seed alone.
+
+    Raises:
+        UsageError: the configuration names nothing.
+        DataLayoutError: a folder is empty, or a file cannot be read.
+    """
+
+    def __init__(self, config: ImageConfig):
+        if not config.photos and not config.clips:
+            raise UsageError("data.photos and data.clips are empty: name a folder of photographs or of videos")
+        self.config = config
+        self.pictures = [
+            read_photo(p, config.longest_px) for name in config.photos for p in material(Path(name), PHOTO_SUFFIXES)
+        ]
+        self.pictures += some_leaves(config.leaves, self.pictures, 0)
+        for name in config.clips:
+            for path in material(Path(name), CLIP_SUFFIXES):
+                self.pictures += list(read_clip(path, config.longest_px))[:: config.clip_stride]
+        self.shares = np.sqrt([p.shape[0] * p.shape[1] for p in self.pictures])
+
+    def crop(self, rng: np.random.Generator) -> np.ndarray:
+        """(crop_px, crop_px, 3) uint8 RGB: shrunk, cut, flipped and turned at random."""
+        size = self.config.crop_px
+        picture = self.pictures[int(rng.choice(len(self.pictures), p=self.shares / self.shares.sum()))]
+        low, high = np.log(self.config.shrink)
+        smallest = size / min(picture.shape[:2])
+        scale = min(max(float(np.exp(rng.uniform(low, high))), smallest), 1.0)
+        side = min(round(size / scale), *picture.shape[:2])
+        y, x = (int(rng.integers(0, length - side + 1)) for length in picture.shape[:2])
+        piece = picture[y : y + side, x : x + side]
+        if side != size:
+            piece = cv2.resize(piece, (size, size), interpolation=cv2.INTER_AREA)
+        piece = np.rot90(piece, int(rng.integers(4)))
+        return np.ascontiguousarray(piece[:, ::-1] if rng.random() < 0.5 else piece)
+
+    def batch(self, rng: np.random.Generator, count: int) -> Tensor:
+        """(count, 3, S, S) uint8."""
+        return torch.from_numpy(np.stack([self.crop(rng) for _ in range(count)])).permute(0, 3, 1, 2)
+
+    @cached_property
+    def validation(self) -> list[Tensor]:
+        """Whole sharp frames (1, 3, H, W) uint8 from all over the validation clips, sides cut to multiples of 32."""
+        if self.config.validation is None:
+            return []
+        folders = sorted(Path(self.config.validation).glob("*/sharp"))
+        if not folders:
+            raise DataLayoutError(f"{self.config.validation} holds no CLIP/sharp: make it with `unsmear data blur`")
+        out = []
+        for folder in folders:
+            files = list_images(folder)
+            for k in range(self.config.validation_frames):
+                image = read_image(files[int(len(files) * (k + 0.5) / self.config.validation_frames)])
+                h, w = (side // 32 * 32 for side in image.shape[:2])
+                out.append(torch.from_numpy(image[:h, :w]).permute(2, 0, 1)[None])
+        return out

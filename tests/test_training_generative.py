@@ -1,0 +1,177 @@
+"""Training of the generating models: what is frozen stays, killed and resumed equals unbroken, what is asked for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from clips import texture
+from tiny_pipeline import folder
+from unsmear.cli.main import run
+from unsmear.data.camera import CameraRanges
+from unsmear.data.pack import PackConfig, Sources, build_pack
+from unsmear.errors import UsageError
+from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
+from unsmear.training.cpc import ControlRecipe, CPCTraining, prepare
+from unsmear.training.images import ImageConfig, ImageCrops
+from unsmear.training.loop import train
+from unsmear.video.images import write_png
+
+LOOP = {"steps": 4, "batch": 2, "checkpoint_every": 2, "validate_every": 4, "log_every": 1, "ema": 0.5}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        write_png(place / f"{i}.png", texture((160, 120), seed=i))
+    return place
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("pack")
+    camera = CameraRanges(size_px=64, frames=3)
+    config = PackConfig(sequences=4, camera=camera, psnr_range=(5, 60))
+    build_pack(Sources([texture((480, 480))], []), place, config, workers=1)
+    return place
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("valid")
+    for kind in ("blur", "sharp"):
+        (place / "clip" / kind).mkdir(parents=True)
+        for i in range(5):
+            write_png(
+                place / "clip" / kind / f"{i:06d}.png", texture((96, 64), seed=3, smooth_px=3 if kind == "blur" else 1)
+            )
+    return place
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    return folder(tmp_path_factory.mktemp("parts"))
+
+
+def written(place: Path, values: dict) -> Path:
+    (place / "c.yaml").write_text(yaml.safe_dump(values))
+    return place / "c.yaml"
+
+
+def trained(config: Path, place: Path, *options: str) -> dict[str, torch.Tensor]:
+    what = "autoencoder" if "perceptual" in config.read_text() else "cpc"
+    assert run(["train", what, str(config), "-o", str(place), *options]) == 0
+    return load_file(place / "last" / "model.safetensors")
+
+
+def halves_equal_the_whole(values: dict, place: Path) -> None:
+    config = written(place, values)
+    whole = trained(config, place / "whole")
+    half = {**values, "loop": {**LOOP, "steps": 2}}
+    trained(written(place, half), place / "parts")
+    parts = trained(written(place, values), place / "parts", "--resume")
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    log = [json.loads(line) for line in (place / "whole" / "log.jsonl").read_text().splitlines()]
+    assert np.isfinite([row["loss"] for row in log if "loss" in row]).all()
+    assert np.isfinite(log[-1]["validation"]["score"]) and (place / "whole" / "best" / "config.json").is_file()
+
+
+def test_autoencoder(photos, validation, tmp_path):
+    data = {"photos": [str(photos)], "crop_px": 64, "validation": str(validation)}
+    halves_equal_the_whole(
+        {"model": {"channels": 8, "blocks": 1}, "data": data, "perceptual": 0.1, "loop": LOOP}, tmp_path
+    )
+
+
+def test_autoencoder_learns_a_picture(photos):
+    """Shown one batch again and again, what comes out comes closer to what went in."""
+    torch.manual_seed(0)
+    config = AutoencoderTraining(data=ImageConfig(photos=[str(photos)], crop_px=32), perceptual=0.0)
+    model = AutoencoderTraining.start(config)
+    recipe = AutoencoderRecipe(model, config)
+    batch = recipe.crops.batch(np.random.default_rng(0), 2)
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    errors = []
+    for _ in range(25):
+        optimiser.zero_grad()
+        loss, figures = recipe.loss(model, batch)
+        loss.backward()
+        optimiser.step()
+        errors.append(figures["l1"])
+    assert errors[-1] < 0.6 * errors[0]
+
+
+def test_prior(photos, parts, validation, tmp_path):
+    images = {"photos": [str(photos)], "crop_px": 64, "validation": str(validation)}
+    unet = {"channels": [32, 32, 64, 64], "text_width": 16}
+    values = {"stage": "prior", "autoencoder": str(parts / "vae"), "unet": unet, "images": images, "loop": LOOP}
+    halves_equal_the_whole(values, tmp_path)
+
+
+@pytest.fixture
+def control(photos, pack, parts, validation) -> dict:
+    return {
+        "autoencoder": str(parts / "vae"),
+        "prior": str(parts / "unet"),
+        "data": {"packs": [str(pack)], "crop_px": 64, "frames": 3, "validation": str(validation)},
+        "images": {"photos": [str(photos)], "crop_px": 64},
+        "hybrid": 0.5,
+        "loop": LOOP,
+    }
+
+
+def test_control(control, tmp_path):
+    halves_equal_the_whole(control, tmp_path)
+
+
+def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):
+    config = written(tmp_path, {**control, "hybrid": 0.0, "loop": {**LOOP, "steps": 6, "optimiser": {"lr": 0.01}}})
+    job = prepare(config, False)
+    assert isinstance(job.recipe, ControlRecipe)
+    start = {k: v.clone() for k, v in job.model.state_dict().items()}
+    train(job.model, job.recipe, job.loop, tmp_path / "run")
+    frozen = {"unet": job.recipe.unet, "vae": job.recipe.diffusion.vae}
+    for name, model in frozen.items():
+        before = load_file(parts / name / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    still = [k for k, v in job.model.state_dict().items() if torch.equal(v, start[k])]
+    # the empty prompt is zero, and so is what cross-attention's keys could learn from it
+    assert all("attn2" in k or "norm2" in k for k in still), still
+
+
+def test_a_timestep_beyond_the_latest_is_never_drawn(control, tmp_path):
+    config = CPCTraining.read(written(tmp_path, {**control, "latest": 50}))
+    job = prepare(tmp_path / "c.yaml", False)
+    drawn = torch.cat([job.recipe.diffusion.noised(torch.zeros(64, 4, 2, 2), i)[1] for i in range(5)])
+    assert config.latest == 50 and drawn.max() < 50 and drawn.min() >= 0 and len(drawn.unique()) > 25
+
+
+def test_crops_are_of_the_pictures_and_of_the_seed(photos):
+    crops = ImageCrops(ImageConfig(photos=[str(photos)], crop_px=48, shrink=(0.5, 1.0)))
+    first, again = (crops.batch(np.random.default_rng(5), 3) for _ in range(2))
+    assert torch.equal(first, again) and first.shape == (3, 3, 48, 48) and first.dtype == torch.uint8
+    assert not torch.equal(first[0], first[1])
+    with pytest.raises(UsageError, match=r"photos and data\.clips"):
+        ImageCrops(ImageConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": "both"}, "stage 'both'"),
+        ({"autoencoder": ""}, "autoencoder is missing"),
+        ({"prior": ""}, "prior is missing"),
+        ({"prior": "nowhere"}, "nowhere"),
+        ({"data": {}}, "data.packs"),
+    ],
+)
+def test_configurations_that_cannot_be(change, message, control, tmp_path, capsys):
+    config = written(tmp_path, {**control, **change})
+    assert run(["train", "cpc", str(config), "-o", str(tmp_path / "x")]) != 0
+    told = capsys.readouterr().err.strip()
+    assert message in told and len(told.splitlines()) == 1
