@@ -47,7 +47,8 @@ def curve(runs: list[Path], out: Path) -> None:
         smooth = np.convolve(gains, np.ones(wide) / wide, mode="valid")
         axes.plot(steps[wide - 1 :], smooth, color=SOFT, label="training batches" if k == 0 else None)
         scored = [(line["step"] + offset, line["validation"]["score"]) for line in lines if "validation" in line]
-        axes.plot(*zip(*scored, strict=True), "o-", color=INK, label="validation" if k == 0 else None)
+        if scored:
+            axes.plot(*zip(*scored, strict=True), "o-", color=INK, label="validation" if k == 0 else None)
         offset = int(steps[-1])
         if k < len(runs) - 1:
             axes.axvline(offset, color="#cccccc", linestyle=":")

@@ -38,7 +38,9 @@ def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
     finished = folder / "row.json"
     if finished.exists():
         return json.loads(finished.read_text())
-    model = start_model(config, fit_line=not (folder / "last").exists())
+    stopped_at = folder / "last" / "state.json"
+    start = json.loads(stopped_at.read_text())["step"] if stopped_at.exists() else 0
+    model = start_model(config, fit_line=not start)
     recipe = CPFPRecipe(model, config)
     seconds: list[float] = []
     validate = recipe.validate
@@ -51,7 +53,7 @@ def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
 
     recipe.validate = validated  # type: ignore[method-assign]
     seconds.append(-time.process_time())
-    average = train(model, recipe, config.loop, folder, resume=(folder / "last").exists())
+    average = train(model, recipe, config.loop, folder, resume=start > 0)
     seconds.append(time.process_time())
     average.save_pretrained(folder / "end")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -60,7 +62,7 @@ def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
         "row": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": config.loop.steps,
-        "seconds_a_step": round(sum(seconds) / config.loop.steps, 3),
+        "seconds_a_step": round(sum(seconds) / max(config.loop.steps - start, 1), 3),
         "curve": [[line["step"], line["validation"]["score"]] for line in lines if "validation" in line],
         **figures,
     }
