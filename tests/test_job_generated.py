@@ -1,6 +1,7 @@
 """Stage 2 on whole videos: same seed, same frames, whatever the windows; resumed runs; folders that do not fit."""
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from clips import make_clip
 from tiny_pipeline import folder
 from unsmear.cli.main import run
 from unsmear.video import open_video
+
+FRAMES = 44
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def restorer(weights):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clip") / "a.mp4", size=(98, 66), frames=20)
+    return make_clip(tmp_path_factory.mktemp("clip") / "a.mp4", size=(98, 66), frames=FRAMES)
 
 
 def frames_of(path) -> np.ndarray:
@@ -36,12 +39,22 @@ def frames_of(path) -> np.ndarray:
         return np.stack([frame.rgb for frame in reader])
 
 
-def test_frames_come_out_in_the_size_of_the_video_and_resume(restorer, clip, tmp_path):
+def test_frames_come_out_in_the_size_of_the_video_and_resumed_as_unbroken(restorer, clip, tmp_path):
     whole, broken = tmp_path / "whole.mp4", tmp_path / "broken.mp4"
     report = unsmear.deblur(clip, whole, model=restorer, window=8)
-    assert report.model == "cpgd" and frames_of(whole).shape == (20, 66, 98, 3)
+    assert report.model == "cpgd" and frames_of(whole).shape == (FRAMES, 66, 98, 3)
     assert not np.array_equal(frames_of(whole), frames_of(clip))
-    unsmear.deblur(clip, broken, model=restorer, window=8, start_s=0.0)
+    chunks = count(1)
+
+    def stop(_: object) -> None:
+        if next(chunks) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(unsmear.Interrupted):
+        unsmear.deblur(clip, broken, model=restorer, window=8, progress=stop)
+    assert not broken.exists()
+    report = unsmear.deblur(clip, broken, model=restorer, window=8)
+    assert report.resumed_frames == 32, "a segment is four windows of eight frames"
     assert np.array_equal(frames_of(broken), frames_of(whole))
 
 
