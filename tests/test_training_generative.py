@@ -16,7 +16,9 @@ from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import UsageError
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
-from unsmear.training.cpc import ControlRecipe, CPCTraining, prepare
+from unsmear.training.control import ControlRecipe
+from unsmear.training.cpc import prepare
+from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.images import ImageConfig, ImageCrops
 from unsmear.training.loop import train
 from unsmear.video.images import write_png
@@ -64,7 +66,7 @@ def written(place: Path, values: dict) -> Path:
 
 
 def trained(config: Path, place: Path, *options: str) -> dict[str, torch.Tensor]:
-    what = "autoencoder" if "perceptual" in config.read_text() else "cpc"
+    what = "autoencoder" if "model:" in config.read_text() else "cpc"
     assert run(["train", what, str(config), "-o", str(place), *options]) == 0
     return load_file(place / "last" / "model.safetensors")
 
@@ -144,6 +146,60 @@ def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):
     assert all("attn2" in k or "norm2" in k for k in still), still
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_what_a_picture_looks_like_can_be_trained(prediction, control, parts, tmp_path):
+    """On one batch the loss falls, through a frozen decoder and a frozen denoiser that get no gradient."""
+    values = {**control, "hybrid": 0.0, "perceptual": 1.0, "prediction": prediction, "latest": 300}
+    job = prepare(written(tmp_path, values), False)
+    recipe = job.recipe
+    frozen = [*recipe.unet.parameters(), *recipe.diffusion.vae.parameters()]
+    before = [p.clone() for p in frozen]
+    batch = next(recipe.batches(range(1)))
+    optimiser = torch.optim.Adam(recipe.parameter_groups()[0]["params"], 3e-3)
+    totals, seen = [], []
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss, figures = recipe.loss(job.model, batch)
+        loss.backward()
+        optimiser.step()
+        totals.append(loss.item())
+        seen.append(figures["seen"])
+        assert loss.item() == pytest.approx(figures["noise"] + figures["seen"], rel=1e-5)
+    assert totals[-1] < 0.8 * totals[0] and seen[-1] < 0.95 * seen[0]
+    assert all(p.grad is None and torch.equal(p, old) for p, old in zip(frozen, before, strict=True))
+    assert {"noise", "seen", "share"} <= recipe.validate(job.model).keys()
+
+
+def test_the_picture_is_the_samplers(control, tmp_path):
+    """Where the estimate is the hint's own latent, cancelling leaves the hint: L1 is that of hint and sharp."""
+    for cancel in (True, False):
+        values = {**control, "perceptual": 1.0, "hybrid": 0.0, "cancel_autoencoder": cancel}
+        recipe = prepare(written(tmp_path, values), False).recipe
+        batch = next(recipe.batches(range(1)))
+        with torch.no_grad():
+            hint = recipe.diffusion.encode(batch.hint)
+            made = batch.hint if cancel else recipe.diffusion.decode(hint)
+            sharp = batch.sharp.float() / 255
+            distance = recipe.lpips(made.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
+            wanted = torch.tensor([0.5, 1.0]) * ((made - sharp).abs().mean((1, 2, 3)) + distance)
+            found = recipe._seen(batch, hint, hint, torch.tensor([0.5, 1.0]))
+        torch.testing.assert_close(found, wanted.mean())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_estimate_of_a_perfect_prediction_is_the_clean_latent(prediction, control, tmp_path):
+    """And its slope by the prediction is −√(1−ᾱ), times what ``gain`` takes away, for ε too."""
+    diffusion = prepare(written(tmp_path, {**control, "prediction": prediction}), False).recipe.diffusion
+    clean = torch.randn(16, 4, 4, 4)
+    noisy, t, target = diffusion.noised(clean, 3)
+    target.requires_grad_()
+    found = diffusion.clean(noisy, target, t)
+    torch.testing.assert_close(found, clean, atol=2e-3, rtol=1e-3)
+    (slope,) = torch.autograd.grad((diffusion.gain(t)[:, None, None, None] * found).sum(), target)
+    spread = (1 - diffusion.schedule.alphas_cumprod[t]).sqrt()
+    torch.testing.assert_close(-slope[:, 0, 0, 0], spread)
+
+
 def test_a_timestep_beyond_the_latest_is_never_drawn(control, tmp_path):
     config = CPCTraining.read(written(tmp_path, {**control, "latest": 50}))
     job = prepare(tmp_path / "c.yaml", False)
@@ -167,6 +223,7 @@ def test_crops_are_of_the_pictures_and_of_the_seed(photos):
         ({"autoencoder": ""}, "autoencoder is missing"),
         ({"prior": ""}, "prior is missing"),
         ({"prior": "nowhere"}, "nowhere"),
+        ({"perceptual": -1.0}, "perceptual -1.0"),
         ({"data": {}}, "data.packs"),
     ],
 )

@@ -149,8 +149,12 @@ class CPCPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (T, 3, H, W) float32 of latents (T, 4, h, w), one by one for memory."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return torch.cat([self.vae.decode(z[None]).sample.float() for z in scaled]) / 2 + 0.5
+        return torch.cat([self.decode_with(self.vae, z[None]) for z in latents])
+
+    @staticmethod
+    def decode_with(vae: Any, latents: Tensor) -> Tensor:
+        """The same by an autoencoder alone, all at once."""
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
 
     @torch.inference_mode()
     def __call__(

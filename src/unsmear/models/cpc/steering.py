@@ -11,7 +11,7 @@ class Prediction:
 
     Args:
         scheduler: of diffusers, ``epsilon`` or ``v_prediction``.
-        timestep: t.
+        timestep: t, one for all samples () or one each (B,).
 
     Raises:
         ValueError: a schedule of another kind (Euler's, say).
@@ -24,7 +24,7 @@ class Prediction:
         self.kind = scheduler.config.prediction_type
         if self.kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type {self.kind!r} must be epsilon or v_prediction")
-        cumulative = float(scheduler.alphas_cumprod[int(timestep)])
+        cumulative = scheduler.alphas_cumprod[timestep.cpu()].to(timestep.device).reshape(-1, 1, 1, 1)
         self.signal, self.noise = cumulative**0.5, (1 - cumulative) ** 0.5
 
     def clean(self, sample: Tensor, predicted: Tensor) -> Tensor:

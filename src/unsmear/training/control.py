@@ -1,0 +1,157 @@
+"""The recipe of CPGD-Net's phase II (§III-C): UNet and autoencoder are frozen, the control network learns to steer.
+
+It is given the latent of what stage 1 makes of a blurred frame and its coding priors; the loss is that of the base
+model, and as an option (ours) what the picture looks like that its prediction means.
+"""
+
+from collections.abc import Generator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from unsmear.data.degrade import degrade
+from unsmear.metrics.lpips import load_lpips
+from unsmear.models.cpc.attention import control_priors
+from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpfp import CPFP, PriorTensors
+from unsmear.models.loading import load_model
+from unsmear.models.zoo import find
+from unsmear.training.batches import Batch, PackBatches
+from unsmear.training.cpc_config import CPCTraining
+from unsmear.training.diffusion import Diffusion
+from unsmear.training.images import ImageCrops
+from unsmear.training.validation import ValidationClip, restore
+
+
+class ControlBatch(NamedTuple):
+    """Frames to generate and what the control network is given of them."""
+
+    sharp: Tensor
+    """(B, 3, S, S) uint8."""
+    hint: Tensor
+    """(B, 3, S, S) float32 in [0, 1]."""
+    priors: Tensor
+    """(B, 3, S/4, S/4), of ``control_priors``."""
+    seed: Tensor
+
+
+class ControlRecipe:
+    """Phase II: only the control network is moved."""
+
+    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: CPCTraining):
+        self.model, self.config, self.diffusion = model, config, Diffusion(config)
+        self.unet = unet.eval().requires_grad_(False)
+        self.pairs = PackBatches(config.data, config.loop.seed, config.loop.batch)
+        self.crops = ImageCrops(config.images) if config.hybrid else None
+        self.lpips = load_lpips()
+        self.first: CPFP | None = load_model(find(config.first_stage)) if config.first_stage else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def batches(self, steps: range) -> Generator[ControlBatch, None, None]:
+        for step in steps:
+            rng = np.random.default_rng((self.config.loop.seed, step, 1))
+            if self.crops is not None and rng.random() < self.config.hybrid:
+                yield self._degraded(rng)
+            else:
+                yield self._deblurred(self.pairs.at(step), rng)
+
+    @torch.inference_mode()
+    def _deblurred(self, batch: Batch, rng: np.random.Generator) -> ControlBatch:
+        """One frame of each sequence, as stage 1 restores it."""
+        blurred, i = batch.blurred.float() / 255, int(rng.integers(batch.blurred.shape[1]))
+        hint = blurred if self.first is None else self.first(blurred, batch.priors).frames.clamp(0, 1)
+        priors = _priors_of(batch.priors, i)
+        return ControlBatch(batch.sharp[:, i], hint[:, i], priors, torch.tensor(int(rng.integers(1 << 40))))
+
+    def _degraded(self, rng: np.random.Generator) -> ControlBatch:
+        assert self.crops is not None
+        sharp = [self.crops.crop(rng) for _ in range(self.config.loop.batch)]
+        poor = np.stack([degrade([image], rng, self.config.degrade)[0] for image in sharp])
+        size = poor.shape[1] // 4
+        return ControlBatch(
+            torch.from_numpy(np.stack(sharp)).permute(0, 3, 1, 2),
+            torch.from_numpy(poor).permute(0, 3, 1, 2).float() / 255,
+            torch.zeros(len(poor), 3, size, size),
+            torch.tensor(int(rng.integers(1 << 40))),
+        )
+
+    def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
+        noisy, t, target = self.diffusion.noised(clean, int(batch.seed))
+        nn.Module.to(self.unet, noisy.device)
+        text = clean.new_zeros(len(clean), 1, self.unet.config["cross_attention_dim"])
+        down, mid = model(noisy, t, text, hint, batch.priors, return_dict=False)
+        made = self.unet(
+            noisy, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        ).sample.float()
+        with torch.no_grad():
+            alone = F.mse_loss(self.unet(noisy, t, text).sample.float(), target)
+        error = F.mse_loss(made, target)
+        figures = {"unsteered": float(alone), "share": float(error.detach() / alone)}
+        if not self.config.perceptual:
+            return error, figures
+        seen = self._seen(batch, hint, self.diffusion.clean(noisy, made, t), self.diffusion.gain(t))
+        return error + self.config.perceptual * seen, figures | {"noise": float(error.detach()), "seen": seen.item()}
+
+    def _seen(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
+        """L1 + LPIPS of the picture of ``clean`` latents, the mean over samples that count by ``gain``."""
+        made = self.diffusion.decode(clean)
+        if self.config.cancel_autoencoder:
+            with torch.no_grad():
+                lost = batch.hint - self.diffusion.decode(hint)
+            made = made + lost
+        sharp = batch.sharp.float() / 255
+        with torch.autocast(made.device.type, enabled=False):
+            distance = self.lpips.to(made.device)(made.float().clamp(0, 1) * 2 - 1, sharp * 2 - 1)
+        return (gain * ((made - sharp).abs().mean((1, 2, 3)) + distance)).mean()
+
+    @cached_property
+    def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(hint, priors, sharp) of the middle frame of each validation piece, sides cut to multiples of 32."""
+        if self.config.data.validation is None:
+            return []
+        out = []
+        for clip in ValidationClip.load_all(Path(self.config.data.validation)):
+            if clip.already_sharp:
+                continue
+            i, (h, w) = len(clip.given) // 2, (side // 32 * 32 for side in clip.given.shape[1:3])
+            made = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
+            frames = [torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (made, clip.wanted)]
+            priors = F.interpolate(_priors_of(clip.priors, i), (-(-h // 4), -(-w // 4)), mode="nearest")
+            out.append((frames[0], priors, frames[1]))
+        return out
+
+    @torch.inference_mode()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The loss on validation frames at noises that are always the same; ``score`` is its negative."""
+        losses: list[float] = []
+        told: dict[str, list[float]] = {}
+        for n, (hint, priors, sharp) in enumerate(self.clips):
+            for k in range(2):
+                batch = ControlBatch((sharp * 255).round().byte(), hint, priors, torch.tensor(2 * n + k))
+                device = next(model.parameters()).device
+                error, figures = self.loss(model, ControlBatch(*(x.to(device) for x in batch)))
+                losses.append(float(error))
+                for name in figures.keys() - {"unsteered"}:
+                    told.setdefault(name, []).append(figures[name])
+        if not losses:
+            return {}
+        means = {name: round(float(np.mean(values)), 5) for name, values in sorted(told.items())}
+        mean = round(float(np.mean(losses)), 5)
+        return {"loss": mean, **means, "score": -mean}
+
+
+def _priors_of(priors: PriorTensors, i: int) -> Tensor:
+    """Of frame i of each clip, on the grid of the residual."""
+    residual = priors.residual[:, i].float()
+    motion = F.interpolate(priors.motion[:, i].float(), residual.shape[-2:], mode="bilinear", align_corners=False)
+    return control_priors(motion, residual)

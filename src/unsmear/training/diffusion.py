@@ -1,0 +1,57 @@
+"""Noising, target and estimate of a latent diffusion model whose autoencoder is frozen."""
+
+from pathlib import Path
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from unsmear.models.cpc.pipeline import CPCPipeline
+from unsmear.models.cpc.steering import Prediction
+from unsmear.models.loading import load_autoencoder
+from unsmear.models.zoo import ModelEntry
+from unsmear.training.cpc_config import CPCTraining
+
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+
+
+class Diffusion:
+    """Noising and target of a latent diffusion model, with frozen parts."""
+
+    def __init__(self, config: CPCTraining):
+        self.config = config
+        self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        self.schedule = DDPMScheduler(**SCHEDULE, prediction_type=config.prediction)
+        self.latest = min(config.latest, int(self.schedule.config["num_train_timesteps"]))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents of frames (B, 3, H, W) in [0, 1]."""
+        nn.Module.to(self.vae, frames.device)
+        return CPCPipeline.encode_with(self.vae, frames)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (B, 3, H, W), about [0, 1], of latents; gradients pass."""
+        nn.Module.to(self.vae, latents.device)
+        return CPCPipeline.decode_with(self.vae, latents)
+
+    def noised(self, clean: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(noisy latents, timesteps, target) of clean latents; draws come from ``seed`` alone."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        t = torch.randint(0, self.latest, (len(clean),), generator=generator).to(clean.device)
+        noisy = self.schedule.add_noise(clean, noise, t)
+        target = noise if self.config.prediction == "epsilon" else self.schedule.get_velocity(clean, noise, t)
+        return noisy, t, target
+
+    def clean(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that predictions (B, C, h, w) mean at noisy latents of timesteps t (B,)."""
+        return Prediction(self.schedule, t).clean(noisy, predicted)
+
+    def gain(self, t: Tensor) -> Tensor:
+        """(B,) what keeps gradients through ``clean`` of one size at all timesteps.
+
+        ∂x_0/∂ε = −√(1−ᾱ)/√ᾱ grows without bound towards t = T: √ᾱ takes that away. A v-prediction has no need of it.
+        """
+        step = Prediction(self.schedule, t)
+        signal = step.signal.flatten()
+        return signal if step.kind == "epsilon" else torch.ones_like(signal)
