@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
+from unsmear.models.autoencoders import cell_px, decode, encode, one_by_one
 from unsmear.models.cpc.attention import control_priors
 from unsmear.models.cpc.colour import transfer_colour
 from unsmear.models.cpc.control import CPControlNet
@@ -105,7 +106,7 @@ class CPCPipeline(DiffusionPipeline):
     @property
     def cell(self) -> int:
         """Frame pixels a latent cell, each way."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1) if _is_kl(self.vae) else _tiny_cell(self.vae)
+        return cell_px(self.vae)
 
     @property
     def multiple(self) -> int:
@@ -136,25 +137,15 @@ class CPCPipeline(DiffusionPipeline):
         )
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 
+    encode_with, decode_with = staticmethod(encode), staticmethod(decode)
+
     def encode(self, frames: Tensor) -> Tensor:
         """Latents (T, 4, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
-        return self.encode_with(self.vae, frames)
-
-    @staticmethod
-    def encode_with(vae: Any, frames: Tensor) -> Tensor:
-        """The same by an autoencoder alone."""
-        encoded = vae.encode((frames * 2 - 1).to(vae.dtype))
-        latents = encoded.latent_dist.mode() if _is_kl(vae) else encoded.latents
-        return latents.float() * vae.config.scaling_factor
+        return encode(self.vae, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (T, 3, H, W) float32 of latents (T, 4, h, w), one by one for memory."""
-        return torch.cat([self.decode_with(self.vae, z[None]) for z in latents])
-
-    @staticmethod
-    def decode_with(vae: Any, latents: Tensor) -> Tensor:
-        """The same by an autoencoder alone, all at once."""
-        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
+        return one_by_one(decode, self.vae, latents)
 
     @torch.inference_mode()
     def __call__(
@@ -310,11 +301,3 @@ def _resized(field: Tensor, size: Sequence[int]) -> Tensor:
     if field.shape[-2] >= size[0] and field.shape[-1] >= size[1]:
         return F.interpolate(field, tuple(size), mode="area")
     return F.interpolate(field, tuple(size), mode="bilinear", align_corners=False)
-
-
-def _is_kl(vae: Any) -> bool:
-    return hasattr(vae.config, "latent_channels") and hasattr(vae, "quant_conv")
-
-
-def _tiny_cell(vae: Any) -> int:
-    return 2 ** (len(vae.config.encoder_block_out_channels) - 1)

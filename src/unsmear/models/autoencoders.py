@@ -1,0 +1,34 @@
+"""Frames to latents and back, by either of the autoencoders that generating models use."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_kl(vae: Any) -> bool:
+    """Whether it is an ``AutoencoderKL``; else an ``AutoencoderTiny``."""
+    return hasattr(vae.config, "latent_channels") and hasattr(vae, "quant_conv")
+
+
+def cell_px(vae: Any) -> int:
+    """Frame pixels a latent cell, each way."""
+    config = vae.config
+    return 2 ** (len(config.block_out_channels if is_kl(vae) else config.encoder_block_out_channels) - 1)
+
+
+def encode(vae: Any, frames: Tensor) -> Tensor:
+    """Latents (T, L, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
+    encoded = vae.encode((frames * 2 - 1).to(vae.dtype))
+    latents = encoded.latent_dist.mode() if is_kl(vae) else encoded.latents
+    return latents.float() * vae.config.scaling_factor
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Frames (T, 3, H, W) float32, about [0, 1], of latents (T, L, h, w)."""
+    return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
+
+
+def one_by_one(turn: Any, vae: Any, items: Tensor) -> Tensor:
+    """``encode`` or ``decode`` (``turn``) of (T, ...) in the memory of a single frame."""
+    return torch.cat([turn(vae, item[None]) for item in items])
