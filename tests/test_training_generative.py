@@ -19,9 +19,9 @@ from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpc import prepare
 from unsmear.training.cpc_config import CPCTraining
-from unsmear.training.images import ImageConfig, ImageCrops
+from unsmear.training.images import ImageConfig, ImageCrops, middle, spread, strip
 from unsmear.training.loop import train
-from unsmear.video.images import write_png
+from unsmear.video.images import read_image, write_png
 
 LOOP = {"steps": 4, "batch": 2, "checkpoint_every": 2, "validate_every": 4, "log_every": 1, "ema": 0.5}
 
@@ -81,6 +81,8 @@ def halves_equal_the_whole(values: dict, place: Path) -> None:
     log = [json.loads(line) for line in (place / "whole" / "log.jsonl").read_text().splitlines()]
     assert np.isfinite([row["loss"] for row in log if "loss" in row]).all()
     assert np.isfinite(log[-1]["validation"]["score"]) and (place / "whole" / "best" / "config.json").is_file()
+    shown = read_image(place / "whole" / "pictures" / "000004-0.png")
+    assert shown.shape[0] >= 32 and shown.shape[1] % 32 == 0 and shown.std() > 0
 
 
 def test_autoencoder(photos, validation, tmp_path):
@@ -129,6 +131,11 @@ def control(photos, pack, parts, validation) -> dict:
 
 def test_control(control, tmp_path):
     halves_equal_the_whole(control, tmp_path)
+    shown = read_image(tmp_path / "whole" / "pictures" / "000004-0.png")
+    given = [read_image(file) for file in sorted((Path(control["data"]["validation"]) / "clip" / "sharp").iterdir())]
+    panels = np.split(shown, 3, axis=1)
+    assert any(np.array_equal(panels[2], frame) for frame in given), "the last panel is the sharp frame"
+    assert not np.array_equal(panels[0], panels[1])
 
 
 def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):
@@ -205,6 +212,17 @@ def test_a_timestep_beyond_the_latest_is_never_drawn(control, tmp_path):
     job = prepare(tmp_path / "c.yaml", False)
     drawn = torch.cat([job.recipe.diffusion.noised(torch.zeros(64, 4, 2, 2), i)[1] for i in range(5)])
     assert config.latest == 50 and drawn.max() < 50 and drawn.min() >= 0 and len(drawn.unique()) > 25
+
+
+def test_pictures_show_the_same_part_of_frames_and_fields():
+    y, x = torch.meshgrid(torch.arange(384), torch.arange(640), indexing="ij")
+    frame, field = torch.stack([y, x, x])[None].float(), torch.stack([y, x, x])[None, :, ::4, ::4].float()
+    shown, told = middle(frame, 64), middle(field, 64, 4)
+    assert shown.shape == (1, 3, 256, 256) and told.shape == (1, 3, 64, 64)
+    assert torch.equal(shown[..., ::4, ::4], told)
+    assert middle(frame[..., :40], 64).numel() == 0
+    assert spread(list(range(11))) == [0, 5, 10] and spread([1, 2]) == [1, 2] and spread([]) == []
+    assert np.array_equal(strip(shown / 255, shown / 0.1)[:, 256:].ravel()[:3], [255] * 3)
 
 
 def test_crops_are_of_the_pictures_and_of_the_seed(photos):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
 from unsmear.training.config import LoopConfig, from_mapping, read_yaml
-from unsmear.training.images import ImageConfig, ImageCrops
+from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
 
@@ -111,6 +111,16 @@ class AutoencoderRecipe:
             return {}
         psnr, lpips = float(np.mean(decibels)), float(np.mean(distances))
         return {"psnr": round(psnr, 3), "lpips": round(lpips, 4), "score": round(psnr - 20 * lpips, 3)}
+
+    @torch.inference_mode()
+    def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
+        """Input | reconstruction."""
+        out = []
+        for i, frame in enumerate(self.crops.shown()):
+            given = frame.to(next(model.parameters()).device).float() / 255
+            made = model.decode(model.encode(given * 2 - 1).latents).sample / 2 + 0.5  # type: ignore[operator]
+            out.append((str(i), strip(given, made)))
+        return out
 
 
 def prepare(config: Path, resuming: bool) -> Job:

@@ -30,14 +30,22 @@ class LoopConfig:
 
     steps: int = 300_000
     batch: int = 8
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one step."""
     seed: int = 0
     ema: float = 0.999
     checkpoint_every: int = 500
     validate_every: int = 1000
     log_every: int = 50
     precision: str = "no"
-    """``no`` (float32), ``bf16`` or ``fp16``. On a CPU train in float32: bf16 was seen not to learn."""
+    """``no`` (float32), ``bf16`` or ``fp16``."""
+    channels_last: bool = False
+    """Memory format of the weights: faster where a network is all convolutions, on a CPU in bf16 too."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise UsageError(f"loop.accumulate {self.accumulate}: give 1 (a batch a step) or more")
 
 
 def from_mapping(kind: type[T], values: Any, where: str) -> T:

@@ -16,17 +16,22 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from unsmear.data.degrade import degrade
+from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
-from unsmear.models.cpc.attention import control_priors
+from unsmear.models.cpc.attention import LONGEST_PX, control_priors
 from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
 from unsmear.models.cpfp import CPFP, PriorTensors
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, PackBatches
+from unsmear.training.config import read_yaml
 from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.diffusion import Diffusion
-from unsmear.training.images import ImageCrops
+from unsmear.training.images import ImageCrops, middle, spread, strip
 from unsmear.training.validation import ValidationClip, restore
+
+SHOWN_STEPS = 4
 
 
 class ControlBatch(NamedTuple):
@@ -47,10 +52,13 @@ class ControlRecipe:
     def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: CPCTraining):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.unet = unet.eval().requires_grad_(False)
+        if config.loop.channels_last:
+            nn.Module.to(self.unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pairs = PackBatches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
         self.first: CPFP | None = load_model(find(config.first_stage)) if config.first_stage else None
+        self.given_first = _restored_already(config)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
@@ -67,7 +75,8 @@ class ControlRecipe:
     def _deblurred(self, batch: Batch, rng: np.random.Generator) -> ControlBatch:
         """One frame of each sequence, as stage 1 restores it."""
         blurred, i = batch.blurred.float() / 255, int(rng.integers(batch.blurred.shape[1]))
-        hint = blurred if self.first is None else self.first(blurred, batch.priors).frames.clamp(0, 1)
+        plain = self.first is None or self.given_first
+        hint = blurred if plain else self.first(blurred, batch.priors).frames.clamp(0, 1)  # type: ignore[misc]
         priors = _priors_of(batch.priors, i)
         return ControlBatch(batch.sharp[:, i], hint[:, i], priors, torch.tensor(int(rng.integers(1 << 40))))
 
@@ -148,6 +157,44 @@ class ControlRecipe:
         means = {name: round(float(np.mean(values)), 5) for name, values in sorted(told.items())}
         mean = round(float(np.mean(losses)), 5)
         return {"loss": mean, **means, "score": -mean}
+
+    @torch.inference_mode()
+    def pictures(self, model: CPControlNet) -> list[tuple[str, np.ndarray]]:
+        """Hint | what the sampler makes of it | sharp, in a few steps from the noise of ``latest``."""
+        scheduler, device = self.diffusion.sampler(), next(model.parameters()).device
+        start = self.diffusion.latest / int(scheduler.config["num_train_timesteps"])
+        options = Sampling(SHOWN_STEPS, start=start, cancel_autoencoder=self.config.cancel_autoencoder)
+        for part in (self.unet, self.diffusion.vae):
+            nn.Module.to(part, device)
+        pipe = CPCPipeline(self.diffusion.vae, self.unet, model, scheduler)
+        least, out = max(pipe.multiple, 32), []
+        for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
+            given, wanted, told = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
+            if given.numel():
+                made = pipe(given, told[:, :2] * LONGEST_PX, told[:, 2:], options=options).frames
+                out.append((str(i), strip(given, made, wanted)))
+        return out
+
+
+def _restored_already(config: CPCTraining) -> bool:
+    """Whether the packs hold what stage 1 makes of the blurred frames (``tools/restored_pack.py``).
+
+    Raises:
+        UsageError: some do and some do not, or another stage 1 made them.
+    """
+    told = {name: read_yaml(Path(name, "pack.json")).get("restored_by") for name in config.data.packs}
+    made = {name: checksum for name, checksum in told.items() if checksum}
+    if not made:
+        return False
+    wanted = find(config.first_stage).checksum() if config.first_stage else None
+    for name in config.data.packs:
+        if told[name] != wanted:
+            by = f"by the model {str(told[name])[:12]}…" if told[name] else "by none"
+            raise UsageError(
+                f"{name}: frames were restored {by}, expected {(wanted or 'none')[:12]} as first_stage says; "
+                "make all packs anew with it, or use none that was restored"
+            )
+    return True
 
 
 def _priors_of(priors: PriorTensors, i: int) -> Tensor:

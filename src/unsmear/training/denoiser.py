@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from unsmear.models.cpc.steering import start_timesteps
 from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.diffusion import Diffusion
-from unsmear.training.images import ImageCrops
+from unsmear.training.images import ImageCrops, strip
+
+SHOWN_STEPS = 8
 
 
 class PriorBatch(NamedTuple):
@@ -43,8 +46,11 @@ class PriorRecipe:
 
     def _error(self, model: nn.Module, clean: Tensor, seed: int) -> Tensor:
         noisy, t, target = self.diffusion.noised(clean, seed)
-        text = clean.new_zeros(len(clean), 1, self.model.config["cross_attention_dim"])
-        return F.mse_loss(model(noisy, t, text).sample.float(), target)
+        return F.mse_loss(self._predicted(model, noisy, t), target)
+
+    def _predicted(self, model: nn.Module, noisy: Tensor, t: Tensor) -> Tensor:
+        text = noisy.new_zeros(len(noisy), 1, self.model.config["cross_attention_dim"])
+        return model(noisy, t, text).sample.float()
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -56,3 +62,19 @@ class PriorRecipe:
             for k in range(4)
         ]
         return {"loss": round(float(np.mean(losses)), 5), "score": -round(float(np.mean(losses)), 5)} if losses else {}
+
+    @torch.inference_mode()
+    def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
+        """Sharp | with the noise of half of ``latest`` | denoised from there."""
+        device, out, scheduler = next(model.parameters()).device, [], self.diffusion.sampler()
+        total = int(scheduler.config["num_train_timesteps"])
+        for i, frame in enumerate(self.crops.shown()):
+            sharp = frame.to(device).float() / 255
+            clean = self.diffusion.encode(sharp)
+            steps = start_timesteps(scheduler, SHOWN_STEPS, self.diffusion.latest / total / 2, device)
+            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(i)).to(clean)
+            noisy = latents = scheduler.add_noise(clean, noise, steps[:1])  # type: ignore[arg-type]
+            for t in steps:
+                latents = scheduler.step(self._predicted(model, latents, t), int(t), latents, return_dict=False)[0]
+            out.append((str(i), strip(sharp, self.diffusion.decode(noisy), self.diffusion.decode(latents))))
+        return out

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ class Diffusion:
     def __init__(self, config: CPCTraining):
         self.config = config
         self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        if config.loop.channels_last:
+            nn.Module.to(self.vae, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = DDPMScheduler(**SCHEDULE, prediction_type=config.prediction)
         self.latest = min(config.latest, int(self.schedule.config["num_train_timesteps"]))
 
@@ -46,6 +49,10 @@ class Diffusion:
     def clean(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """The clean latents that predictions (B, C, h, w) mean at noisy latents of timesteps t (B,)."""
         return Prediction(self.schedule, t).clean(noisy, predicted)
+
+    def sampler(self) -> DDIMScheduler:
+        """A schedule to sample by, for pictures of a validation."""
+        return DDIMScheduler.from_config(self.schedule.config, timestep_spacing="linspace")
 
     def gain(self, t: Tensor) -> Tensor:
         """(B,) what keeps gradients through ``clean`` of one size at all timesteps.

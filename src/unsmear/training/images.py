@@ -1,8 +1,10 @@
 """Random crops of sharp pictures, for networks that learn what sharp things look like."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, material, read_clip, read_photo, some_leaves
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.video.images import list_images, read_image
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,33 @@ class ImageCrops:
                 h, w = (side // 32 * 32 for side in image.shape[:2])
                 out.append(torch.from_numpy(image[:h, :w]).permute(2, 0, 1)[None])
         return out
+
+    def shown(self) -> list[Tensor]:
+        """The middle (1, 3, h, w) uint8 of a few of those frames, small enough to be a picture of a validation."""
+        return [middle(frame) for frame in spread(self.validation)]
+
+
+SHOWN, SHOWN_PX = 3, 256
+"""Pictures of a validation, and the longest side of each of their panels."""
+
+
+def spread(items: Sequence[T]) -> list[T]:
+    """``SHOWN`` of the items at most, from first to last."""
+    picks = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).round().astype(int)
+    return [items[i] for i in picks]
+
+
+def middle(frame: Tensor, multiple: int = 32, cell: int = 1) -> Tensor:
+    """The middle of a frame (1, C, H, W): sides that are a multiple and no longer than ``SHOWN_PX``.
+
+    ``cell``: frame pixels a cell where ``frame`` is a field on a coarser grid; multiples of frame pixels all the same.
+    """
+    sides = [min(SHOWN_PX, length * cell) // multiple * multiple // cell for length in frame.shape[-2:]]
+    y, x = ((length - side) // 2 for length, side in zip(frame.shape[-2:], sides, strict=True))
+    return frame[..., y : y + sides[0], x : x + sides[1]]
+
+
+def strip(*frames: Tensor) -> np.ndarray:
+    """(H, n · W, 3) uint8 of n frames (1, 3, H, W) in about [0, 1], side by side."""
+    levels = torch.cat([frame[0].float().cpu() for frame in frames], 2).clamp(0, 1) * 255
+    return levels.round().byte().permute(1, 2, 0).numpy()

@@ -1,7 +1,7 @@
 """One training loop for every recipe: resumable segments, EMA, validation, a log that a plot can read.
 
-Every random draw of step n comes from (seed, n), so a run that was killed and resumed equals one that
-was not.
+Every random draw of batch n comes from (seed, n), and step s takes the batches from s · ``accumulate`` on: a run that
+was killed and resumed equals one that was not.
 """
 
 import json
@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from unsmear.errors import UsageError, WeightsError
 from unsmear.training.config import LoopConfig, OptimiserConfig
+from unsmear.video.images import write_png
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +34,21 @@ class Recipe(Protocol):
         """What the optimiser moves: its groups; ``lr_scale`` multiplies a group's rate."""
 
     def batches(self, steps: range) -> Generator[Any, None, None]:
-        """A training batch, on the CPU, for each step; its draws come from the seed and the step's number alone."""
+        """A training batch, on the CPU, for each number; its draws come from the seed and that number alone."""
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """The loss to minimise, and figures for the log."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures on validation data; higher ``score`` is better."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A recipe that can show what its network does."""
+
+    def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
+        """(name, (H, W, 3) uint8 RGB) of validation data; a few, and small, for they are made at each validation."""
 
 
 class Job(NamedTuple):
@@ -80,15 +90,18 @@ def train(
         model: with start values; when resuming they are replaced.
         recipe: data, loss and validation.
         config: lengths and rates.
-        folder: receives ``log.jsonl``, ``last/`` (to resume from) and ``best/`` (best validation score). In the log
-            ``waited`` is the share of the time of a step that passed before its batch was there.
+        folder: receives ``log.jsonl``, ``last/`` (to resume from), ``best/`` (best validation score) and, where the
+            recipe has them, ``pictures/STEP-NAME.png`` of each validation. In the log ``waited`` is the share of the
+            time of a step that passed before its batches were there.
         resume: continue from ``folder/last`` where it exists.
         on_step: called after each step with its number and figures.
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision=config.precision)
+    accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
     folder.mkdir(parents=True, exist_ok=True)
+    if config.channels_last:
+        nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = recipe.parameter_groups()
     moved = [p for group in groups for p in group["params"]]
     optimiser = _optimiser(groups, config.optimiser)
@@ -103,30 +116,32 @@ def train(
 
     began, counted, waiting, working = time.monotonic(), 0, 0.0, 0.0
     figures_sum: dict[str, float] = {}
-    steps = range(start, config.steps)
-    with (folder / "log.jsonl").open("a", buffering=1) as journal, closing(recipe.batches(steps)) as batches:
-        for step in steps:
-            asked = time.monotonic()
-            batch = next(batches)
-            given = time.monotonic()
+    numbers = range(start * config.accumulate, config.steps * config.accumulate)
+    with (folder / "log.jsonl").open("a", buffering=1) as journal, closing(recipe.batches(numbers)) as batches:
+        for step in range(start, config.steps):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, config.steps, config.optimiser) * group.get("lr_scale", 1.0)
             trained.train()
-            with accelerator.autocast():
-                loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
-            optimiser.zero_grad()
-            accelerator.backward(loss)
-            if config.optimiser.clip_norm:
-                norm = accelerator.clip_grad_norm_(moved, config.optimiser.clip_norm)
-                figures["gradient_norm"] = float(norm)
-            optimiser.step()
+            for _ in range(config.accumulate):
+                asked = time.monotonic()
+                batch = next(batches)
+                given = time.monotonic()
+                with accelerator.accumulate(trained):
+                    with accelerator.autocast():
+                        loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
+                    accelerator.backward(loss)
+                    if config.optimiser.clip_norm and accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(moved, config.optimiser.clip_norm)
+                        figures["gradient_norm"] = float(norm) * config.accumulate  # one norm a step
+                    optimiser.step()
+                    optimiser.zero_grad()
+                for key, value in {"loss": loss.item(), **figures}.items():
+                    figures_sum[key] = figures_sum.get(key, 0.0) + value / config.accumulate
+                waiting, working = waiting + given - asked, working + time.monotonic() - given
             _follow(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
 
             done = step + 1
-            for key, value in {"loss": loss.item(), **figures}.items():
-                figures_sum[key] = figures_sum.get(key, 0.0) + value
             counted += 1
-            waiting, working = waiting + given - asked, working + time.monotonic() - given
             if done % config.log_every == 0 or done == config.steps:
                 row = {k: v / counted for k, v in figures_sum.items()}
                 row |= {"waited": round(waiting / (waiting + working), 4)}
@@ -139,9 +154,12 @@ def train(
                 scores = recipe.validate(average)
                 journal.write(json.dumps({"step": done, "validation": scores}) + "\n")
                 log.info("step %d: %s", done, scores)
+                if isinstance(recipe, Pictured):
+                    _show(recipe.pictures(average), folder / "pictures", done)
                 if scores.get("score", -math.inf) > best:
                     best = scores["score"]
-                    average.save_pretrained(folder / "best")  # type: ignore[operator]
+                    whole = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                    whole.save_pretrained(folder / "best")  # type: ignore[operator]
             if done % config.checkpoint_every == 0 or done == config.steps:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average
@@ -154,6 +172,13 @@ def _to(batch: Any, device: torch.device) -> Any:
         moved = [_to(item, device) for item in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
     return batch
+
+
+def _show(pictures: list[tuple[str, np.ndarray]], folder: Path, step: int) -> None:
+    if pictures:
+        folder.mkdir(exist_ok=True)
+    for name, image in pictures:
+        write_png(folder / f"{step:06d}-{name}.png", image)
 
 
 @torch.no_grad()
