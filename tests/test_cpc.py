@@ -1,5 +1,7 @@
 """CPGD-Net stage 2: the control network, its guided attention and the sampler pipeline, on tiny random models."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import (
@@ -17,6 +19,7 @@ from unsmear.models.cpc.control import CPControlNet
 from unsmear.models.cpc.latent_tiles import by_latent_tiles, tile_boxes
 from unsmear.models.cpc.noise import carried_noise, frame_generator
 from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
+from unsmear.models.cpc.prompts import PromptEmbeddings
 from unsmear.models.cpc.steering import Prediction, start_timesteps
 
 
@@ -274,6 +277,59 @@ def test_what_does_not_fit_is_refused():
         pipe.embed("a cat")
     with pytest.raises(ValueError, match="prior_width 7"):
         control(prior_width=7)
+
+
+class Tokens:
+    """A tokenizer whose own padding is not that of Stable Diffusion 2, and whose length is unknown."""
+
+    model_max_length = 10**30
+
+    def __call__(self, text, truncation, max_length):
+        assert truncation
+        return SimpleNamespace(input_ids=[40, *(ord(c) for c in text[: max_length - 2]), 41])
+
+
+class Encoder:
+    config, device = SimpleNamespace(max_position_embeddings=8), torch.device("cpu")
+
+    def __init__(self):
+        self.read: list[list[int]] = []
+
+    def __call__(self, tokens):
+        self.read += tokens.tolist()
+        return (torch.sin(tokens[..., None] * torch.arange(1.0, 17)),)
+
+
+def with_text(encoder: Encoder) -> CPCPipeline:
+    pipe = pipeline()
+    pipe.embeddings = PromptEmbeddings(encoder, Tokens(), 16)
+    return pipe
+
+
+def test_a_prompt_is_read_once_however_many_frames_ask():
+    encoder, given = Encoder(), clip(3)
+    pipe = with_text(encoder)
+    options = Sampling(steps=2, guidance=2.0)
+    for _ in range(2):
+        empty = pipe(*given, options=options).frames
+    assert encoder.read == [[40, 41, 0, 0, 0, 0, 0, 0]], "the end of the prompt is followed by zeros"
+    said = pipe(*given, options=options, prompt_embeds=pipe.embed("ab")).frames
+    pipe(*given, options=options, prompt_embeds=pipe.embed("ab"), negative_prompt_embeds=pipe.embed(""))
+    assert encoder.read[1:] == [[40, 97, 98, 41, 0, 0, 0, 0]] and not torch.equal(empty, said)
+    assert pipe.embed("a very long prompt").shape == (1, 8, 16) and encoder.read[-1][-1] == 41
+
+
+def test_without_a_text_encoder_the_stored_empty_prompt_is_heard():
+    given, options = clip(1), Sampling(steps=2)
+    stored = torch.randn(1, 77, 16)
+    parts = pipeline().components
+    made = CPCPipeline(**{**parts, "empty_prompt": stored})
+    made.set_progress_bar_config(disable=True)
+    heard, silent = made(*given, options=options).frames, pipeline()(*given, options=options).frames
+    assert torch.equal(heard, pipeline()(*given, options=options, prompt_embeds=stored).frames)
+    assert not torch.equal(heard, silent)
+    with pytest.raises(ValueError, match=r"expected \(1, tokens, 16\)"):
+        CPCPipeline(**{**parts, "empty_prompt": stored[..., :8]})
 
 
 def test_save_and_load(tmp_path):

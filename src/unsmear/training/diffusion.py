@@ -7,7 +7,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from unsmear.models.cpc.pipeline import CPCPipeline
+from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import load_autoencoder
 from unsmear.models.zoo import ModelEntry
@@ -30,12 +30,12 @@ class Diffusion:
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of frames (B, 3, H, W) in [0, 1]."""
         nn.Module.to(self.vae, frames.device)
-        return CPCPipeline.encode_with(self.vae, frames)
+        return encode(self.vae, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, H, W), about [0, 1], of latents; gradients pass."""
         nn.Module.to(self.vae, latents.device)
-        return CPCPipeline.decode_with(self.vae, latents)
+        return decode(self.vae, latents)
 
     def noised(self, clean: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """(noisy latents, timesteps, target) of clean latents; draws come from ``seed`` alone."""

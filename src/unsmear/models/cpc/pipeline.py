@@ -16,6 +16,7 @@ from unsmear.models.cpc.colour import transfer_colour
 from unsmear.models.cpc.control import CPControlNet
 from unsmear.models.cpc.latent_tiles import TileBox, by_latent_tiles, tile_boxes
 from unsmear.models.cpc.noise import carried_noise, frame_generator
+from unsmear.models.cpc.prompts import PromptEmbeddings
 from unsmear.models.cpc.steering import Prediction, start_timesteps
 from unsmear.nn.sampling import warp
 
@@ -82,8 +83,11 @@ class CPCPipeline(DiffusionPipeline):
         unet: ``UNet2DConditionModel``.
         control: the control network.
         scheduler: any of diffusers'.
-        text_encoder, tokenizer: CLIP; without them the prompt is empty and its embedding zero, or what
-            ``prompt_embeds`` gives.
+        text_encoder, tokenizer: CLIP; without them the prompt is empty, or what ``prompt_embeds`` gives.
+        empty_prompt: its embedding (1, tokens, ``cross_attention_dim``) where there is no text encoder; None is zeros.
+
+    Raises:
+        ValueError: ``empty_prompt`` is of another shape.
     """
 
     model_cpu_offload_seq = "text_encoder->control->unet->vae"  # type: ignore[assignment]
@@ -97,11 +101,13 @@ class CPCPipeline(DiffusionPipeline):
         scheduler: Any,
         text_encoder: Any = None,
         tokenizer: Any = None,
+        empty_prompt: Tensor | None = None,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, unet=unet, control=control, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
+        self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty_prompt)
 
     @property
     def cell(self) -> int:
@@ -119,25 +125,12 @@ class CPCPipeline(DiffusionPipeline):
         return JOINT_FRAMES if self.control.config["joint_time_attention"] else 1
 
     def embed(self, prompt: str = "") -> Tensor:
-        """Embedding of a prompt (1, tokens, ``cross_attention_dim``).
+        """Embedding of a prompt (1, tokens, ``cross_attention_dim``), computed once a text.
 
         Raises:
             ValueError: a prompt, and no text encoder to read it.
         """
-        if self.text_encoder is None:
-            if prompt:
-                raise ValueError("this model has no text encoder: leave the prompt empty, or give prompt_embeds")
-            return torch.zeros(1, 1, self.unet.config.cross_attention_dim)
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
-
-    encode_with, decode_with = staticmethod(encode), staticmethod(decode)
+        return self.embeddings(prompt)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents (T, 4, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""

@@ -1,0 +1,57 @@
+"""Prompts to embeddings as Stable Diffusion 2 reads them, each text once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING = 0
+"""Token that follows the end of a prompt: OpenCLIP, which is Stable Diffusion 2's encoder, was trained with 0, also the
+id of ``!``. The tokenizer folder of Stable Diffusion 2 says so; that of Stable Diffusion 1 pads with the end of text
+(49407), which gives other embeddings. So it is not left to a tokenizer's settings, and CLIP's vocabulary and merges are
+all that a tokenizer must bring; a checkpoint file has neither.
+"""
+
+
+class PromptEmbeddings:
+    """Embeddings of prompts, kept.
+
+    Args:
+        text_encoder: transformers' ``CLIPTextModel``; None where there is none.
+        tokenizer: CLIP's, of any version.
+        width: of embeddings, the denoiser's ``cross_attention_dim``.
+        empty: embedding (1, tokens, width) of the empty prompt, for models without a text encoder; None is zeros, on
+            which the compact model was trained.
+
+    Raises:
+        ValueError: ``empty`` is of another shape.
+    """
+
+    def __init__(self, text_encoder: Any, tokenizer: Any, width: int, empty: Tensor | None = None):
+        if empty is not None and (empty.ndim != 3 or empty.shape[0] != 1 or empty.shape[2] != width):
+            raise ValueError(f"an empty prompt of {tuple(empty.shape)}: expected (1, tokens, {width})")
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self.empty = torch.zeros(1, 1, width) if empty is None else empty
+        self.known: dict[str, Tensor] = {}
+
+    def __call__(self, prompt: str) -> Tensor:
+        """(1, tokens, width).
+
+        Raises:
+            ValueError: a prompt, and no text encoder to read it.
+        """
+        if self.text_encoder is None:
+            if prompt:
+                raise ValueError("this model has no text encoder: leave the prompt empty, or give prompt_embeds")
+            return self.empty
+        if prompt not in self.known:
+            self.known[prompt] = self._read(prompt)
+        return self.known[prompt]
+
+    @torch.inference_mode()
+    def _read(self, prompt: str) -> Tensor:
+        longest = int(self.text_encoder.config.max_position_embeddings)
+        ids = self.tokenizer(prompt, truncation=True, max_length=longest).input_ids
+        tokens = F.pad(torch.tensor([ids]), (0, longest - len(ids)), value=PADDING)
+        return self.text_encoder(tokens.to(self.text_encoder.device))[0]
