@@ -16,6 +16,7 @@ class Trainable(StrEnum):
     autoencoder = "autoencoder"
     cpfp = "cpfp"
     cpc = "cpc"
+    vdm = "vdm"
 
 
 def train(

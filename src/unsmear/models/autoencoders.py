@@ -1,5 +1,6 @@
-"""Frames to latents and back, by either of the autoencoders that generating models use."""
+"""Frames to latents and back, by any of the autoencoders of diffusers that generating models use."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 def is_kl(vae: Any) -> bool:
-    """Whether it is an ``AutoencoderKL``; else an ``AutoencoderTiny``."""
+    """Whether it is an ``AutoencoderKL``; else an ``AutoencoderDC`` or ``AutoencoderTiny``, whose latents are plain."""
     return hasattr(vae.config, "latent_channels") and hasattr(vae, "quant_conv")
 
 
@@ -20,7 +21,7 @@ def cell_px(vae: Any) -> int:
 def encode(vae: Any, frames: Tensor) -> Tensor:
     """Latents (T, L, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
     encoded = vae.encode((frames * 2 - 1).to(vae.dtype))
-    latents = encoded.latent_dist.mode() if is_kl(vae) else encoded.latents
+    latents = encoded.latent_dist.mode() if is_kl(vae) else encoded[0]
     return latents.float() * vae.config.scaling_factor
 
 
@@ -32,3 +33,9 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 def one_by_one(turn: Any, vae: Any, items: Tensor) -> Tensor:
     """``encode`` or ``decode`` (``turn``) of (T, ...) in the memory of a single frame."""
     return torch.cat([turn(vae, item[None]) for item in items])
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what ``AutoencoderTiny`` writes into it and then does not know any more."""
+    own = "encoder_block_out_channels" in config
+    return {key: value for key, value in config.items() if not (own and key == "block_out_channels")}

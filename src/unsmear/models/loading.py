@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.zoo import CONFIG_FILE, ModelEntry
+from unsmear.models.zoo import CONFIG_FILE, VIDEO_UNET, ModelEntry
+
+if TYPE_CHECKING:
+    from unsmear.models.vdm.network import VDM
 
 log = logging.getLogger("unsmear")
 
@@ -38,10 +41,10 @@ def load_denoiser(entry: ModelEntry) -> Any:
 
 
 def load_autoencoder(entry: ModelEntry) -> Any:
-    """An ``AutoencoderKL`` or ``AutoencoderTiny``; see ``load_model``."""
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    """An ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``; see ``load_model``."""
+    from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 
-    return _network(entry, {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny})
+    return _network(entry, {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)})
 
 
 def load_pipeline(entry: ModelEntry) -> Any:
@@ -76,6 +79,46 @@ def load_pipeline(entry: ModelEntry) -> Any:
     return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer)
 
 
+def load_vdm(entry: ModelEntry) -> "VDMParts":
+    """The video diffusion model of a folder, in float32 on the CPU; what it lacks beside UNet and autoencoder is fresh.
+
+    Raises:
+        WeightsError: as ``load_model``; also a part that is missing or does not fit the others.
+        UsageError: there is an image or text encoder, and transformers is not installed.
+    """
+    from diffusers import UNet3DConditionModel
+
+    from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
+    from unsmear.models.vdm.network import VDM
+
+    parts = entry.parts
+    for needed in ("unet", "vae"):
+        if needed not in parts:
+            raise WeightsError(f"{entry.folder} has no {needed}: import one with `unsmear models import FILE -o DIR`")
+    unet = _network(parts["unet"], {VIDEO_UNET: UNet3DConditionModel})
+    vae = load_autoencoder(parts["vae"])
+    given = {
+        name: _network(parts[name], {kind.__name__: kind})
+        for name, kind in {"blur_encoder": BlurEncoder, "image_tokens": ImageTokens}.items()
+        if name in parts
+    }
+    try:
+        model = VDM.assembled(unet, vae, **given)
+    except ValueError as error:
+        raise WeightsError(f"{entry.folder}: {error}; import parts that belong together") from None
+    return VDMParts(model.eval().requires_grad_(False), vae, _scheduler(entry.folder), _image_encoder(entry.folder))
+
+
+class VDMParts(NamedTuple):
+    """What a folder of a video diffusion model holds."""
+
+    model: "VDM"
+    vae: Any
+    scheduler: Any
+    image_encoder: Any
+    """CLIP's vision tower, None where there is none."""
+
+
 def sampling_defaults(entry: ModelEntry) -> dict[str, Any]:
     """What the folder says of sampling; empty where it says nothing.
 
@@ -108,6 +151,8 @@ def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from unsmear.models.autoencoders import described
+
     config = entry.config
     kind = str(config.get("_class_name"))
     if kind not in kinds:
@@ -122,7 +167,7 @@ def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
             "restore the file or reinstall unsmear"
         ) from None
     try:
-        model = kinds[kind].from_config(config)
+        model = kinds[kind].from_config(described(config))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
     _load_strictly(model, weights, entry)
@@ -155,6 +200,17 @@ def _scheduler(folder: Path) -> Any:
         raise WeightsError(
             f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, with --family"
         ) from None
+
+
+def _image_encoder(folder: Path) -> Any:
+    if not (folder / "image_encoder").is_dir():
+        return None
+    try:
+        from transformers import CLIPVisionModelWithProjection
+    except ImportError:
+        raise UsageError(f"{folder} has an image encoder, which needs transformers: pip install transformers") from None
+    encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", use_safetensors=True)
+    return encoder.eval().requires_grad_(False)
 
 
 def _text_encoder(folder: Path) -> tuple[Any, Any]:

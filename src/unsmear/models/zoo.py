@@ -16,8 +16,11 @@ from unsmear.errors import UsageError, WeightsError
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
-PARTS = ("unet", "vae", "control")
-"""Networks of a pipeline of CPGD-Net's stage 2, by their folders; ``unet`` and ``vae`` must be there."""
+PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
+"""Networks of a pipeline, by their folders; ``unet`` and ``vae`` must be there. CPGD-Net's stage 2 has ``control``, the
+video diffusion model the last two."""
+
+VIDEO_UNET = "UNet3DConditionModel"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class ModelEntry:
     @property
     def is_pipeline(self) -> bool:
         return not (self.folder / CONFIG_FILE).exists() and any((self.folder / part).is_dir() for part in PARTS)
+
+    @property
+    def is_video_pipeline(self) -> bool:
+        """Whether it is a video diffusion model's: its denoiser sees whole clips."""
+        unet = self.folder / "unet" / CONFIG_FILE
+        return self.is_pipeline and unet.exists() and _read_json(unet).get("_class_name") == VIDEO_UNET
 
     @property
     def parts(self) -> dict[str, "ModelEntry"]:

@@ -1,0 +1,165 @@
+"""What the video diffusion model hears of a blurred clip: its latents, frame by frame, and its centre frame as a whole.
+
+Both enter the 3D UNet from outside (``network``): latents through ``BlurEncoder`` beside its first convolution, the
+centre frame through ``ImageTokens`` in its cross-attention (VDM §4.1; where the paper is silent, ours).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unsmear.models.autoencoders import described, is_kl
+
+__all__ = ["BlurEncoder", "ImageTokens", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside them
+
+AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)}
+
+START = 0.1
+"""The projection's last layer starts as small as this share of the usual, not at zero: else the encoder would have no
+gradient at first. Ours."""
+
+SEEN_PX = 64
+"""The compact embedding sees the whole frame at this size, whatever its own is."""
+
+
+class BlurEncoder(ModelMixin, ConfigMixin):
+    """Image encoder of the blurred frames: a copy of the autoencoder's, and the projection into the UNet.
+
+    The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (METHODS: ours). With L = 4 its
+    second layer has the place of the eight further channels of TF-T2V's first convolution.
+
+    Args:
+        autoencoder: configuration of the ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``, with ``_class_name``.
+        width: C, channels of the UNet's first level.
+    """
+
+    config_name = "config.json"  # type: ignore[assignment]  # diffusers' own protocol
+
+    @register_to_config
+    def __init__(self, autoencoder: dict[str, Any], width: int = 320):
+        super().__init__()
+        vae = AUTOENCODERS[autoencoder["_class_name"]].from_config(autoencoder)
+        channels = vae.config.latent_channels
+        self.encoder = vae.encoder
+        self.quant_conv = vae.quant_conv if is_kl(vae) else None
+        self.projection = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
+        )
+        self.last.weight.data.mul_(START)
+        self.channels, self.scaling = int(channels), float(vae.config.scaling_factor)
+        self.checkpointed = False
+        """Whether training computes the encoder twice rather than keep what it has computed."""
+
+    @classmethod
+    def beside(cls, vae: Any, width: int) -> "BlurEncoder":
+        """One whose encoder is that of ``vae``, and whose projection is fresh."""
+        config = {key: value for key, value in described(vae.config).items() if not key.startswith("_")}
+        made = cls(config | {"_class_name": type(vae).__name__}, width)
+        made.encoder.load_state_dict(vae.encoder.state_dict())
+        if made.quant_conv is not None:
+            made.quant_conv.load_state_dict(vae.quant_conv.state_dict())
+        return made
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The second layer of the projection."""
+        layer = self.projection[1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    def latents(self, frames: Tensor) -> Tensor:
+        """(N, L, h, w) of frames (N, 3, H, W) in [0, 1]; at the start those of the autoencoder."""
+        given = (frames * 2 - 1).to(self.dtype)
+        again = self.checkpointed and torch.is_grad_enabled()
+        encoded = checkpoint(self.encoder, given, use_reentrant=False) if again else self.encoder(given)
+        if self.quant_conv is not None:
+            encoded = self.quant_conv(encoded)[:, : self.channels]  # the posterior's mean
+        return encoded * self.scaling
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """What is added to the UNet's first convolution, (B, T, C, h, w), of frames (B, T, 3, H, W) in [0, 1]."""
+        return self.projection(self.latents(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
+
+
+class FrameEmbedding(nn.Module):
+    """A vector that sums up a frame; in the place of CLIP in the compact model. Ours.
+
+    Args:
+        channels: of its levels, each half the resolution of the one before.
+        width: of the vector.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *channels), channels, strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.out = nn.Linear(channels[-1], width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, width) of frames (B, 3, H, W) in [0, 1]."""
+        small = F.adaptive_avg_pool2d(frames, SEEN_PX) * 2 - 1
+        return self.out(self.layers(small.to(self.out.weight.dtype)).mean((2, 3)))
+
+
+class ImageTokens(ModelMixin, ConfigMixin):
+    """Tokens that the UNet's cross-attention reads: the empty prompt's, then some of the image vector.
+
+    Args:
+        vector_width: of the image vector; CLIP ViT-H's projection has 1,024.
+        token_width: of the UNet's context.
+        tokens: made of the image vector; TF-T2V's four.
+        prompt_tokens: of the empty prompt, kept in ``empty_prompt``; 0 for a model without text.
+        embedding_channels: of our own ``FrameEmbedding``; None where the vector is CLIP's, from outside.
+    """
+
+    config_name = "config.json"  # type: ignore[assignment]  # diffusers' own protocol
+
+    @register_to_config
+    def __init__(
+        self,
+        vector_width: int = 1024,
+        token_width: int = 1024,
+        tokens: int = 4,
+        prompt_tokens: int = 77,
+        embedding_channels: tuple[int, ...] | None = None,
+    ):
+        super().__init__()
+        self.pre_image_condition = nn.Sequential(
+            nn.Linear(vector_width, token_width), nn.SiLU(), nn.Linear(token_width, tokens * token_width)
+        )
+        self.register_buffer("empty_prompt", torch.zeros(prompt_tokens, token_width))
+        self.embedding = FrameEmbedding(tuple(embedding_channels), vector_width) if embedding_channels else None
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """(B, ``prompt_tokens`` + ``tokens``, ``token_width``) of image vectors (B, ``vector_width``).
+
+        The vector of zeros means that the image is not known: the unconditional half of guidance.
+        """
+        width = int(self.config["token_width"])
+        image = self.pre_image_condition(vector.to(self.dtype)).unflatten(1, (-1, width))
+        prompt = self.empty_prompt.to(image).expand(len(image), -1, -1)
+        return torch.cat([prompt, image], dim=1)
+
+    def unknown(self, count: int) -> Tensor:
+        """(count, ``vector_width``) of zeros."""
+        return torch.zeros(count, int(self.config["vector_width"]), device=self.device)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Image vectors of frames (B, 3, H, W) in [0, 1] by our own embedding.
+
+        Raises:
+            ValueError: this model has none: the vectors must come from CLIP.
+        """
+        if self.embedding is None:
+            raise ValueError("these image tokens have no embedding of their own: give CLIP's image vectors")
+        return self.embedding(frames)

@@ -1,0 +1,181 @@
+"""The recipe of the video diffusion model: pretraining on sharp clips, then the paper's two stages (VDM §4.2).
+
+Stage 1 (``encoder``) moves the blur encoder and its projection alone, stage 2 (``all``) everything but the autoencoder
+(and CLIP, where there is one). The network predicts v on a schedule that ends without signal, whatever it did before.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers.models.resnet import TemporalConvLayer
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from unsmear.models.adapters.families import SCHEDULES
+from unsmear.models.autoencoders import encode
+from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
+from unsmear.models.vdm.image_vector import image_vectors
+from unsmear.models.vdm.network import VDM, centre
+from unsmear.models.zoo import ModelEntry
+from unsmear.training.clips import PairBatches, SharpClips, ValidationClips
+from unsmear.training.loop import Job
+from unsmear.training.vdm_config import VDMTraining
+from unsmear.training.vdm_losses import vdm_loss
+
+VALIDATED_NOISES = 4
+"""Timesteps, evenly spread, at which every validation clip is scored."""
+
+
+class TrainedVDM(VDM):
+    """A model that is saved with its frozen autoencoder and the scheduler that it is to be sampled by.
+
+    So what training leaves behind is a folder that restores videos.
+    """
+
+    frozen: tuple[tuple[str, Any], ...] = ()
+    """Name of the folder → what is saved there; in tuples, so that they are neither trained nor averaged."""
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        super().save_pretrained(folder)
+        for name, part in self.frozen:
+            part.save_pretrained(Path(folder) / name)
+
+
+class ClipBatch(NamedTuple):
+    """Clips and where their noise comes from."""
+
+    sharp: Tensor
+    """(B, F, 3, S, S) uint8."""
+    blurred: Tensor | None
+    """The same, blurred; None in ``pretrain``."""
+    seed: Tensor
+
+
+class VDMRecipe:
+    """Batches, loss and validation for ``training.loop.train``."""
+
+    def __init__(self, model: VDM, vae: Any, image_encoder: Any, config: VDMTraining):
+        self.model, self.config, self.image_encoder = model, config, image_encoder
+        self.vae = vae.eval().requires_grad_(False)
+        self.schedule = DDPMScheduler(**SCHEDULES["v-zero-snr"])
+        data, loop = config.data, config.loop
+        self.sharp = (
+            SharpClips(config.clips, data.crop_px, data.frames, config.clips_longest_px)
+            if config.stage == "pretrain" and config.clips
+            else None
+        )
+        self.pairs = (
+            None if self.sharp is not None and config.clips_share == 1 else PairBatches(data, loop.seed, loop.batch)
+        )
+        self.validation = ValidationClips(data.validation, data.crop_px, data.frames)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def batches(self, steps: range) -> Generator[ClipBatch, None, None]:
+        pairs = iter(()) if self.pairs is None else self.pairs.batches(steps)
+        for step in steps:
+            pair = next(pairs, None)
+            rng = np.random.default_rng((self.config.loop.seed, step, 1))
+            seed = torch.tensor(int(rng.integers(1 << 40)))
+            if self.sharp is not None and (pair is None or rng.random() < self.config.clips_share):
+                yield ClipBatch(self.sharp.batch(rng, self.config.loop.batch), None, seed)
+            elif pair is not None:
+                yield ClipBatch(pair.sharp, None if self.config.stage == "pretrain" else pair.blurred, seed)
+
+    def loss(self, model: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(int(batch.seed))
+        t = torch.randint(0, self.config.latest, (len(batch.sharp),), generator=generator)
+        known = torch.rand(len(batch.sharp), generator=generator) >= self.config.drop_image
+        device = batch.sharp.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(batch.seed))  # of the dropout: a resumed run draws as an unbroken one
+            return self._loss(model, batch, t.to(device), known.to(device), generator)
+
+    def _loss(
+        self, model: nn.Module, batch: ClipBatch, t: Tensor, known: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        nn.Module.to(self.vae, t.device)
+        with torch.no_grad():
+            clean = torch.stack([encode(self.vae, clip.float() / 255) for clip in batch.sharp])
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        noisy, wanted = self.schedule.add_noise(clean, noise, t), self.schedule.get_velocity(clean, noise, t)
+        blurred = None if batch.blurred is None else batch.blurred.float() / 255
+        predicted = model(noisy, t, blurred, self._vector(blurred), known).float()
+        terms = vdm_loss(predicted, wanted)
+        figures = {"base": float(terms.base.detach()), "coherence": float(terms.coherence.detach())}
+        return terms.total(self.config.coherence), figures
+
+    def _vector(self, blurred: Tensor | None) -> Tensor | None:
+        """CLIP's vectors; None where the model embeds frames itself, or hears of none."""
+        if blurred is None or self.model.image_tokens.embedding is not None:
+            return None
+        if self.image_encoder is not None:
+            nn.Module.to(self.image_encoder, blurred.device)
+        return image_vectors(self.model.image_tokens, self.image_encoder, centre(blurred))
+
+    @torch.inference_mode()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The loss on validation clips at timesteps and noises that are always the same; ``score`` is its negative."""
+        device, losses = next(model.parameters()).device, []
+        known = torch.ones(1, dtype=torch.bool, device=device)
+        for i, clip in enumerate(self.validation.clips):
+            sharp, blurred = (frames.to(device) for frames in clip)
+            batch = ClipBatch(sharp, None if self.config.stage == "pretrain" else blurred, torch.tensor(0))
+            for k in range(VALIDATED_NOISES):
+                t = torch.tensor([int(self.config.latest * (k + 0.5) / VALIDATED_NOISES)], device=device)
+                source = torch.Generator().manual_seed(VALIDATED_NOISES * i + k)
+                losses.append(float(self._loss(model, batch, t, known, source)[0]))
+        if not losses:
+            return {}
+        mean = round(float(np.mean(losses)), 5)
+        return {"loss": mean, "score": -mean}
+
+
+def select(model: VDM, config: VDMTraining) -> None:
+    """Let the stage's parameters learn, and freeze the others."""
+    model.requires_grad_(False)
+    learning: dict[str, list[nn.Module]] = {
+        "pretrain": [model.unet, model.image_tokens.pre_image_condition],
+        "encoder": [model.blur_encoder, *([model.image_tokens] if config.image_tokens else [])],
+        "all": [model],
+    }
+    for part in learning[config.stage]:
+        part.requires_grad_(True)
+
+
+def start(config: VDMTraining) -> tuple[TrainedVDM, VDMParts]:
+    """The model with start values, ready for its stage, and the parts that it was made of."""
+    torch.manual_seed(config.loop.seed)
+    sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
+    if config.init:
+        parts = load_vdm(ModelEntry("init", Path(config.init)))._replace(scheduler=sampler)
+    else:
+        vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        unet = config.compact.unet(int(vae.config.latent_channels))
+        model = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
+        parts = VDMParts(model, vae, sampler, None)
+    model = TrainedVDM(parts.model.unet, parts.model.blur_encoder, parts.model.image_tokens)
+    kept = {"vae": parts.vae, "scheduler": sampler, "image_encoder": parts.image_encoder}
+    model.frozen = tuple((name, part) for name, part in kept.items() if part is not None)
+    select(model, config)
+    for layer in model.modules():
+        if isinstance(layer, TemporalConvLayer):
+            for inner in layer.modules():
+                if isinstance(inner, nn.Dropout):
+                    inner.p = config.temporal_dropout
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model, parts
+
+
+def prepare(config: Path, resuming: bool) -> Job:
+    """What ``train`` needs for a configuration file."""
+    del resuming
+    chosen = VDMTraining.read(config)
+    model, parts = start(chosen)
+    return Job(model, VDMRecipe(model, parts.vae, parts.image_encoder, chosen), chosen.loop)
