@@ -88,7 +88,7 @@ def halves_equal_the_whole(values: dict, place: Path) -> None:
 def test_autoencoder(photos, validation, tmp_path):
     data = {"photos": [str(photos)], "crop_px": 64, "validation": str(validation)}
     halves_equal_the_whole(
-        {"model": {"channels": 8, "blocks": 1}, "data": data, "perceptual": 0.1, "loop": LOOP}, tmp_path
+        {"model": {"channels": [16, 16, 16], "blocks": [0, 1, 1], "latent_channels": 4}, "data": data, "perceptual": 0.1, "loop": LOOP}, tmp_path
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, ResBlock
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
@@ -15,30 +15,35 @@ from unsmear.training.config import LoopConfig, from_mapping, read_yaml
 from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
+FIRST_SHARE = 0.1
+"""What a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of diffusers' ``AutoencoderTiny``."""
+    """Sizes of diffusers' ``AutoencoderDC``, whose shortcuts move pixels into channels and back."""
 
-    channels: int = 32
-    levels: int = 4
-    """Each but the first halves the resolution: 4 give latents at an eighth of it."""
-    blocks: int = 3
-    """Residual blocks a level."""
-    latent_channels: int = 4
+    channels: tuple[int, ...] = (32, 32, 64, 128)
+    """Of each level, half the resolution of the one before: four levels give latents at an eighth of it."""
+    blocks: tuple[int, ...] = (0, 2, 2, 2)
+    """Residual blocks of each level; none at the first: pixels go straight to half the resolution."""
+    latent_channels: int = 16
 
-    def build(self) -> AutoencoderTiny:
-        widths = (self.channels,) * self.levels
-        return AutoencoderTiny(
-            encoder_block_out_channels=widths,
-            decoder_block_out_channels=widths,
-            num_encoder_blocks=(1,) + (self.blocks,) * (self.levels - 1),
-            num_decoder_blocks=(self.blocks,) * (self.levels - 1) + (1,),
+    def build(self) -> AutoencoderDC:
+        without = ((),) * len(self.channels)
+        model = AutoencoderDC(
             latent_channels=self.latent_channels,
-            act_fn="relu",
-            upsample_fn="nearest",
-            scaling_factor=1.0,
+            encoder_block_out_channels=self.channels,
+            decoder_block_out_channels=self.channels,
+            encoder_layers_per_block=self.blocks,
+            decoder_layers_per_block=self.blocks,
+            encoder_qkv_multiscales=without,
+            decoder_qkv_multiscales=without,
         )
+        for block in model.modules():
+            if isinstance(block, ResBlock):
+                nn.init.constant_(block.norm.weight, FIRST_SHARE)
+        return model
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,10 @@ class AutoencoderTraining:
     def read(cls, path: Path) -> "AutoencoderTraining":
         return from_mapping(cls, read_yaml(path), str(path))
 
-    def start(self) -> AutoencoderTiny:
+    def start(self) -> AutoencoderDC:
         """The network with start values: from ``init``, else fresh."""
         if self.init:
-            return AutoencoderTiny.from_pretrained(self.init, low_cpu_mem_usage=False)
+            return AutoencoderDC.from_pretrained(self.init, low_cpu_mem_usage=False)
         torch.manual_seed(self.loop.seed)
         return self.model.build()
 
@@ -70,7 +75,7 @@ class AutoencoderTraining:
 class AutoencoderRecipe:
     """Batches, loss and validation for ``training.loop.train``."""
 
-    def __init__(self, model: AutoencoderTiny, config: AutoencoderTraining):
+    def __init__(self, model: AutoencoderDC, config: AutoencoderTraining):
         self.model, self.config, self.crops = model, config, ImageCrops(config.data)
         self.lpips = load_lpips()
 
@@ -83,7 +88,7 @@ class AutoencoderRecipe:
 
     def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         wanted = batch.float() / 127.5 - 1
-        latents = model.encode(wanted).latents  # type: ignore[operator]
+        latents = model.encode(wanted).latent  # type: ignore[operator]
         made = model.decode(latents).sample  # type: ignore[operator]
         error = (made - wanted).abs().mean()
         flat = latents.float().transpose(0, 1).flatten(1)
@@ -104,7 +109,7 @@ class AutoencoderRecipe:
         decibels, distances = [], []
         for frame in self.crops.validation:
             wanted = frame.to(device).float() / 127.5 - 1
-            made = model.decode(model.encode(wanted).latents).sample.clamp(-1, 1)  # type: ignore[operator]
+            made = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
             decibels.append(float(-10 * torch.log10(((made - wanted) / 2).square().mean())))
             distances.append(float(self.lpips.to(device)(made, wanted)))
         if not decibels:
@@ -118,7 +123,7 @@ class AutoencoderRecipe:
         out = []
         for i, frame in enumerate(self.crops.shown()):
             given = frame.to(next(model.parameters()).device).float() / 255
-            made = model.decode(model.encode(given * 2 - 1).latents).sample / 2 + 0.5  # type: ignore[operator]
+            made = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
             out.append((str(i), strip(given, made)))
         return out
 

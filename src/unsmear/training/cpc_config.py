@@ -58,7 +58,7 @@ class CPCTraining:
     stage: str = "control"
     """``prior`` or ``control``."""
     autoencoder: str = ""
-    """Folder of an ``AutoencoderKL`` or ``AutoencoderTiny``."""
+    """Folder of an ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``."""
     unet: UNetConfig = field(default_factory=UNetConfig)
     """Of stage ``prior``."""
     prior: str = ""

@@ -37,7 +37,7 @@ class BlurEncoder(ModelMixin, ConfigMixin):
     second layer has the place of the eight further channels of TF-T2V's first convolution.
 
     Args:
-        autoencoder: configuration of the ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``, with ``_class_name``.
+        autoencoder: configuration of the autoencoder with its ``_class_name``, one of ``AUTOENCODERS``.
         width: C, channels of the UNet's first level.
     """
 
