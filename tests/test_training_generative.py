@@ -15,6 +15,9 @@ from unsmear.cli.main import run
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import UsageError
+from unsmear.models.cpc.pipeline import Sampling
+from unsmear.models.loading import load_pipeline, sampling_defaults
+from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpc import prepare
@@ -88,7 +91,13 @@ def halves_equal_the_whole(values: dict, place: Path) -> None:
 def test_autoencoder(photos, validation, tmp_path):
     data = {"photos": [str(photos)], "crop_px": 64, "validation": str(validation)}
     halves_equal_the_whole(
-        {"model": {"channels": [16, 16, 16], "blocks": [0, 1, 1], "latent_channels": 4}, "data": data, "perceptual": 0.1, "loop": LOOP}, tmp_path
+        {
+            "model": {"channels": [16, 16, 16], "blocks": [0, 1, 1], "latent_channels": 4},
+            "data": data,
+            "perceptual": 0.1,
+            "loop": LOOP,
+        },
+        tmp_path,
     )
 
 
@@ -136,6 +145,15 @@ def test_control(control, tmp_path):
     panels = np.split(shown, 3, axis=1)
     assert any(np.array_equal(panels[2], frame) for frame in given), "the last panel is the sharp frame"
     assert not np.array_equal(panels[0], panels[1])
+
+
+def test_a_trained_control_network_comes_with_its_pipeline(control, tmp_path):
+    trained(written(tmp_path, {**control, "prediction": "v_prediction", "latest": 400}), tmp_path / "run")
+    entry = find(str(tmp_path / "run" / "pipeline"))
+    pipe, best = load_pipeline(entry), load_file(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(v, best[k]) for k, v in pipe.control.state_dict().items())
+    assert pipe.scheduler.config["prediction_type"] == "v_prediction"
+    assert sampling_defaults(entry, Sampling)["start"] == 0.4
 
 
 def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):

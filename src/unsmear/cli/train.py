@@ -39,7 +39,7 @@ def train(
     from unsmear.training.loop import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    model, recipe, loop = import_module(f"unsmear.training.{what}").prepare(
+    model, recipe, loop, finish = import_module(f"unsmear.training.{what}").prepare(
         config, resume and (output / "last").exists()
     )
     moved = sum(p.numel() for group in recipe.parameter_groups() for p in group["params"])
@@ -49,4 +49,6 @@ def train(
         shown = ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k not in ("step", "seconds"))
         typer.echo(f"step {step}: {shown}")
 
-    run(model, recipe, loop, output, resume=resume, on_step=tell)
+    average = run(model, recipe, loop, output, resume=resume, on_step=tell)
+    if finish:
+        finish(average, output)

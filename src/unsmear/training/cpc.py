@@ -1,11 +1,15 @@
 """``train cpc``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
+import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.loading import load_denoiser
+from unsmear.models.loading import SAMPLING_FILE, load_denoiser
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpc_config import CPCTraining
@@ -28,4 +32,23 @@ def prepare(config: Path, resuming: bool) -> Job:
     else:
         control = CPControlNet.beside(unet, **vars(chosen.control))
     control = control.requires_grad_(True)
-    return Job(control, ControlRecipe(control, unet, chosen), chosen.loop)
+    recipe = ControlRecipe(control, unet, chosen)
+    return Job(control, recipe, chosen.loop, partial(_assemble, recipe))
+
+
+def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
+    """``run/pipeline``: all that ``--model`` needs, with the control network of the best validation, or the average."""
+    folder, config = run / "pipeline", recipe.config
+    shutil.rmtree(folder, ignore_errors=True)
+    for part, source in {"vae": config.autoencoder, "unet": config.prior}.items():
+        shutil.copytree(source, folder / part)
+    if (run / "best").is_dir():
+        shutil.copytree(run / "best", folder / "control")
+    else:
+        average.to(memory_format=torch.contiguous_format)
+        average.save_pretrained(folder / "control")  # type: ignore[operator]
+    scheduler = recipe.diffusion.sampler()
+    scheduler.save_pretrained(folder / "scheduler")
+    start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])
+    sampling = {"start": start, "cancel_autoencoder": config.cancel_autoencoder}
+    (folder / SAMPLING_FILE).write_text(json.dumps(sampling) + "\n")

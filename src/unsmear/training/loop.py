@@ -57,6 +57,8 @@ class Job(NamedTuple):
     model: nn.Module
     recipe: Recipe
     loop: LoopConfig
+    finish: Callable[[nn.Module, Path], None] | None = None
+    """What is done at the end with the average and the run's folder."""
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
