@@ -106,7 +106,10 @@ def load_vdm(entry: ModelEntry) -> "VDMParts":
         model = VDM.assembled(unet, vae, **given)
     except ValueError as error:
         raise WeightsError(f"{entry.folder}: {error}; import parts that belong together") from None
-    return VDMParts(model.eval().requires_grad_(False), vae, _scheduler(entry.folder), _image_encoder(entry.folder))
+    _read_empty_prompt(model.image_tokens, entry.folder)
+    return VDMParts(
+        model.eval().requires_grad_(False), vae, _scheduler(entry.folder), _image_encoder(entry.folder, model)
+    )
 
 
 class VDMParts(NamedTuple):
@@ -119,20 +122,33 @@ class VDMParts(NamedTuple):
     """CLIP's vision tower, None where there is none."""
 
 
-def sampling_defaults(entry: ModelEntry) -> dict[str, Any]:
-    """What the folder says of sampling; empty where it says nothing.
+def load_video_pipeline(entry: ModelEntry) -> Any:
+    """The ``VDMPipeline`` of a folder, in float32 on the CPU; see ``load_vdm``."""
+    from unsmear.models.vdm.pipeline import VDMPipeline
+
+    _verify(entry)
+    for part in ("blur_encoder", "image_tokens"):
+        if part not in entry.parts:
+            log.warning("%s has no %s: it starts untrained; `unsmear train vdm` trains it", entry.folder, part)
+    parts = load_vdm(entry)
+    model = parts.model
+    return VDMPipeline(
+        parts.vae, model.unet, model.blur_encoder, model.image_tokens, parts.scheduler, parts.image_encoder
+    )
+
+
+def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
+    """What the folder says of sampling, fields of the dataclass ``kind``; empty where it says nothing.
 
     Raises:
         WeightsError: the file is damaged or names unknown fields.
     """
-    from unsmear.models.cpc.pipeline import Sampling
-
     path = entry.folder / SAMPLING_FILE
     if not path.exists():
         return {}
     try:
         values = dict(json.loads(path.read_text()))
-        Sampling(**values)
+        kind(**values)
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
     return values
@@ -202,14 +218,34 @@ def _scheduler(folder: Path) -> Any:
         ) from None
 
 
-def _image_encoder(folder: Path) -> Any:
+def _read_empty_prompt(image_tokens: Any, folder: Path) -> None:
+    """Have the folder's text encoder read the empty prompt, where its tokens are wanted and not there yet."""
+    kept = image_tokens.empty_prompt
+    if not kept.numel() or kept.any():
+        return
+    encoder, tokenizer = _text_encoder(folder)
+    if encoder is None:
+        log.warning("%s has no text encoder: the empty prompt's tokens are taken for zero", folder)
+        return
+    ids = tokenizer("", padding="max_length", max_length=len(kept), truncation=True, return_tensors="pt").input_ids
+    kept.copy_(encoder(ids)[0][0])
+
+
+def _image_encoder(folder: Path, model: "VDM") -> Any:
+    """CLIP's vision tower, if there is one and the model has no embedding of its own."""
+    if model.image_tokens.embedding is not None:
+        return None
     if not (folder / "image_encoder").is_dir():
+        log.warning("%s has no image encoder: the centre frame counts as unknown", folder)
         return None
     try:
         from transformers import CLIPVisionModelWithProjection
     except ImportError:
         raise UsageError(f"{folder} has an image encoder, which needs transformers: pip install transformers") from None
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", use_safetensors=True)
+    ours, theirs = model.image_tokens.config["vector_width"], encoder.config.projection_dim
+    if ours != theirs:
+        raise WeightsError(f"{folder / 'image_encoder'} gives vectors of {theirs}, the image tokens want {ours}")
     return encoder.eval().requires_grad_(False)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from unsmear.errors import UsageError
-from unsmear.models.loading import load_model, load_pipeline, sampling_defaults
+from unsmear.models.loading import load_model, load_pipeline, load_video_pipeline, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.cpfp import CPFPRestorer
 from unsmear.restore.restorer import Restorer
@@ -67,7 +67,7 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         **sampling: of models that generate: fields of ``unsmear.models.cpc.pipeline.Sampling``, ``prompt`` and
-            ``negative_prompt``; None is as if not given.
+            ``negative_prompt``, or of ``unsmear.models.vdm.pipeline.VDMSampling``; None is as if not given.
 
     Raises:
         UsageError: unknown model, device or dtype; a sampling option for a model that does not sample.
@@ -77,6 +77,8 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
     number_format = choose_dtype(dtype, place)
     entry = find(model)
     chosen = {name: value for name, value in sampling.items() if value is not None}
+    if entry.is_video_pipeline:
+        return _load_video_pipeline(entry, place, number_format, chosen)
     if entry.is_pipeline:
         return _load_pipeline(entry, place, number_format, chosen)
     if chosen:
@@ -95,13 +97,7 @@ def _load_pipeline(
     from unsmear.restore.cpc import CPCRestorer
 
     prompts = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
-    strange = sorted(chosen.keys() - Sampling.__dataclass_fields__.keys())
-    if strange:
-        raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Sampling.__dataclass_fields__)}")
-    try:
-        options = Sampling(**{**sampling_defaults(entry), **chosen})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    options = _options(Sampling, entry, chosen)
     own = entry.folder / FIRST_STAGE
     first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
     pipe = load_pipeline(entry)
@@ -117,3 +113,27 @@ def _load_pipeline(
         entry.checksum(),
         **prompts,
     )
+
+
+def _load_video_pipeline(
+    entry: ModelEntry, place: torch.device, number_format: torch.dtype, chosen: dict[str, Any]
+) -> Restorer:
+    from unsmear.models.vdm.pipeline import VDMSampling
+    from unsmear.restore.vdm import VDMRestorer
+
+    if chosen.pop("prompt", ""):
+        raise UsageError(f"prompt: {entry.name} takes none, it is told by the video alone; leave the prompt out")
+    options = _options(VDMSampling, entry, chosen)
+    return VDMRestorer(load_video_pipeline(entry), options, entry.name, place, number_format, entry.checksum())
+
+
+def _options(kind: Any, entry: ModelEntry, chosen: dict[str, Any]) -> Any:
+    """What was chosen, over the folder's defaults, as the dataclass ``kind``."""
+    known = kind.__dataclass_fields__
+    strange = sorted(chosen.keys() - known.keys())
+    if strange:
+        raise UsageError(f"option {strange[0]!r} is unknown to {entry.name}; known are {', '.join(known)}")
+    try:
+        return kind(**{**sampling_defaults(entry, kind), **chosen})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
