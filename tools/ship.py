@@ -3,13 +3,14 @@
     unsmear evaluate --data PAIRS --model unsharp --model richardson-lucy --model RUN/best --sharp -o OUT
     python tools/ship.py RUN/best --config configs/cpfp-compact.yaml --results OUT/results.json --notes NOTES.md
 
-`data.csv` (every training file with author, licence and checksum) must already lie in the target folder.
+A checkpoint is a folder of weights, or a pipeline: a folder of such folders. `data.csv` (every training file with
+author, licence and checksum) must already lie in the target folder.
 """
 
 import argparse
 import csv
-import hashlib
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,20 +19,26 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from unsmear.models.cpfp import CPFP
-from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from unsmear.models.loading import SAMPLING_FILE
+from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, ModelEntry
 from unsmear.report.blocks import clip_blocks, overall_blocks
 from unsmear.report.results import Result, read_results
 from unsmear.report.tables import block_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
+SUMMARIES = {
+    "cpfp": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
+    "cpgd": "CPGD-Net, compact: latent diffusion steered by stage 1 (`cpfp`) and by coding priors",
+    "vdm": "video diffusion model, compact: whole clips in latent space, told of the blurred frames",
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="folder written by save_pretrained")
-    parser.add_argument("--name", default="cpfp")
-    parser.add_argument("--config", type=Path, required=True, help="the training configuration")
+    parser.add_argument("checkpoint", type=Path, help="folder written by save_pretrained, or a pipeline")
+    parser.add_argument("--name", default="cpfp", choices=SUMMARIES)
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="training configurations, in their order")
     parser.add_argument("--steps", type=int, required=True, help="optimiser steps taken")
     parser.add_argument("--hours", type=float, required=True, help="hours that training took")
     parser.add_argument("--machine", required=True, help="what it was trained on")
@@ -42,53 +49,70 @@ def main() -> None:
     given = parser.parse_args()
 
     folder = ROOT / "src" / "unsmear" / "weights" / given.name
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(given.checkpoint / WEIGHTS_FILE).items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
-    shutil.copy(given.checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
-    CPFP.from_config(json.loads((folder / CONFIG_FILE).read_text())).load_state_dict(weights)
-
+    parameters = ship(ModelEntry(given.name, given.checkpoint), folder)
+    entry = ModelEntry(given.name, folder)
     with (folder / "data.csv").open() as file:
         data = list(csv.DictReader(file))
     revision = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    parameters = sum(v.numel() for v in weights.values())
     results = [result for path in given.results or () for result in read_results(path)]
     if results:
         results[-1] = replace(results[-1], method=given.name)
     card = {
         "name": given.name,
-        "summary": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
-        "architecture": "CPFP",
-        "parameters": parameters,
+        "summary": SUMMARIES[given.name],
+        "parameters": sum(parameters.values()),
+        "parts": parameters,
         "dtype": "float16",
         "licence": "Apache-2.0",
-        "sha256": hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
+        "sha256": entry.checksum(),
         "steps": given.steps,
         "hours": given.hours,
         "machine": given.machine,
-        "config": given.config.name,
+        "config": [config.name for config in given.config],
         "revision": revision,
         "training_files": len(data),
         "validation": results[-1].as_dict() if results else None,
     }
+    commands = [command for config in given.config for command in training_commands(config)]
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
-    (folder / "README.md").write_text(as_markdown(card, results, given.notes))
-    print(f"{folder}: {parameters / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB")
+    (folder / "README.md").write_text(as_markdown(card, commands, results, given.notes))
+    size = sum(file.stat().st_size for file in folder.rglob(f"*{WEIGHTS_FILE}"))
+    print(f"{folder}: {card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.2f} MB")
+
+
+def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
+    """Copy weights in half precision, and what belongs to them. Parameters of each network, by the name of its part."""
+    if source.is_pipeline:
+        counted = {}
+        for name, part in source.parts.items():
+            counted[name] = sum(ship(part, folder / name).values())
+        shutil.copytree(source.folder / "scheduler", folder / "scheduler", dirs_exist_ok=True)
+        shutil.copy(source.folder / SAMPLING_FILE, folder / SAMPLING_FILE)
+        return counted
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(source.weights).items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).chmod(0o644)
+    shutil.copy(source.folder / CONFIG_FILE, folder / CONFIG_FILE)
+    return {source.name: sum(v.numel() for v in weights.values())}
+
+
+def training_commands(config: Path) -> list[str]:
+    """What the head of a configuration says is to be run for it."""
+    return re.findall(r"^#\s+(unsmear train .*)$", config.read_text(), re.MULTILINE)[-1:]
 
 
 CARD = """\
 # {name}
 
-{summary}. {millions:.2f} M parameters, {dtype}, {licence}.
+{summary}. {millions:.2f} M parameters{parts}, {dtype}, {licence}.
 
 - SHA-256 of the weights: `{sha256}`
-- Training: {steps} steps in {hours:g} h on {machine}, from revision `{revision}`:
-  `unsmear train cpfp configs/{config} -o RUN`
+- Training: {steps} steps in {hours:g} h on {machine}, from revision `{revision}`: {commands}
 - Data: the {training_files} files of `data.csv`, each with author, licence, source and checksum, rendered by
-  `unsmear data pack` as the head of the configuration says; coding priors come from the re-encode pass on the
+  `unsmear data pack` as the heads of the configurations say; coding priors come from the re-encode pass on the
   blurred frames.
 """
 
@@ -102,10 +126,16 @@ measured by `{command}`. "Sharp input kept" is the PSNR between a sharp clip and
 """
 
 
-def as_markdown(card: dict, results: list[Result], notes: Path | None) -> str:
+def as_markdown(card: dict, commands: list[str], results: list[Result], notes: Path | None) -> str:
     """The card for people."""
-    summary = card["summary"][0].upper() + card["summary"][1:]
-    parts = [CARD.format(**{**card, "summary": summary, "millions": card["parameters"] / 1e6})]
+    several = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in card["parts"].items())
+    told = {
+        "summary": card["summary"][0].upper() + card["summary"][1:],
+        "millions": card["parameters"] / 1e6,
+        "parts": f" ({several})" if len(card["parts"]) > 1 else "",
+        "commands": "; ".join(f"`{command}`" for command in commands),
+    }
+    parts = [CARD.format(**card | told)]
     if results:
         blocks = [*overall_blocks(results), *clip_blocks(results[-1:])]
         tables = "\n".join(block_markdown(block) for block in blocks).strip()
