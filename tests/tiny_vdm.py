@@ -18,10 +18,10 @@ V = SCHEDULES["v-zero-snr"]
 def tiny_vae(channels: int = 6) -> AutoencoderTiny:
     torch.manual_seed(1)
     return AutoencoderTiny(
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
         latent_channels=channels,
         scaling_factor=1.0,
     ).eval()
