@@ -38,13 +38,17 @@ def vae() -> AutoencoderKL:
     ).eval()
 
 
-def control(**options) -> CPControlNet:
-    """As if trained: what starts at zero between it and the UNet does not any more."""
+def control(opened: bool = False, **options) -> CPControlNet:
+    """As if trained: what starts at zero between it and the UNet does not any more, and ``opened``, nor what guides."""
     torch.manual_seed(2)
     made = CPControlNet.beside(unet(), **options)
     for name, parameter in made.named_parameters():
         if name.startswith("controlnet_"):
             torch.nn.init.normal_(parameter, std=0.1)
+    if opened:
+        for name, parameter in made.named_parameters():
+            if ".to_qm." in name:
+                torch.nn.init.normal_(parameter, std=1.0)
     return made.eval()
 
 

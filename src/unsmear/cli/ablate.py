@@ -25,7 +25,12 @@ _COST_FRAMES = 8
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="II, III or IV: a table of the CPGD-Net paper.", show_default=False)],
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="II, III or IV: a table of the CPGD-Net paper; options: of its stage 2 (ours).", show_default=False
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)],
     out: Annotated[
         Path | None,
@@ -33,7 +38,14 @@ def ablate(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW=DIR", help="Weights of one row. Repeatable.", show_default="cpfp where it serves"),
+        typer.Option(
+            metavar="ROW=DIR",
+            help="Weights of one row; those of `full` also run rows that they can express. Repeatable.",
+            show_default="cpfp where it serves",
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="ROW,…", help="Only these rows, comma-separated.", show_default="all")
     ] = None,
     raft: Annotated[
         Path | None, typer.Option(help="RAFT weights: torchvision's raft_large.", show_default=False)
@@ -51,14 +63,17 @@ def ablate(
 ) -> None:
     """The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.
 
+    Of a model that generates, a picture shows where its control network looks (Fig. 10).
+
     Finished clips are kept: a run that was stopped goes on where it was.
     """
     del debug
     from unsmear.data.sets import find_pairs
-    from unsmear.report.ablation import ablation_block, find_table, run_ablation
+    from unsmear.report.ablation import ablation_block, run_ablation
     from unsmear.report.evaluate import Evaluator, Settings
     from unsmear.report.meter import DEFAULT_METRICS
     from unsmear.report.tables import block_markdown
+    from unsmear.report.variants import find_table
     from unsmear.restore.devices import choose_device, load
 
     table = find_table(table)
@@ -70,23 +85,32 @@ def ablate(
     with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
         runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
 
+        def loaded(name: str) -> "Restorer":
+            return load(name, device=device, dtype=dtype)
+
         def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
             done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
             failures.update(done.failures)
             return done.result, done.pictures
 
-        rows = run_ablation(
+        measured = run_ablation(
             table,
-            lambda name: load(name, device=device, dtype=dtype),
+            loaded,
             evaluate,
             models=models,
+            only=[key.strip() for key in rows.split(",")] if rows else None,
             raft=raft,
             sample=_sample(clips[0]) if table == "III" else (),
             progress=lambda label: typer.echo(f"{label} …", err=True),
         )
-    typer.echo(block_markdown(ablation_block(table, rows)))
+    typer.echo(block_markdown(ablation_block(table, measured)))
     if out is not None:
-        typer.echo(f"written: {', '.join(str(path) for path in _write(table, rows, out))}")
+        files = _write(table, measured, out)
+        generates = next((row.model for row in measured if row.model), "")
+        if generates:
+            path = out / f"ablation-{table}.attention.png"
+            files.append(_write_attention(loaded(generates), _sample(clips[0]), path))
+        typer.echo(f"written: {', '.join(str(path) for path in files)}")
     for error in failures.values():
         complain(error)
     if failures:
@@ -116,9 +140,10 @@ def _sample(clip: "DataClip") -> "list[np.ndarray]":
 
 
 def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
-    from unsmear.report.ablation import FIGURES, ablation_block, ablation_figure, as_dicts
+    from unsmear.report.ablation import ablation_block, ablation_figure, as_dicts
     from unsmear.report.page import write_page
     from unsmear.report.tables import LATEX_HEAD, block_latex, block_markdown
+    from unsmear.report.variants import FIGURES, TITLES
     from unsmear.video.images import write_png, write_whole
 
     block = ablation_block(table, rows)
@@ -141,8 +166,25 @@ def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
         page,
         [row.result for row in rows if row.result],
         [picture for row in rows for picture in row.pictures],
-        title=f"CPGD-Net, Table {table}: ablation",
+        title=f"{TITLES[table]}: ablation",
         subtitle=f"Pictures: {FIGURES[table]}.",
         blocks=[block],
     )
     return [*done, page]
+
+
+def _write_attention(restorer: "Restorer", frames: "list[np.ndarray]", path: Path) -> Path:
+    """Fig. 10: where the control network looks in the middle of a few frames."""
+    import numpy as np
+
+    from unsmear.priors import chunk_priors
+    from unsmear.report.attention import attention_figure
+    from unsmear.restore.cpc import CPCRestorer
+    from unsmear.restore.restorer import Clip
+    from unsmear.video.colour import luma_of_rgb
+    from unsmear.video.images import write_png
+
+    priors = chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None)
+    assert isinstance(restorer, CPCRestorer)  # rows name no other models
+    write_png(path, attention_figure(restorer, Clip(np.stack(frames), priors), len(frames) // 2))
+    return path

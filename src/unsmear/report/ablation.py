@@ -1,14 +1,14 @@
-"""The ablations of CPGD-Net (Tables II, III and IV; Figs. 6, 9 and 11), as far as their parts exist, beside the paper.
+"""The ablations of CPGD-Net (Tables II, III and IV; Figs. 6, 9 and 11) and of stage 2's options, beside the paper.
 
-One network, trained with coding motion and residuals, runs every row that has no checkpoint of its own; whether the
-paper trained one a row it does not say.
+One network, trained with coding motion and residuals, runs every row that has no checkpoint of its own and that it can
+express; whether the paper trained one a row it does not say.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,62 +19,18 @@ from unsmear.metrics.catalogue import METRICS
 from unsmear.models import zoo
 from unsmear.priors.sources import Cost
 from unsmear.report.blocks import MISSING, Block, Cell, best_of, figure_cell, heading
+from unsmear.report.generation import Generators
 from unsmear.report.motion import MovedRestorer, motion_cost, motion_source
 from unsmear.report.pictures import Picture, Rgb, most_blurred_crop, side_by_side
 from unsmear.report.published import ablation_rows
 from unsmear.report.results import Result
+from unsmear.report.variants import TABLES, TITLES, Variant, find_table
 from unsmear.restore.restorer import Restorer
 
 log = logging.getLogger(__name__)
 
-Part = Literal["stage 1", "own", "stage 2"]
-
 Evaluate = Callable[[Restorer, str], tuple[Result, Sequence[Picture]]]
 """Scores a restorer under the name of its row, and shows some frames of it."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of a table."""
-
-    key: str
-    """What ``--model KEY=DIR`` calls it; for the paper's rows also their key in ``published.csv``."""
-    label: str
-    part: Part = "stage 1"
-    """``stage 1`` runs the CPFP at hand, ``own`` needs a checkpoint of its own, ``stage 2`` the diffusion model."""
-    motion: str = "mv"
-    residual: bool = True
-    lacks: str = ""
-    """For ``own``: what its checkpoint must do without."""
-
-
-TABLES: dict[str, tuple[Variant, ...]] = {
-    "II": (
-        Variant("without_cpfp", "without CPFP (stage 2 sees the blurred frame)", "stage 2"),
-        Variant("without_cpc", "without CPC (stage 1 alone)"),
-        Variant("ircontrolnet", "with IRControlNet (stage 2 without priors)", "stage 2"),
-        Variant("full", "stage 1 and CPC", "stage 2"),
-    ),
-    "III": (
-        Variant("without_crs", "without CRs", "own", lacks="coding residuals"),
-        Variant("mv", "MVs"),
-        Variant("raft-4", "RAFT, 4 iterations", motion="raft-4"),
-        Variant("raft-4-warm", "RAFT, 4 iterations from MVs", motion="raft-4-warm"),
-        Variant("raft-20", "RAFT, 20 iterations", motion="raft-20"),
-        Variant("dis", "DIS flow (ours)", motion="dis"),
-        Variant("none", "no motion, same weights (ours)", motion="none"),
-        Variant("zero_crs", "MVs, CRs set to 0, same weights (ours)", residual=False),
-    ),
-    "IV": (
-        Variant("without_extra_data", "without additional data", "stage 2"),
-        Variant("full", "with additional data", "stage 2"),
-    ),
-}
-
-FIGURES = {"II": "Figs. 6 and 9", "III": "no figure of its own in the paper", "IV": "Fig. 11"}
-"""Which of the paper's pictures a table's strip of crops stands for."""
-
-STAGE_2_MISSING = "stage 2 (CPC) is not built yet"
 
 
 @dataclass(frozen=True)
@@ -90,17 +46,16 @@ class AblationRow:
     """Width and height at which the cost was measured."""
     reason: str = ""
     """Why there is no result."""
+    same_weights: bool = False
+    """The weights of ``full`` ran it, which were not trained for what it changes."""
+    model: str = ""
+    """Name or folder of the model that ran it, where it generates."""
     paper: Mapping[str, str] = field(default_factory=dict)
     """The paper's own figures by metric, as printed; empty for rows of ours."""
 
-
-def find_table(name: str) -> str:
-    """``II``, ``III`` or ``IV``, also as 2, 3, 4 and in small letters. Raises UsageError for others."""
-    known = {str(i): table for i, table in enumerate(TABLES, 2)} | {table: table for table in TABLES}
-    try:
-        return known[name.upper()]
-    except KeyError:
-        raise UsageError(f"table {name!r} is unknown; choose one of {', '.join(TABLES)} (of CPGD-Net)") from None
+    @property
+    def label(self) -> str:
+        return f"{self.variant.label}, same weights" if self.same_weights and self.result else self.variant.label
 
 
 def run_ablation(
@@ -109,6 +64,7 @@ def run_ablation(
     evaluate: Evaluate,
     *,
     models: Mapping[str, str] | None = None,
+    only: Sequence[str] | None = None,
     raft: Path | None = None,
     sample: Sequence[np.ndarray] = (),
     progress: Callable[[str], None] | None = None,
@@ -116,49 +72,59 @@ def run_ablation(
     """Measure every row that can be.
 
     Args:
-        table: ``II``, ``III`` or ``IV``.
+        table: ``II``, ``III``, ``IV`` or ``options``.
         load: a restorer from the name of a shipped model or a folder of weights.
         evaluate: scores it.
-        models: by row, the model it runs instead of ``cpfp``; one for ``mv`` or ``without_cpc`` serves as stage 1
-            wherever none is given.
+        models: by row, the model it runs. One for ``mv`` or ``without_cpc`` serves as stage 1 wherever none is given,
+            else ``cpfp`` does; one for ``full`` runs the rows of stage 2, else the shipped one does.
+        only: keys of the rows to measure; None for all.
         raft: torchvision's RAFT weights.
         sample: consecutive frames on which the cost of motion is measured, ``(H, W, 3)``; none, no cost.
         progress: called with the label of each row before it is measured.
 
     Raises:
-        UsageError: an unknown table; a model for a row that the table does not have; a checkpoint that is not what
-            its row asks for.
+        UsageError: an unknown table; a row that the table does not have; a checkpoint that is not what its row asks
+            for.
         WeightsError: RAFT's weights are damaged or do not fit.
     """
     table = find_table(table)
     models = dict(models or {})
     variants = TABLES[table]
-    strange = sorted(set(models) - {v.key for v in variants})
-    if strange:
-        known = ", ".join(v.key for v in variants)
-        raise UsageError(f"--model {strange[0]}=…: Table {table} has no such row; its rows are {known}")
+    for option, keys in (("--model", models), ("--rows", only or ())):
+        strange = sorted(set(keys) - {v.key for v in variants})
+        if strange:
+            known = ", ".join(v.key for v in variants)
+            raise UsageError(f"{option} {strange[0]}: {TITLES[table]} has no such row; its rows are {known}")
     for variant in variants:
         if variant.part == "own" and variant.key in models:
             _check_lacks(variant, models[variant.key])
+    generators = Generators(load, models, variants)
     published = {row.method: row.printed for row in ablation_rows(table)}
-    reasons = {variant.key: _reason(variant, models, raft) for variant in variants}  # all, before any hours of work
+    reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # all, before any hours of work
+    reasons |= {v.key: "left out" for v in variants if only is not None and v.key not in only}
     rows = []
     for variant in variants:
         row = AblationRow(variant, reason=reasons[variant.key], paper=published.get(variant.key, {}))
         if not row.reason:
             if progress:
                 progress(variant.label)
-            row = _measured(row, load, evaluate, models, raft, sample if table == "III" else ())
+            if variant.part == "stage 2":
+                result, pictures = evaluate(generators.restorer(variant), variant.key)
+                row = replace(row, result=result, pictures=pictures)
+                row = replace(row, same_weights=generators.shares(variant), model=generators.model(variant))
+            else:
+                named = models.get(variant.key) or models.get("mv") or models.get("without_cpc")
+                inner = (None if named else generators.first) or load(named or "cpfp")
+                row = _measured(row, inner, evaluate, raft, sample if table == "III" else ())
         rows.append(row)
     return rows
 
 
-def _reason(variant: Variant, models: Mapping[str, str], raft: Path | None) -> str:
+def _reason(variant: Variant, models: Mapping[str, str], generators: Generators, raft: Path | None) -> str:
     """Why a row cannot be measured; empty where it can."""
-    given = variant.key in models
-    if variant.part == "stage 2" and not given:
-        return STAGE_2_MISSING
-    if variant.part == "own" and not given:
+    if variant.part == "stage 2":
+        return generators.reason(variant)
+    if variant.part == "own" and variant.key not in models:
         return f"needs a checkpoint trained without {variant.lacks}: give --model {variant.key}=DIR"
     if variant.motion.startswith("raft"):
         if raft is None:
@@ -171,15 +137,10 @@ def _reason(variant: Variant, models: Mapping[str, str], raft: Path | None) -> s
 
 
 def _measured(
-    row: AblationRow,
-    load: Callable[[str], Restorer],
-    evaluate: Evaluate,
-    models: Mapping[str, str],
-    raft: Path | None,
-    sample: Sequence[np.ndarray],
+    row: AblationRow, inner: Restorer, evaluate: Evaluate, raft: Path | None, sample: Sequence[np.ndarray]
 ) -> AblationRow:
+    """A row of stage 1."""
     variant = row.variant
-    inner = load(models.get(variant.key) or models.get("mv") or models.get("without_cpc") or "cpfp")
     source = motion_source(variant.motion, raft, inner.device)
     # Rows are told apart by their names, also in files of finished clips.
     name = f"{inner.name}-{variant.key}"
@@ -205,7 +166,8 @@ def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
     return [
         {
             "row": row.variant.key,
-            "label": row.variant.label,
+            "label": row.label,
+            "same_weights": row.same_weights,
             "result": row.result.as_dict() if row.result else None,
             "cost": row.cost.as_dict() if row.cost else None,
             "reason": row.reason,
@@ -219,7 +181,7 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
     """Ours beside the paper's, a row each; what is not available says why."""
     results = [row.result for row in rows if row.result is not None]
     names = [n for n in METRICS if any(n in r.metrics for r in results) or any(n in row.paper for row in rows)]
-    heads, columns = ["row", "ours"], [[Cell(row.variant.label, row.variant.key) for row in rows]]
+    heads, columns = ["row", "ours"], [[Cell(row.label, row.variant.key) for row in rows]]
     columns.append([Cell("not available" if row.reason else "measured", row.reason) for row in rows])
     for name in names:
         metric = METRICS[name]
@@ -242,7 +204,7 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
     where = f"on {results[0].dataset}, protocol {results[0].protocol}" if results else "nothing measured"
     return Block(
         "ablation",
-        f"CPGD-Net, Table {table}: {where}",
+        f"{TITLES[table]}: {where}",
         tuple(heads),
         tuple(zip(*columns, strict=True)),
         2,
@@ -252,16 +214,22 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
 
 def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
     published = ablation_rows(table)
-    remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
-    first = published[0]
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
-            reasons.setdefault(row.reason, []).append(row.variant.label)
+            reasons.setdefault(row.reason, []).append(row.label)
     notes = [f"Not available: {'; '.join(labels)} ({reason})." for reason, labels in reasons.items()]
-    notes.append(
-        f"The paper's figures are taken for {first.dataset}, protocol {first.protocol} ({'; '.join(remarks)})."
-    )
+    if any(row.same_weights for row in rows):
+        notes.append(
+            "Same weights: the networks of `full` ran the row, though they were trained otherwise; networks trained "
+            "for it may do better."
+        )
+    if published:
+        remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
+        first = published[0]
+        notes.append(
+            f"The paper's figures are taken for {first.dataset}, protocol {first.protocol} ({'; '.join(remarks)})."
+        )
     if table == "III":
         sizes = dict.fromkeys(f"{w}x{h}" for w, h in (row.cost_size for row in rows if row.cost_size))
         measured = f", measured at {', '.join(sizes)}; the paper does not state its size" if sizes else ""

@@ -1,13 +1,20 @@
 """Stage 2 of CPGD-Net as a Restorer: stage 1, then generation steered by what it gave and by the priors."""
 
 import hashlib
+from copy import copy
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsmear.models.cpc.attention import control_priors
+from unsmear.models.cpc.heat import Heat, control_heat
+from unsmear.models.cpc.noise import frame_generator
 from unsmear.models.cpc.pipeline import Carried, CPCPipeline, Sampling
+from unsmear.models.cpc.steering import start_timesteps
 from unsmear.restore.cpfp import CPFPRestorer
 from unsmear.restore.restorer import Clip, OutOfMemory, State
 from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
@@ -23,7 +30,7 @@ class CPCRestorer:
     """Runs stage 1 and a ``CPCPipeline`` on clips.
 
     Args:
-        first: stage 1.
+        first: stage 1; None: the control network is given the blurred frames (Table II, without CPFP).
         pipe: the pipeline with its weights.
         sampling: how it samples; ``tile`` and ``stride`` are set for each clip.
         name: what reports call it.
@@ -35,7 +42,7 @@ class CPCRestorer:
 
     def __init__(
         self,
-        first: CPFPRestorer,
+        first: CPFPRestorer | None,
         pipe: CPCPipeline,
         sampling: Sampling,
         name: str,
@@ -45,15 +52,30 @@ class CPCRestorer:
         prompt: str = "",
         negative_prompt: str = "",
     ):
-        self.name, self.frames_after, self.first, self.sampling = name, first.frames_after, first, sampling
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.pipe = pipe
         for part in (pipe.vae, pipe.unet, pipe.control):
             nn.Module.to(part, device=device, dtype=dtype)
             nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.prompts = pipe.embed(prompt), pipe.embed(negative_prompt)
-        told = f"{fingerprint} {first.fingerprint} {sampling} {prompt!r} {negative_prompt!r}"
+        self._told = f"{fingerprint} {prompt!r} {negative_prompt!r}"
+        self._become(name, first, sampling)
+
+    def _become(self, name: str, first: CPFPRestorer | None, sampling: Sampling) -> None:
+        self.name, self.first, self.sampling = name, first, sampling
+        self.frames_after = first.frames_after if first else 0
+        told = f"{self._told} {first.fingerprint if first else 'no stage 1'} {sampling}"
         self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+
+    def changed(self, name: str, *, blurred_hint: bool = False, **sampling: Any) -> "CPCRestorer":
+        """The same networks under another name, sampled otherwise, or given the blurred frames in place of stage 1's.
+
+        Raises:
+            ValueError: a value out of range.
+        """
+        other = copy(self)
+        other._become(name, None if blurred_hint else self.first, replace(self.sampling, **sampling))
+        return other
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # one group of frames is in memory at a time, however long the clip
@@ -72,16 +94,16 @@ class CPCRestorer:
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
-        of_first = {k.removeprefix("first."): v for k, v in (state or {}).items() if k.startswith("first.")}
-        sharper, of_first = self.first.restore(clip, of_first or None, tile_px)
+        sharper, of_first = self._hint(clip, state, tile_px)
         carried = Carried(clip.first, *((state or {}).get(name) for name in ("noise", "latent")))
         priors = prior_tensors(clip.priors[: clip.wanted], -1.0)
         frames = _unit(frames_to_levels(sharper, self.pipe.multiple))
         out = np.empty_like(sharper)
         height, width = sharper.shape[1:3]
         try:
-            for start in range(0, clip.wanted, self.pipe.group):
-                part = slice(start, start + self.pipe.group)
+            together = self.pipe.group(self.sampling)
+            for start in range(0, clip.wanted, together):
+                part = slice(start, start + together)
                 made = self.pipe(
                     frames[part],
                     _covering(priors.motion[0, part], frames),
@@ -103,11 +125,52 @@ class CPCRestorer:
         mine = {name: value for name, value in kept.items() if value is not None}
         return out, mine | {f"first.{name}": value for name, value in of_first.items()}
 
+    def _hint(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
+        """The hint (wanted, H, W, 3), and what stage 1 hands on."""
+        if self.first is None:
+            return clip.frames[: clip.wanted], {}
+        before = {k.removeprefix("first."): v for k, v in (state or {}).items() if k.startswith("first.")}
+        return self.first.restore(clip, before or None, tile_px)
+
+    @torch.inference_mode()
+    def attention(self, clip: Clip, index: int) -> "Attended":
+        """Where the control network looks in frame ``index`` of a clip, at the middle step (CPGD-Net, Fig. 10).
+
+        The noisy latent there is that of the hint, for what the network would generate is not sampled.
+        """
+        sharper, _ = self._hint(clip, None, None)
+        frames = _unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
+        told = prior_tensors(clip.priors[index : index + 1], -1.0)
+        motion, residual = (_covering(field[0], frames).to(self.device) for field in (told.motion, told.residual))
+        priors = control_priors(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
+        hint, scheduler = self.pipe.encode(frames), self.pipe.scheduler
+        steps = start_timesteps(scheduler, self.sampling.steps, self.sampling.start, hint.device)
+        t = steps[len(steps) // 2]
+        noise = torch.randn(hint.shape, generator=frame_generator(self.sampling.seed, clip.first + index)).to(hint)
+        sample = scheduler.scale_model_input(scheduler.add_noise(hint, noise, t[None]), t)
+        text = self.prompts[0].to(hint.device)
+        sample, text, given = (x.to(self.pipe.unet.dtype) for x in (sample, text, hint))
+        plain, guided = (control_heat(self.pipe.control, sample, t, text, given, p) for p in (None, priors))
+        return Attended(sharper[index], plain, guided, int(t), self.pipe.cell)
+
     def _tiled(self, frames: Tensor, tile_px: int | None) -> Sampling:
         """Tiles of the latent that overlap by half."""
         longest = max(frames.shape[-2:])
         cells = (longest if tile_px is None else min(tile_px, longest)) // self.pipe.cell
         return replace(self.sampling, tile=cells, stride=max(cells // 2, 1))
+
+
+class Attended(NamedTuple):
+    """What was seen of one frame."""
+
+    hint: np.ndarray
+    """(H, W, 3) as the clip's frames."""
+    plain: Heat
+    """Without priors."""
+    guided: Heat
+    timestep: int
+    cell: int
+    """Frame pixels a cell of the heat, which covers the frame padded to its multiple."""
 
 
 def _unit(levels: Tensor) -> Tensor:
@@ -119,5 +182,5 @@ def _covering(field: Tensor, frames: Tensor) -> Tensor:
     cell = 8 if field.shape[1] == 2 else 4
     rows, columns = (-(-side // cell) for side in frames.shape[-2:])
     more = (0, max(columns - field.shape[-1], 0), 0, max(rows - field.shape[-2], 0))
-    grown = torch.nn.functional.pad(field.float(), more, mode="replicate")
+    grown = F.pad(field.float(), more, mode="replicate")
     return grown[..., :rows, :columns]

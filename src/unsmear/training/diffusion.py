@@ -51,8 +51,8 @@ class Diffusion:
         return Prediction(self.schedule, t).clean(noisy, predicted)
 
     def sampler(self) -> DDIMScheduler:
-        """A schedule to sample by, for pictures of a validation."""
-        return DDIMScheduler.from_config(self.schedule.config, timestep_spacing="linspace")
+        """A schedule for pictures of a validation: trailing, so that none of a few steps is spent at t = 0."""
+        return DDIMScheduler.from_config(self.schedule.config, timestep_spacing="trailing")
 
     def gain(self, t: Tensor) -> Tensor:
         """(B,) what keeps gradients through ``clean`` of one size at all timesteps.

@@ -42,12 +42,20 @@ def prior_tokens(priors: Tensor, grid: tuple[int, int], levels: int) -> dict[int
     Area means where the grid is coarser than the priors, bilinear where it is finer.
     """
     tokens = {}
-    for _ in range(levels):
-        coarser = grid[0] <= priors.shape[-2] and grid[1] <= priors.shape[-1]
+    for count, size in token_grids(grid, levels).items():
+        coarser = size[0] <= priors.shape[-2] and size[1] <= priors.shape[-1]
         mode = {"mode": "area"} if coarser else {"mode": "bilinear", "align_corners": False}
-        tokens[prod(grid)] = F.interpolate(priors, size=grid, **mode).flatten(2).transpose(1, 2)
-        grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+        tokens[count] = F.interpolate(priors, size=size, **mode).flatten(2).transpose(1, 2)
     return tokens
+
+
+def token_grids(grid: tuple[int, int], levels: int) -> dict[int, tuple[int, int]]:
+    """Number of tokens → (height, width) of the grid, for a network of ``levels`` that halves ``grid``."""
+    grids = {}
+    for _ in range(levels):
+        grids[prod(grid)] = grid
+        grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+    return grids
 
 
 def add_prior_query(attn: Attention, width: int | None, shared_query: bool) -> None:
@@ -78,6 +86,7 @@ class PriorAttnProcessor:
 
     def __init__(self) -> None:
         self.heat: Tensor | None = None
+        self.gate: Tensor | None = None
         self.watched = False
 
     def __call__(
@@ -99,7 +108,10 @@ class PriorAttnProcessor:
         if within and priors is not None and hasattr(attn, "mask"):
             prior = priors[hidden_states.shape[1]].to(hidden_states.dtype)
             project = attn.to_qm if hasattr(attn, "to_qm") else attn.to_q
-            query = query + project(hidden_states * attn.mask(prior))  # type: ignore[operator]
+            gate: Tensor = attn.mask(prior)  # type: ignore[operator]
+            query = query + project(hidden_states * gate)  # type: ignore[operator]
+            if self.watched:
+                self.gate = gate.float().square().mean(-1).sqrt()
         batch = hidden_states.shape[0]
         together = frames if within else 1
         query, key, value = (
@@ -124,10 +136,11 @@ def _received(query: Tensor, key: Tensor, chunk: int = 1024) -> Tensor:
 
 @contextmanager
 def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor]]:
-    """While inside, every self-attention of ``model`` keeps in ``heat`` what its last call attended to (Fig. 10).
+    """While inside, every self-attention of ``model`` keeps what its last call attended to (Fig. 10).
 
     Yields:
-        Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call.
+        Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call; ``gate``
+        is the root mean square of A over its channels, (B, tokens), None where the layer was not guided.
     """
     layers: dict[str, PriorAttnProcessor] = {
         name: m.processor
@@ -135,7 +148,7 @@ def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor
         if isinstance(m, Attention) and isinstance(m.processor, PriorAttnProcessor) and name.endswith("attn1")
     }
     for processor in layers.values():
-        processor.watched, processor.heat = True, None
+        processor.watched, processor.heat, processor.gate = True, None, None
     try:
         yield layers
     finally:

@@ -138,6 +138,7 @@ class CPControlNet(ControlNetModel):
         controlnet_cond: Tensor,
         priors: Tensor | None = None,
         frames: int = 1,
+        joint_time_attention: bool | None = None,
         conditioning_scale: float = 1.0,
         return_dict: bool = True,
         **others: Any,
@@ -151,13 +152,14 @@ class CPControlNet(ControlNetModel):
             controlnet_cond: hint, the latent (B, 4, h, w) of the frame to be restored.
             priors: (B, 3, H, W) of ``control_priors``, at any size; None for none.
             frames: B holds groups of so many consecutive frames; used with ``joint_time_attention`` only.
+            joint_time_attention: None as the network was configured, else whether or not.
             conditioning_scale: factor of the residuals.
         """
         kwargs: dict[str, Any] = dict(others.pop("cross_attention_kwargs", None) or {})
         if self.config["guided"] and priors is not None:
             size = (sample.shape[-2], sample.shape[-1])
             kwargs["priors"] = prior_tokens(priors, size, len(self.config["block_out_channels"]))
-        if self.config["joint_time_attention"]:
+        if self.config["joint_time_attention"] if joint_time_attention is None else joint_time_attention:
             kwargs["frames"] = frames
         return super().forward(
             torch.cat([sample, controlnet_cond], dim=1),

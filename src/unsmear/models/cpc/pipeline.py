@@ -47,6 +47,10 @@ class Sampling:
     """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
     carry_latent: float = 0.0
     """0…1, how far a step's clean latent is pulled to the previous frame's, moved along V, times 1 − R. Ours."""
+    guided: bool = True
+    """Off: the control network does not hear V and R, which makes it a plain IRControlNet (Table II)."""
+    joint_time_attention: bool | None = None
+    """None as the control network was configured, else whether frames attend to each other."""
 
     def __post_init__(self) -> None:
         for name in ("fidelity", "carry_latent"):
@@ -119,10 +123,10 @@ class CPCPipeline(DiffusionPipeline):
         """Sides of frames must be multiples of this."""
         return self.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    @property
-    def group(self) -> int:
+    def group(self, options: Sampling) -> int:
         """Frames that are sampled together."""
-        return JOINT_FRAMES if self.control.config["joint_time_attention"] else 1
+        wanted = options.joint_time_attention
+        return JOINT_FRAMES if (self.control.config["joint_time_attention"] if wanted is None else wanted) else 1
 
     def embed(self, prompt: str = "") -> Tensor:
         """Embedding of a prompt (1, tokens, ``cross_attention_dim``), computed once a text.
@@ -176,8 +180,9 @@ class CPCPipeline(DiffusionPipeline):
             prompts.append(self.embed() if negative_prompt_embeds is None else negative_prompt_embeds)
         carried = carried or Carried(0)
         out = []
-        for first in range(0, len(frames), self.group):
-            part = slice(first, first + self.group)
+        together = self.group(options)
+        for first in range(0, len(frames), together):
+            part = slice(first, first + together)
             group = _Group(self, frames[part], motion[part], residual[part], reset[part], options, prompts)
             generated, carried = group.sample(carried)
             out.append(generated)
@@ -263,18 +268,22 @@ class _Group:
             return torch.cat([field[..., a:b, c:d] for a, b, c, d in boxes]).to(dtype)
 
         sample, hint = cut(latents), cut(self.hint)
-        scale_y, scale_x = (self.priors.shape[k] / latents.shape[k] for k in (-2, -1))
-        priors = torch.cat(
-            [
-                self.priors[..., round(a * scale_y) : round(b * scale_y), round(c * scale_x) : round(d * scale_x)]
-                for a, b, c, d in boxes
-            ]
-        )
+        priors = self._priors(latents.shape, boxes) if self.options.guided else None
         text = prompt.to(dtype).expand(len(sample), -1, -1)
-        down, mid = pipe.control(sample, t, text, hint, priors, frames=len(latents), return_dict=False)
+        joint = self.options.joint_time_attention
+        down, mid = pipe.control(
+            sample, t, text, hint, priors, frames=len(latents), joint_time_attention=joint, return_dict=False
+        )
         return pipe.unet(
             sample, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
         )[0]
+
+    def _priors(self, shape: Sequence[int], boxes: Sequence[TileBox]) -> Tensor:
+        """The priors of tiles, on their own grid."""
+        y, x = (self.priors.shape[k] / shape[k] for k in (-2, -1))
+        return torch.cat(
+            [self.priors[..., round(a * y) : round(b * y), round(c * x) : round(d * x)] for a, b, c, d in boxes]
+        )
 
     def _steer(self, predicted: Tensor, sample: Tensor, t: Tensor, before: Tensor | None) -> Tensor:
         step = Prediction(self.pipe.scheduler, t)

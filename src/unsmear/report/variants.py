@@ -1,0 +1,139 @@
+"""The rows of CPGD-Net's ablation tables, and of one of our own: what each changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from unsmear.errors import UsageError
+
+Part = Literal["stage 1", "own", "stage 2"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table."""
+
+    key: str
+    """What ``--model KEY=DIR`` calls it; for the paper's rows also their key in ``published.csv``."""
+    label: str
+    part: Part = "stage 1"
+    """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates."""
+    motion: str = "mv"
+    residual: bool = True
+    lacks: str = ""
+    """For ``own``: what its checkpoint must do without."""
+    blurred_hint: bool = False
+    """For ``stage 2``: the control network is given the blurred frames in place of stage 1's."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """For ``stage 2``: what the row changes of how ``full`` samples."""
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """For ``stage 2``: how the control network of a checkpoint of the row's own is configured."""
+    only_trained: str = ""
+    """For ``stage 2``: why the weights of ``full`` cannot stand in; empty where they can."""
+
+    @property
+    def is_full(self) -> bool:
+        return self.key == "full"
+
+
+def _options() -> tuple[Variant, ...]:
+    """Each value of each option of the sampler; the one that ``full`` has anyway is not measured again."""
+    told: dict[str, tuple[str, dict[Any, str]]] = {
+        "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
+        "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
+        "carry_latent": ("{} of the clean latent from the frame before", {0.0: "none", 0.5: "half"}),
+        "cancel_autoencoder": ("error of the autoencoder {}", {True: "cancelled", False: "left in"}),
+        "colour": ("coarse colour {}", {True: "from stage 1", False: "as generated"}),
+        "fidelity": ("fidelity {}", {0.0: "0", 0.25: "0.25", 0.5: "0.5"}),
+        "start": ("start at {} T", {0.1: "0.1", 0.25: "0.25", 0.5: "0.5", 1.0: "1.0"}),
+        "steps": ("{} steps", {1: "1", 4: "4", 10: "10", 50: "50"}),
+    }
+    named = {True: "on", False: "off"}
+    rows = []
+    for name, (words, values) in told.items():
+        for value, shown in values.items():
+            key = f"{name}-{named[value] if isinstance(value, bool) else value}"
+            trained = {name: value} if name == "joint_time_attention" else {}
+            rows.append(Variant(key, words.format(shown), "stage 2", sampling={name: value}, trained=trained))
+    return tuple(rows)
+
+
+_WITHOUT_CPFP = Variant("without_cpfp", "without CPFP (stage 2 sees the blurred frame)", "stage 2", blurred_hint=True)
+_IRCONTROLNET = Variant(
+    "ircontrolnet",
+    "with IRControlNet (stage 2 without priors)",
+    "stage 2",
+    sampling={"guided": False},
+    trained={"guided": False},
+)
+
+TABLES: dict[str, tuple[Variant, ...]] = {
+    "II": (
+        _WITHOUT_CPFP,
+        Variant("without_cpc", "without CPC (stage 1 alone)"),
+        _IRCONTROLNET,
+        Variant("full", "stage 1 and CPC", "stage 2"),
+    ),
+    "III": (
+        Variant("without_crs", "without CRs", "own", lacks="coding residuals"),
+        Variant("mv", "MVs"),
+        Variant("raft-4", "RAFT, 4 iterations", motion="raft-4"),
+        Variant("raft-4-warm", "RAFT, 4 iterations from MVs", motion="raft-4-warm"),
+        Variant("raft-20", "RAFT, 20 iterations", motion="raft-20"),
+        Variant("dis", "DIS flow (ours)", motion="dis"),
+        Variant("none", "no motion, same weights (ours)", motion="none"),
+        Variant("zero_crs", "MVs, CRs set to 0, same weights (ours)", residual=False),
+    ),
+    "IV": (
+        Variant(
+            "without_extra_data",
+            "without additional data",
+            "stage 2",
+            only_trained="a control network trained without additional data (hybrid: 0)",
+        ),
+        Variant("full", "with additional data", "stage 2"),
+    ),
+    "options": (
+        Variant("full", "as the model comes", "stage 2"),
+        replace(_WITHOUT_CPFP, label="hint: the blurred frame"),
+        replace(_IRCONTROLNET, label="attention not guided (IRControlNet)"),
+        Variant(
+            "shared_query",
+            "L_qm is L_q (the authors' release)",
+            "stage 2",
+            trained={"shared_query": True},
+            only_trained="a control network trained with shared_query: true",
+        ),
+        Variant(
+            "prior_width-1",
+            "A has one channel",
+            "stage 2",
+            trained={"prior_width": 1},
+            only_trained="a control network trained with prior_width: 1",
+        ),
+        *_options(),
+    ),
+}
+"""CPGD-Net's tables by their numbers; ``options`` is ours: what may be chosen of stage 2, one change a row."""
+
+FIGURES = {
+    "II": "Figs. 6 and 9",
+    "III": "no figure of its own in the paper",
+    "IV": "Fig. 11",
+    "options": "no figure of the paper",
+}
+"""Which of the paper's pictures a table's strip of crops stands for."""
+
+TITLES = {
+    table: "CPGD-Net, options of stage 2 (ours)" if table == "options" else f"CPGD-Net, Table {table}"
+    for table in TABLES
+}
+
+
+def find_table(name: str) -> str:
+    """``II``, ``III`` or ``IV``, also as 2, 3, 4 and in small letters, or ``options``. Raises UsageError for others."""
+    known = {"2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
+    try:
+        return known[name.upper()]
+    except KeyError:
+        raise UsageError(f"table {name!r} is unknown; choose one of {', '.join(TABLES)} (of CPGD-Net)") from None
