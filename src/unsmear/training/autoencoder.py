@@ -42,7 +42,7 @@ class AutoencoderConfig:
         )
         for block in model.modules():
             if isinstance(block, ResBlock):
-                nn.init.constant_(block.norm.weight, FIRST_SHARE)
+                nn.init.constant_(block.norm.weight, FIRST_SHARE)  # type: ignore[arg-type]
         return model
 
 

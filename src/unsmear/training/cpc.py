@@ -45,7 +45,7 @@ def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
     if (run / "best").is_dir():
         shutil.copytree(run / "best", folder / "control")
     else:
-        average.to(memory_format=torch.contiguous_format)
+        average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         average.save_pretrained(folder / "control")  # type: ignore[operator]
     scheduler = recipe.diffusion.sampler()
     scheduler.save_pretrained(folder / "scheduler")
