@@ -64,6 +64,57 @@ def inner(rest: str) -> str:
     return RESNET.get(head, head) + dot + tail
 
 
+VIDEO_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "temp_attentions.0": 2, "resnets.1": 3}
+VIDEO_PLACE = {"resnets": 0, "attentions": 1, "temp_attentions": 2}
+
+
+def vgen_name(key: str, depth: int = 2, plain: tuple[int, ...] = (3,)) -> str:
+    """What VGen calls ``key`` of a 3D UNet. Temporal convolutions are parts of the resnet that they follow.
+
+    ``depth``: resnets in a block of its encoder; ``plain``: blocks of the encoder without attention.
+    """
+    stem, kind = key.rsplit(".", 1)
+    if stem in ENDS:
+        return f"{ENDS[stem]}.{kind}"
+    if stem.startswith("transformer_in."):
+        return f"input_blocks.0.1.{stem.removeprefix('transformer_in.')}.{kind}"
+    if found := re.fullmatch(r"mid_block\.temp_convs\.(\d)\.(.+)", stem):
+        return f"middle_block.{3 * int(found[1])}.temopral_conv.{found[2]}.{kind}"
+    if found := re.fullmatch(r"mid_block\.((?:resnets|attentions|temp_attentions)\.\d)\.(.+)", stem):
+        return f"middle_block.{VIDEO_MIDDLE[found[1]]}.{inner(found[2])}.{kind}"
+    found = re.fullmatch(r"(down|up)_blocks\.(\d)\.([a-z_]+)\.(\d)\.(.+)", stem)
+    assert found is not None, key
+    side, block, what, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    first = block * (depth + 1)
+    if what == "downsamplers":
+        return f"input_blocks.{first + depth + 1}.op.{kind}"
+    if what == "upsamplers":
+        # After both attentions where the block has them; those of the lowest level have none.
+        lowest = max(plain) - block in plain
+        return f"output_blocks.{first + depth}.{1 if lowest else 3}.conv.{kind}"
+    name, number = ("input_blocks", first + layer + 1) if side == "down" else ("output_blocks", first + layer)
+    if what == "temp_convs":
+        return f"{name}.{number}.0.temopral_conv.{rest}.{kind}"
+    return f"{name}.{number}.{VIDEO_PLACE[what]}.{inner(rest)}.{kind}"
+
+
+def vgen_unet(state: Mapping[str, Tensor], depth: int = 2, plain: tuple[int, ...] = (3,)) -> dict[str, Tensor]:
+    """Projections of its attention over time are convolutions."""
+    made = {}
+    for key, value in state.items():
+        temporal = "temp_attentions" in key or key.startswith("transformer_in")
+        conv = temporal and re.search(r"\.?proj_(in|out)\.weight$", key)
+        made[vgen_name(key, depth, plain)] = value[:, :, None] if conv else value
+    return made
+
+
+def image_condition(width: int, tokens: int = 4, device: str = "cpu") -> dict[str, Tensor]:
+    """TF-T2V's way from CLIP's image vector to tokens."""
+    shapes = {"0.weight": (width, width), "0.bias": (width,)}
+    shapes |= {"2.weight": (tokens * width, width), "2.bias": (tokens * width,)}
+    return {f"pre_image_condition.{key}": torch.randn(shape, device=device) for key, shape in shapes.items()}
+
+
 def vae_name(key: str, blocks: int = 4) -> str:
     """What a latent-diffusion autoencoder calls ``key``; its decoder counts from the full resolution down."""
     key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")

@@ -98,7 +98,7 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
 
 
 def _import_diffusion(file: Path, out: Path, family: str | None, overwrite: bool) -> None:
-    """Stable Diffusion 2 or a control network, as subfolders that diffusers reads."""
+    """Stable Diffusion 2, a control network or a video model, as subfolders that diffusers reads."""
     from unsmear.models.adapters.families import family_named
     from unsmear.models.adapters.imports import import_weights
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 
 from unsmear.errors import UsageError, WeightsError
 
@@ -45,9 +45,9 @@ PROBED_LIKENESS = 0.95
 """Cosine between noise and prediction from which a denoiser counts as one of ε. Ours."""
 
 
-def scheduler(family: Family) -> Any:
-    """The ``DDPMScheduler`` of a family."""
-    return DDPMScheduler(**SCHEDULES[family])
+def scheduler(family: Family, video: bool = False) -> Any:
+    """The ``DDPMScheduler`` of a family, for denoisers of clips the ``DDIMScheduler``, by which each paper samples."""
+    return (DDIMScheduler if video else DDPMScheduler)(**SCHEDULES[family])
 
 
 def family_named(name: str) -> Family:

@@ -1,7 +1,9 @@
 """A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
 
-The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control`` and ``scheduler``, as far as sources for
-them were given; several imports may fill one folder, first Stable Diffusion and then the control network.
+The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
+far as sources for them were given; several imports may fill one folder: first Stable Diffusion and then the control
+network, or first a video model's denoiser and then Stable Diffusion, of which its autoencoder and text encoder are
+taken.
 """
 
 import json
@@ -13,17 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusers import UNet3DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from unsmear.errors import OutputError, UsageError, WeightsError
-from unsmear.models.adapters import diffbir, families, stable_diffusion
+from unsmear.models.adapters import diffbir, families, stable_diffusion, vgen
 from unsmear.models.adapters.checkpoint import read_checkpoint
 from unsmear.models.adapters.families import Family
 from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
 from unsmear.models.adapters.strict import State, part
 from unsmear.models.adapters.text_encoder import TextEncoder
+from unsmear.models.adapters.vgen import UNET3D_CONFIG, VideoUNet
 
 Write = Callable[[Path], Any]
 
@@ -49,22 +53,39 @@ class Imported:
 class _Found:
     what: str
     base: StableDiffusion | None = None
+    beside_video: bool = False
+    """The folder has a video model's denoiser, and of ``base`` all but its own is taken."""
+    video: VideoUNet | None = None
     control: Any = None
     control_has_priors: bool = False
 
+    @property
+    def is_video(self) -> bool:
+        return self.video is not None or self.beside_video or _sees_clips(self.base)
+
+
+def _sees_clips(base: StableDiffusion | None) -> bool:
+    return base is not None and isinstance(base.unet, UNet3DConditionModel)
+
 
 def import_weights(
-    source: Path, out: Path, family: Family | None = None, overwrite: bool = False, layout: Layout = SD2
+    source: Path,
+    out: Path,
+    family: Family | None = None,
+    overwrite: bool = False,
+    layout: Layout = SD2,
+    video: Mapping[str, Any] = UNET3D_CONFIG,
 ) -> Imported:
     """Convert ``source`` into subfolders of ``out``.
 
     Args:
-        source: a diffusers folder or an original checkpoint of Stable Diffusion 2.0 or 2.1, or a control network of
-            DiffBIR or CPGD-Net. A control network is fitted to the denoiser that is in ``out`` already.
+        source: a diffusers folder or an original checkpoint of Stable Diffusion 2.0 or 2.1; a control network of
+            DiffBIR or CPGD-Net, which is fitted to the denoiser that is in ``out`` already; a diffusers folder of
+            ModelScopeT2V, or a checkpoint of TF-T2V or ModelScopeT2V in VGen's layout.
         out: folder, made if missing.
         family: what the denoiser predicts, where nothing else tells.
         overwrite: replace subfolders that exist.
-        layout: sizes of the networks, for original checkpoints; folders state their own.
+        layout, video: sizes of the networks, for original checkpoints; folders state their own.
 
     Raises:
         WeightsError: the source is none of these, incomplete, damaged, of another version, or of no clear family.
@@ -74,29 +95,34 @@ def import_weights(
     source, out = Path(source), Path(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: choose a folder for -o")
-    found = _find(source, out, layout, overwrite)
+    found = _find(source, out, layout, video, overwrite)
     notes: list[str] = []
     parts, parameters = _parts(found, notes)
     _refuse_taken(out, parts, overwrite)
     decided = _family(found, source, out, family, overwrite, notes)
-    parts["scheduler"], parameters["scheduler"] = families.scheduler(decided).save_pretrained, 0
+    parts["scheduler"], parameters["scheduler"] = families.scheduler(decided, found.is_video).save_pretrained, 0
     with _whole(out) as partial:
         for name, write in parts.items():
             write(partial / name)
     return Imported(found.what, decided, parameters, notes)
 
 
-def _find(source: Path, out: Path, layout: Layout, overwrite: bool) -> _Found:
+def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], overwrite: bool) -> _Found:
     if source.is_dir():
-        _refuse_taken(out, ("unet", "vae"), overwrite)
-        return _Found("Stable Diffusion 2, diffusers folder", stable_diffusion.from_folder(source))
+        moving = stable_diffusion.is_video(source)
+        beside = stable_diffusion.is_video(out) and not moving
+        _refuse_taken(out, ("vae",) if beside else ("unet", "vae"), overwrite)
+        name = "ModelScopeT2V" if moving else "Stable Diffusion 2"
+        return _Found(f"{name}, diffusers folder", stable_diffusion.from_folder(source), beside)
     state = read_checkpoint(source)
-    if diffbir.is_control(state):
+    if vgen.is_vgen(state):
+        _refuse_taken(out, ("unet",), overwrite)
+    elif diffbir.is_control(state):
         _refuse_taken(out, ("control",), overwrite)
     elif stable_diffusion.is_original(state):
-        _refuse_taken(out, ("unet", "vae"), overwrite)
+        _refuse_taken(out, ("vae",) if stable_diffusion.is_video(out) else ("unet", "vae"), overwrite)
     try:
-        return _convert(state, out, layout)
+        return _convert(state, out, layout, video)
     except WeightsError as error:
         raise WeightsError(f"{source} {error}") from None
 
@@ -108,21 +134,29 @@ def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
         raise OutputError(f"{taken} exists already: use --overwrite or choose another -o")
 
 
-def _convert(state: State, out: Path, layout: Layout) -> _Found:
+def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) -> _Found:
+    if vgen.is_vgen(state):
+        made = vgen.convert_vgen(state, video)
+        name = "ModelScopeT2V or the like" if made.family is None else "TF-T2V"
+        return _Found(f"{name}, checkpoint of VGen", video=made)
     if stable_diffusion.is_original(state):
         rest = {key: value for key, value in state.items() if not key.startswith(CONTROL_PREFIX)}
         found = _Found("Stable Diffusion 2, original checkpoint", stable_diffusion.from_original(rest, layout))
-        if len(rest) < len(state):
+        found.beside_video = stable_diffusion.is_video(out)
+        if len(rest) < len(state) and not found.beside_video:
             found.what += " with a control network"
             _add_control(found, part(state, CONTROL_PREFIX), layout.unet)
         return found
     if diffbir.is_control(state):
+        if stable_diffusion.is_video(out):
+            raise WeightsError(f"steers Stable Diffusion, and {out} holds a video model: choose another -o")
         found = _Found("control network")
         _add_control(found, state, _unet_config(out, layout))
         return found
     raise WeightsError(
         f"is no checkpoint that is known here (it has {min(state)} and the like): expected Stable Diffusion 2.0 or 2.1 "
-        "(model.diffusion_model.*, or a diffusers folder) or a control network of DiffBIR or CPGD-Net (zero_convs.*)"
+        "(model.diffusion_model.*, or a diffusers folder), a control network of DiffBIR or CPGD-Net (zero_convs.*), or "
+        "a video model of VGen (*.temopral_conv.*)"
     )
 
 
@@ -145,19 +179,27 @@ def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
 
 def _family(found: _Found, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
     """By the source's scheduler or its own nature, its checksum, the user, the folder's scheduler; else by probing."""
+    held = families.family_of_scheduler(out / "scheduler")
+    if found.beside_video and held is not None:
+        return held  # what autoencoder and text encoder were trained beside is no matter
     stated = families.family_of_scheduler(found.base.scheduler) if found.base and found.base.scheduler else None
     decided = families.agreed(
         {
             f"{source}/scheduler": stated,
             "CPGD-Net's release": "epsilon" if found.control_has_priors else None,
+            "TF-T2V": found.video.family if found.video else None,
             f"the checksum of {source}": families.family_of_file(source),
             "--family": given,
         }
     )
-    held = families.family_of_scheduler(out / "scheduler")
     if decided is None and held is not None:
         decided = held
         notes.append(f"the file does not say what it is for: taken for {held}, as {out} is")
+    if decided is None and found.is_video:
+        raise WeightsError(
+            f"{source} does not say what its denoiser predicts: give --family epsilon (ModelScopeT2V) or "
+            "--family v-zero-snr (TF-T2V)"
+        )
     if decided is None and found.base is not None:
         decided = families.family_by_probe(found.base.unet)
         notes.append("family epsilon by its answer to pure noise")
@@ -182,7 +224,10 @@ def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str,
 
     if found.base is not None:
         base = found.base
-        add("unet", base.unet.save_pretrained, _values(base.unet.state_dict()))
+        if found.beside_video:
+            notes.append("the folder has a video model's denoiser already, and keeps it")
+        else:
+            add("unet", base.unet.save_pretrained, _values(base.unet.state_dict()))
         add("vae", base.vae.save_pretrained, _values(base.vae.state_dict()))
         if base.text_encoder is not None:
             text = base.text_encoder
@@ -192,6 +237,12 @@ def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str,
         absent = [name for name in ("text_encoder", "tokenizer") if name not in parts]
         if absent:
             notes.append(f"the source has no {' and no '.join(absent)}, which prompts need: add it from elsewhere")
+    if found.video is not None:
+        video = found.video
+        add("unet", video.unet.save_pretrained, _values(video.unet.state_dict()))
+        if video.image_tokens is not None:
+            add("image_tokens", video.image_tokens.save_pretrained, _values(video.image_tokens.state_dict()))
+        notes.append("autoencoder and text encoder come from Stable Diffusion 2: import that into the same folder next")
     if found.control is not None:
         add("control", found.control.save_pretrained, _values(found.control.state_dict()))
     return parts, parameters

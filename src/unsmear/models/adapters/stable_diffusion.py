@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor
 
@@ -197,8 +197,16 @@ def _check_rest(state: Mapping[str, Tensor], vae: Mapping[str, Tensor]) -> None:
         log.info("%d tensors are unused, such as %s", len(unused), unused[0])
 
 
+def is_video(folder: Path) -> bool:
+    """Whether the denoiser in a folder's ``unet/`` is one of whole clips, such as ModelScopeT2V's."""
+    path = folder / "unet" / "config.json"
+    return path.exists() and _config(folder / "unet").get("_class_name") == UNet3DConditionModel.__name__
+
+
 def from_folder(folder: Path) -> StableDiffusion:
     """Networks of a diffusers folder with ``unet/`` and ``vae/``; text encoder and tokenizer where it has them.
+
+    The denoiser is a ``UNet2DConditionModel``, or the ``UNet3DConditionModel`` of ModelScopeT2V.
 
     The widths are those that the folder's configurations state, so that smaller networks of the same kind load.
 
@@ -218,7 +226,7 @@ def from_folder(folder: Path) -> StableDiffusion:
         )
     scheduler = folder / "scheduler"
     return StableDiffusion(
-        unet=_load(UNet2DConditionModel, folder / "unet"),
+        unet=_load(UNet3DConditionModel if is_video(folder) else UNet2DConditionModel, folder / "unet"),
         vae=_load(AutoencoderKL, folder / "vae"),
         text_encoder=_text_encoder(folder / "text_encoder", config["cross_attention_dim"]),
         tokenizer={
