@@ -214,6 +214,18 @@ def test_what_training_leaves_restores_videos(encoder, pretrain, tmp_path):
     assert run(given) == 0 and (tmp_path / "out.mp4").exists()
 
 
+def test_validations_have_pictures(encoder, pretrain, tmp_path):
+    job = prepare(written(tmp_path, encoder), False)
+    (name, image), *others = job.recipe.pictures(job.model)
+    assert not others and name == "0"
+    assert image.shape == (64, 3 * 64, 3) and image.dtype == np.uint8
+    pair = job.recipe.validation.clips[0]
+    for place, frames in ((0, pair.blurred), (2, pair.sharp)):
+        shown = image[:, 64 * place : 64 * (place + 1)]
+        assert np.array_equal(shown, frames[0, FRAMES // 2].permute(1, 2, 0).numpy())
+    assert prepare(written(tmp_path, pretrain), False).recipe.pictures(job.model) == []
+
+
 def test_timesteps_beyond_the_latest_are_never_drawn(encoder, tmp_path):
     job = prepare(written(tmp_path, {**encoder, "latest": 50}), False)
     drawn = []

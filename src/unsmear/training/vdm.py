@@ -20,11 +20,15 @@ from unsmear.models.autoencoders import encode
 from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
+from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.clips import PairBatches, SharpClips, ValidationClips
+from unsmear.training.images import spread, strip
 from unsmear.training.loop import Job
 from unsmear.training.vdm_config import VDMTraining
 from unsmear.training.vdm_losses import vdm_loss
+
+SHOWN_STEPS = 8
 
 VALIDATED_NOISES = 4
 """Timesteps, evenly spread, at which every validation clip is scored."""
@@ -134,6 +138,25 @@ class VDMRecipe:
             return {}
         mean = round(float(np.mean(losses)), 5)
         return {"loss": mean, "score": -mean}
+
+    @torch.inference_mode()
+    def pictures(self, model: Any) -> list[tuple[str, np.ndarray]]:
+        """Blurred | what the sampler makes of it in a few steps | sharp, centre frames; none of ``pretrain``."""
+        if self.config.stage == "pretrain":
+            return []
+        device, out = next(model.parameters()).device, []
+        for part in (self.vae, self.image_encoder):
+            if part is not None:
+                nn.Module.to(part, device)
+        sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
+        learnt = model.unet, model.blur_encoder, model.image_tokens
+        pipe = VDMPipeline(self.vae, *learnt, sampler, self.image_encoder)
+        options = VDMSampling(SHOWN_STEPS, start=self.config.latest / sampler.config["num_train_timesteps"])
+        for i, clip in enumerate(spread(self.validation.clips)):
+            sharp, blurred = (frames.float() / 255 for frames in clip)
+            made = pipe(blurred[0], options=options).frames[None]
+            out.append((str(i), strip(centre(blurred), centre(made), centre(sharp))))
+        return out
 
 
 def select(model: VDM, config: VDMTraining) -> None:
