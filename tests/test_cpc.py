@@ -1,5 +1,9 @@
 """CPGD-Net stage 2: the control network, its guided attention and the sampler pipeline, on tiny random models."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -176,6 +180,45 @@ def test_a_frame_that_fits_one_tile_is_unchanged_by_tiling():
     assert not torch.equal(a, smaller) and smaller.isfinite().all()
 
 
+def across_borders(image: torch.Tensor, borders: list[int], cell: int) -> float:
+    """Mean gradient across columns where tiles end, over that at the other borders of latent cells."""
+    gradient = (image[..., 1:] - image[..., :-1]).abs().mean((0, 1, 2))[cell - 1 :: cell]
+    at = torch.zeros(len(gradient), dtype=torch.bool)
+    at[[border - 1 for border in borders]] = True
+    return float(gradient[at].mean() / gradient[~at].mean())
+
+
+def test_borders_of_tiles_do_not_show():
+    """Attention makes what tiles say differ; tiles side by side leave edges of it, Gaussian weights do not."""
+    pipe, g = pipeline(opened=True), torch.Generator().manual_seed(3)
+    frames = torch.nn.functional.interpolate(torch.rand(3, 3, 6, 8, generator=g), (96, 128), mode="bicubic").clamp(0, 1)
+    given = frames, 8 * torch.randn(3, 2, 12, 16, generator=g), torch.rand(3, 1, 24, 32, generator=g)
+
+    def made(side: int, stride: int) -> torch.Tensor:
+        plain = Sampling(steps=2, tile=side, stride=stride, colour=False, cancel_autoencoder=False)
+        return pipe(*given, options=plain).frames
+
+    whole, edges = made(64, 32), {}
+    for stride in (8, 16):
+        tiled, boxes = made(16, stride), tile_boxes(96 // pipe.cell, 128 // pipe.cell, 16, stride)
+        columns, rows = (sorted({b[i] for b in boxes} | {b[i + 1] for b in boxes})[1:-1] for i in (2, 0))
+        both = [(x, x.transpose(-1, -2)) for x in (tiled, tiled - whole)]
+        edges[stride] = [
+            (across_borders(x, columns, pipe.cell) + across_borders(y, rows, pipe.cell)) / 2 for x, y in both
+        ]
+    assert edges[8][0] < 1.1 and edges[8][1] < 1.15
+    assert edges[16][1] > 1.5, "the measure sees edges where there are some"
+
+
+def test_tiles_in_a_batch_are_as_tiles_one_by_one():
+    pipe, given = pipeline(opened=True), clip(2)
+    one, some = (
+        pipe(*given, options=Sampling(steps=2, tile=8, stride=4, guidance=2.0, tile_batch=count)).frames
+        for count in (1, 4)
+    )
+    torch.testing.assert_close(one, some, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction):
@@ -330,6 +373,19 @@ def test_without_a_text_encoder_the_stored_empty_prompt_is_heard():
     assert not torch.equal(heard, silent)
     with pytest.raises(ValueError, match=r"expected \(1, tokens, 16\)"):
         CPCPipeline(**{**parts, "empty_prompt": stored[..., :8]})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_step_at_full_size_fits_a_desktop():
+    """In a process of its own, for the peak is a process's."""
+    script = Path(__file__).with_name("full_size_step.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=script.parent)
+    told = json.loads(done.stdout.splitlines()[-1])
+    wanted = {"unet": 865.9e6, "control without priors": 363.15e6, "vae": 83.65e6}
+    assert {name: told["parameters"][name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+    assert told["shape"] == [1, 3, 512, 512] and told["finite"] and told["spread"] > 0.01
+    assert told["peak_gb"] < 12
 
 
 def test_save_and_load(tmp_path):

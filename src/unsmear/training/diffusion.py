@@ -51,7 +51,7 @@ class Diffusion:
         return Prediction(self.schedule, t).clean(noisy, predicted)
 
     def sampler(self) -> DDIMScheduler:
-        """The schedule to sample by: trailing, so that it begins at its start and none of a few steps is spent at t = 0."""
+        """The schedule to sample by: trailing, so that it begins at its start and spends no step at t = 0."""
         return DDIMScheduler.from_config(self.schedule.config, timestep_spacing="trailing")
 
     def gain(self, t: Tensor) -> Tensor:
