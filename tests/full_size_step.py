@@ -54,7 +54,7 @@ def main(side_px: int) -> None:
         "parameters": counts | {"control without priors": plain},
         "shape": list(made.shape),
         "finite": bool(made.isfinite().all()),
-        "spread": float(made.std()),
+        "changed": float((made - frames).abs().mean()),
         "seconds": round(time.monotonic() - began, 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
     }

@@ -384,7 +384,7 @@ def test_a_step_at_full_size_fits_a_desktop():
     told = json.loads(done.stdout.splitlines()[-1])
     wanted = {"unet": 865.9e6, "control without priors": 363.15e6, "vae": 83.65e6}
     assert {name: told["parameters"][name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
-    assert told["shape"] == [1, 3, 512, 512] and told["finite"] and told["spread"] > 0.01
+    assert told["shape"] == [1, 3, 512, 512] and told["finite"] and told["changed"] > 0.01
     assert told["peak_gb"] < 12
 
 
