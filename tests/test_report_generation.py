@@ -166,7 +166,7 @@ def test_heat_is_where_the_network_looks(weights, clip):
     assert seen.plain.gate is None and seen.guided.gate.shape == cells and seen.guided.gate.min() >= 0
     assert not torch.equal(seen.plain.received, seen.guided.received)
     still = restorer.attention(Clip(clip.frames, [p.empty(64, 96) for p in clip.priors]), 2)
-    assert still.guided.gate.std() < 0.01 * seen.guided.gate.std(), "without motion A is the same everywhere"
+    assert not still.guided.gate.any() and seen.guided.gate.max() > 0, "where nothing moves, nothing opens"
     assert np.array_equal(seen.hint, restorer.first(clip)[2])
 
 

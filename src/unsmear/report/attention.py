@@ -32,10 +32,10 @@ def overlay(image: Image, heat: npt.NDArray[np.float32], full: float) -> Rgb:
 
 
 def attention_figure(restorer: CPCRestorer, clip: Clip, index: int) -> Rgb:
-    """Input, hint, attention that each place receives without and with priors, and the size of the gate A = L_m(V, R).
+    """Input, hint, attention that each place receives without and with priors, and what these do to the gate A.
 
     Attention is the mean over heads, queries and self-attention layers of the control network, at the sampler's middle
-    step; the gate is scaled to its own largest value, which is printed below it.
+    step; of A = L_m(V, R) the distance from L_m(0, 0) is shown, scaled to its own largest value, which is printed too.
 
     Returns:
         Panels in a row, (H', W', 3) uint8 RGB; no gate where the network is not guided.
@@ -57,6 +57,6 @@ def attention_figure(restorer: CPCRestorer, clip: Clip, index: int) -> Rgb:
     if seen.guided.gate is not None:
         gate = grown(seen.guided.gate.numpy())
         panels.append(overlay(seen.hint, gate, float(gate.max())))
-        labels.append("gate A = L_m(V, R)")
+        labels.append("gate: L_m(V, R) - L_m(0, 0)")
         details.append(f"brightest: {gate.max():.3g}")
     return side_by_side(panels, labels, details)

@@ -111,7 +111,8 @@ class PriorAttnProcessor:
             gate: Tensor = attn.mask(prior)  # type: ignore[operator]
             query = query + project(hidden_states * gate)  # type: ignore[operator]
             if self.watched:
-                self.gate = gate.float().square().mean(-1).sqrt()
+                still: Tensor = attn.mask(torch.zeros_like(prior[:, :1]))  # type: ignore[operator]
+                self.gate = (gate - still).float().square().mean(-1).sqrt()
         batch = hidden_states.shape[0]
         together = frames if within else 1
         query, key, value = (
@@ -140,7 +141,8 @@ def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor
 
     Yields:
         Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call; ``gate``
-        is the root mean square of A over its channels, (B, tokens), None where the layer was not guided.
+        is how far A is from what it is where nothing moves and all is predicted, the root mean square over its
+        channels, (B, tokens); None where the layer was not guided.
     """
     layers: dict[str, PriorAttnProcessor] = {
         name: m.processor

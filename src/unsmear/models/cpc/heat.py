@@ -16,7 +16,9 @@ class Heat(NamedTuple):
     received: Tensor
     """Attention that a token receives from all others, with mean 1."""
     gate: Tensor | None
-    """Size of A = L_m(V, R), its root mean square over channels; None where the layers are not guided."""
+    """How far V and R move A = L_m(V, R) from L_m(0, 0), the root mean square over channels; None where the layers are
+    not guided.
+    """
 
 
 @torch.inference_mode()
