@@ -268,3 +268,24 @@ def test_configurations_that_cannot_be(change, message, control, tmp_path, capsy
     assert run(["train", "cpc", str(config), "-o", str(tmp_path / "x")]) != 0
     told = capsys.readouterr().err.strip()
     assert message in told and len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_samples_that_begin_at_the_hint(prediction, control, tmp_path):
+    """Their noise lies on the hint as a sampler's does, their target leads to what is sharp."""
+    values = {**control, "prediction": prediction, "from_hint": 0.5}
+    diffusion = prepare(written(tmp_path, values), False).recipe.diffusion
+    clean, given = torch.randn(64, 4, 2, 2), torch.randn(64, 4, 2, 2)
+    plain, t, _ = diffusion.noised(clean, 5)
+    noisy, same, target, counts = diffusion.started(clean, given, 0.5, 5)
+    assert torch.equal(same, t)
+    begun = (noisy != plain).flatten(1).any(1)
+    assert 20 < begun.sum() < 44
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(noisy[begun], diffusion.schedule.add_noise(given, noise, t)[begun], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(diffusion.clean(noisy, target, t), clean, atol=5e-3, rtol=1e-3)
+    # an error of the target, counted so, is that of the clean latents
+    off = diffusion.clean(noisy, target + 0.1, t) - clean
+    signal2 = diffusion.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1) if prediction == "epsilon" else 1.0
+    torch.testing.assert_close(((off**2) * signal2)[begun], (0.01 * counts).expand_as(off)[begun], atol=1e-4, rtol=0.05)
+    assert (counts[~begun] == 1).all()

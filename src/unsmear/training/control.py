@@ -95,7 +95,7 @@ class ControlRecipe:
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
             clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
-        noisy, t, target = self.diffusion.noised(clean, int(batch.seed))
+        noisy, t, target, counts = self.diffusion.started(clean, hint, self.config.from_hint, int(batch.seed))
         nn.Module.to(self.unet, noisy.device)
         text = clean.new_zeros(len(clean), 1, self.unet.config["cross_attention_dim"])
         down, mid = model(noisy, t, text, hint, batch.priors, return_dict=False)
@@ -103,8 +103,8 @@ class ControlRecipe:
             noisy, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
         with torch.no_grad():
-            alone = F.mse_loss(self.unet(noisy, t, text).sample.float(), target)
-        error = F.mse_loss(made, target)
+            alone = (counts * (self.unet(noisy, t, text).sample.float() - target) ** 2).mean()
+        error = (counts * (made - target) ** 2).mean()
         figures = {"unsteered": float(alone), "share": float(error.detach() / alone)}
         if not self.config.perceptual:
             return error, figures

@@ -70,6 +70,9 @@ class CPCTraining:
     """Model whose frames are the hint; None for the blurred frames themselves (Table II, without CPFP)."""
     latest: int = 1000
     """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    from_hint: float = 0.0
+    """Of stage ``control``: share of samples whose noise lies on the hint's latent, where a sampler with ``start``
+    below 1 begins, and not on the sharp one's. Ours."""
     data: DataConfig = field(default_factory=DataConfig)
     """Deblurring pairs, of stage ``control``; ``data.validation`` is used there."""
     images: ImageConfig = field(default_factory=ImageConfig)
@@ -93,6 +96,8 @@ class CPCTraining:
             raise UsageError("autoencoder is missing: name a folder made by `unsmear train autoencoder`, or import one")
         if self.stage == "control" and not self.prior:
             raise UsageError("prior is missing: name the folder of the frozen UNet (stage prior makes a compact one)")
+        if not 0 <= self.from_hint <= 1:
+            raise UsageError(f"from_hint {self.from_hint} is a share: give 0 to 1")
         if self.perceptual < 0:
             raise UsageError(f"perceptual {self.perceptual} is a weight: give 0 (none of it) or more")
 

@@ -46,6 +46,20 @@ class Diffusion:
         target = noise if self.config.prediction == "epsilon" else self.schedule.get_velocity(clean, noise, t)
         return noisy, t, target
 
+    def started(self, clean: Tensor, given: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``noised``, but for ``share`` of the samples the noise lies on latents ``given``, where a sampler begins.
+
+        Their target leads to ``clean`` all the same. The fourth is what an error counts, (B, 1, 1, 1): there 1 − ᾱ,
+        with which it is the squared error of the clean latents. Ours.
+        """
+        noisy, t, target = self.noised(clean, seed)
+        step = Prediction(self.schedule, t)
+        chosen = torch.rand(len(clean), generator=torch.Generator().manual_seed(~seed)) < share
+        begun = chosen.to(clean.device).reshape(-1, 1, 1, 1)
+        noisy = torch.where(begun, noisy + step.signal * (given - clean), noisy)
+        target = torch.where(begun, step.of_clean(noisy, clean), target)
+        return noisy, t, target, torch.where(begun, step.noise**2, torch.ones_like(step.noise))
+
     def clean(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """The clean latents that predictions (B, C, h, w) mean at noisy latents of timesteps t (B,)."""
         return Prediction(self.schedule, t).clean(noisy, predicted)
