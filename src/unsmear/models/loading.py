@@ -47,15 +47,20 @@ def load_autoencoder(entry: ModelEntry) -> Any:
     return _network(entry, {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)})
 
 
-def load_pipeline(entry: ModelEntry) -> Any:
+def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
     """The ``CPCPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
+
+    Args:
+        entry: the folder.
+        prompts: whether it has to read prompts. Else the text encoder stays where it is if the empty prompt is stored.
 
     Raises:
         WeightsError: as ``load_model``; also a part that is missing or is of another width than the others.
-        UsageError: there is a text encoder, and transformers is not installed.
+        UsageError: the text encoder is needed, and transformers is not installed.
     """
     from unsmear.models.cpc.control import CPControlNet
     from unsmear.models.cpc.pipeline import CPCPipeline
+    from unsmear.models.text import load_text_encoder, stored_empty_prompt
 
     _verify(entry)
     parts = entry.parts
@@ -75,8 +80,10 @@ def load_pipeline(entry: ModelEntry) -> Any:
                 f"{entry.folder}: the control network has {field} {ours}, the denoiser {theirs}; "
                 "import ones that belong together"
             )
-    encoder, tokenizer = _text_encoder(entry.folder)
-    return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer)
+    stored = stored_empty_prompt(entry.folder, unet.config["cross_attention_dim"])
+    reads = prompts or stored is None
+    encoder, tokenizer = load_text_encoder(entry.folder) if reads else (None, None)
+    return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored)
 
 
 def load_vdm(entry: ModelEntry) -> "VDMParts":
@@ -84,7 +91,8 @@ def load_vdm(entry: ModelEntry) -> "VDMParts":
 
     Raises:
         WeightsError: as ``load_model``; also a part that is missing or does not fit the others.
-        UsageError: there is an image or text encoder, and transformers is not installed.
+        UsageError: there is an image encoder, or a text encoder and no stored empty prompt, and transformers is not
+            installed.
     """
     from diffusers import UNet3DConditionModel
 
@@ -106,7 +114,7 @@ def load_vdm(entry: ModelEntry) -> "VDMParts":
         model = VDM.assembled(unet, vae, **given)
     except ValueError as error:
         raise WeightsError(f"{entry.folder}: {error}; import parts that belong together") from None
-    _read_empty_prompt(model.image_tokens, entry.folder)
+    _hear_empty_prompt(model.image_tokens, entry.folder)
     return VDMParts(
         model.eval().requires_grad_(False), vae, _scheduler(entry.folder), _image_encoder(entry.folder, model)
     )
@@ -218,17 +226,20 @@ def _scheduler(folder: Path) -> Any:
         ) from None
 
 
-def _read_empty_prompt(image_tokens: Any, folder: Path) -> None:
-    """Have the folder's text encoder read the empty prompt, where its tokens are wanted and not there yet."""
+def _hear_empty_prompt(image_tokens: Any, folder: Path) -> None:
+    """Take over the folder's empty prompt, where its tokens are wanted and not there yet."""
+    from unsmear.models.text import empty_prompt
+
     kept = image_tokens.empty_prompt
     if not kept.numel() or kept.any():
         return
-    encoder, tokenizer = _text_encoder(folder)
-    if encoder is None:
+    read = empty_prompt(folder, kept.shape[1])
+    if read is None:
         log.warning("%s has no text encoder: the empty prompt's tokens are taken for zero", folder)
         return
-    ids = tokenizer("", padding="max_length", max_length=len(kept), truncation=True, return_tensors="pt").input_ids
-    kept.copy_(encoder(ids)[0][0])
+    if read.shape[1] != len(kept):
+        raise WeightsError(f"{folder} has an empty prompt of {read.shape[1]} tokens, its image tokens want {len(kept)}")
+    kept.copy_(read[0])
 
 
 def _image_encoder(folder: Path, model: "VDM") -> Any:
@@ -247,18 +258,3 @@ def _image_encoder(folder: Path, model: "VDM") -> Any:
     if ours != theirs:
         raise WeightsError(f"{folder / 'image_encoder'} gives vectors of {theirs}, the image tokens want {ours}")
     return encoder.eval().requires_grad_(False)
-
-
-def _text_encoder(folder: Path) -> tuple[Any, Any]:
-    if not (folder / "text_encoder").is_dir():
-        return None, None
-    try:
-        from transformers import CLIPTextModel, CLIPTokenizer
-    except ImportError:
-        raise UsageError(f"{folder} has a text encoder, which needs transformers: pip install transformers") from None
-    if not (folder / "tokenizer").is_dir():
-        raise WeightsError(
-            f"{folder} has a text encoder but no tokenizer: copy the base model's tokenizer folder there"
-        )
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True)
-    return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")

@@ -16,6 +16,9 @@ from unsmear.errors import UsageError, WeightsError
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
+EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
+"""Beside a pipeline's networks: the embedding of the empty prompt, read once by a text encoder."""
+
 PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
 """Networks of a pipeline, by their folders; ``unet`` and ``vae`` must be there. CPGD-Net's stage 2 has ``control``, the
 video diffusion model the last two."""
@@ -67,17 +70,22 @@ class ModelEntry:
         return path.read_text() if path.exists() else ""
 
     def checksum(self) -> str:
-        """SHA-256 of the weights file, hexadecimal; of a pipeline, of its networks' checksums."""
+        """SHA-256 of the weights file, hexadecimal; of a pipeline, of the checksums of networks and stored prompt."""
         if self.is_pipeline:
             told = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
+            prompt = self.folder / EMPTY_PROMPT_FILE
+            if prompt.exists():
+                told += f"{EMPTY_PROMPT_FILE} {_sha256(prompt)}\n"
             return hashlib.sha256(told.encode()).hexdigest()
-        try:
-            with self.weights.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise WeightsError(
-                f"{self.weights} cannot be read ({error.strerror}): restore the file or reinstall unsmear"
-            ) from None
+        return _sha256(self.weights)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): restore the file or reinstall unsmear") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -100,9 +100,10 @@ def _load_pipeline(
     options = _options(Sampling, entry, chosen)
     own = entry.folder / FIRST_STAGE
     first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
-    pipe = load_pipeline(entry)
-    if prompts.get("prompt") and pipe.text_encoder is None:
-        raise UsageError(f"prompt: {entry.name} has no text encoder; leave the prompt out")
+    said = [name for name, prompt in prompts.items() if prompt]
+    pipe = load_pipeline(entry, prompts=bool(said))
+    if said and pipe.text_encoder is None:
+        raise UsageError(f"{said[0]}: {entry.name} has no text encoder; leave the prompt out")
     return CPCRestorer(
         _load_first(first, place, number_format),
         pipe,

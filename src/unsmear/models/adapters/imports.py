@@ -1,9 +1,9 @@
 """A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
 
 The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
-far as sources for them were given; several imports may fill one folder: first Stable Diffusion and then the control
-network, or first a video model's denoiser and then Stable Diffusion, of which its autoencoder and text encoder are
-taken.
+far as sources for them were given, and the empty prompt where there is all to read it with; several imports may fill
+one folder: first Stable Diffusion and then the control network, or first a video model's denoiser and then Stable
+Diffusion, of which its autoencoder and text encoder are taken.
 """
 
 import json
@@ -28,6 +28,8 @@ from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, SD2, Layout
 from unsmear.models.adapters.strict import State, part
 from unsmear.models.adapters.text_encoder import TextEncoder
 from unsmear.models.adapters.vgen import UNET3D_CONFIG, VideoUNet
+from unsmear.models.text import TEXT_PARTS, store_empty_prompt
+from unsmear.models.zoo import EMPTY_PROMPT_FILE
 
 Write = Callable[[Path], Any]
 
@@ -104,6 +106,8 @@ def import_weights(
     with _whole(out) as partial:
         for name, write in parts.items():
             write(partial / name)
+    if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
+        notes += filter(None, [store_empty_prompt(out)])
     return Imported(found.what, decided, parameters, notes)
 
 

@@ -46,12 +46,14 @@ class PromptEmbeddings:
                 raise ValueError("this model has no text encoder: leave the prompt empty, or give prompt_embeds")
             return self.empty
         if prompt not in self.known:
-            self.known[prompt] = self._read(prompt)
+            self.known[prompt] = read_prompt(self.text_encoder, self.tokenizer, prompt)
         return self.known[prompt]
 
-    @torch.inference_mode()
-    def _read(self, prompt: str) -> Tensor:
-        longest = int(self.text_encoder.config.max_position_embeddings)
-        ids = self.tokenizer(prompt, truncation=True, max_length=longest).input_ids
-        tokens = F.pad(torch.tensor([ids]), (0, longest - len(ids)), value=PADDING)
-        return self.text_encoder(tokens.to(self.text_encoder.device))[0]
+
+@torch.inference_mode()
+def read_prompt(text_encoder: Any, tokenizer: Any, prompt: str) -> Tensor:
+    """Embedding (1, tokens, width) of a prompt, cut or padded with ``PADDING`` to the encoder's length."""
+    longest = int(text_encoder.config.max_position_embeddings)
+    ids = tokenizer(prompt, truncation=True, max_length=longest).input_ids
+    tokens = F.pad(torch.tensor([ids]), (0, longest - len(ids)), value=PADDING)
+    return text_encoder(tokens.to(text_encoder.device))[0]
