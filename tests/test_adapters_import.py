@@ -14,9 +14,11 @@ import fake_transformers
 from foreign_layouts import (
     TINY,
     TINY_UNET,
+    TINY_VAE,
     UNET,
     diffbir,
     millions,
+    original_text,
     original_vae,
     same,
     shaken,
@@ -35,6 +37,7 @@ from unsmear.models.adapters.families import (
     scheduler,
 )
 from unsmear.models.adapters.imports import import_weights
+from unsmear.models.adapters.stable_diffusion import Layout
 from unsmear.models.cpc.control import CPControlNet
 
 # Families.
@@ -111,7 +114,9 @@ def test_a_folder_and_then_a_control_network_fill_one_directory(tmp_path, tiny_f
     said = capfd.readouterr().out.splitlines()
     assert "diffusers folder, epsilon; written to" in said[0]
     assert f"unet {millions(tiny_unet()):.2f} M" in said[0]
-    assert "no text_encoder and no tokenizer" in "".join(said)
+    [told] = [line for line in said if "prompts" in line]
+    assert "no text_encoder and no tokenizer" in told
+    assert f"copy CLIP's vocab.json and merges.txt, of any version, into {made / 'tokenizer'}" in told
     assert run(["models", "import", str(tmp_path / "v2.safetensors"), "-o", str(made)]) == 0
     assert "control network of DiffBIR, epsilon" in capfd.readouterr().out
     assert sorted(path.name for path in made.iterdir()) == ["control", "scheduler", "unet", "vae"]
@@ -179,6 +184,19 @@ def test_an_original_checkpoint_of_diffbir_v1_gives_all_its_parts(tmp_path, kind
     write()
     with pytest.raises(WeightsError, match=r"cond_encoder\.quant_conv\.bias other than first_stage_model"):
         import_weights(path, tmp_path / "other", layout=TINY)
+
+
+def test_what_a_checkpoint_lacks_for_prompts_is_told_with_its_place(tmp_path):
+    layout, out = Layout(TINY_UNET, TINY_VAE, text_blocks=2), tmp_path / "made"
+    save_file({**tiny_original(), **original_text(1024, 2, 16, 4)}, tmp_path / "sd.safetensors")
+    [told] = [n for n in import_weights(tmp_path / "sd.safetensors", out, layout=layout).notes if "prompts" in n]
+    assert told == (
+        "the source has no tokenizer, which prompts need: "
+        f"copy CLIP's vocab.json and merges.txt, of any version, into {out / 'tokenizer'}"
+    )
+    (out / "tokenizer").mkdir()
+    again = import_weights(tmp_path / "sd.safetensors", out, layout=layout, overwrite=True)
+    assert not [note for note in again.notes if "prompts need" in note]
 
 
 def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, tiny_folder):

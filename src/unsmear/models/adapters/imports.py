@@ -9,7 +9,7 @@ Diffusion, of which its autoencoder and text encoder are taken.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ def import_weights(
         raise OutputError(f"{out} is a file: choose a folder for -o")
     found = _find(source, out, layout, video, overwrite)
     notes: list[str] = []
-    parts, parameters = _parts(found, notes)
+    parts, parameters = _parts(found, out, notes)
     _refuse_taken(out, parts, overwrite)
     decided = _family(found, source, out, family, overwrite, notes)
     parts["scheduler"], parameters["scheduler"] = families.scheduler(decided, found.is_video).save_pretrained, 0
@@ -219,7 +219,7 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
     return decided
 
 
-def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str, int]]:
+def _parts(found: _Found, out: Path, notes: list[str]) -> tuple[dict[str, Write], dict[str, int]]:
     parts: dict[str, Write] = {}
     parameters: dict[str, int] = {}
 
@@ -238,9 +238,7 @@ def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str,
             add("text_encoder", lambda folder: _save_text_encoder(text, folder), _values(text.state))
         if base.tokenizer:
             add("tokenizer", lambda folder: _save_files(base.tokenizer, folder))
-        absent = [name for name in ("text_encoder", "tokenizer") if name not in parts]
-        if absent:
-            notes.append(f"the source has no {' and no '.join(absent)}, which prompts need: add it from elsewhere")
+        notes += _text_to_add(out, parts)
     if found.video is not None:
         video = found.video
         add("unet", video.unet.save_pretrained, _values(video.unet.state_dict()))
@@ -250,6 +248,20 @@ def _parts(found: _Found, notes: list[str]) -> tuple[dict[str, Write], dict[str,
     if found.control is not None:
         add("control", found.control.save_pretrained, _values(found.control.state_dict()))
     return parts, parameters
+
+
+def _text_to_add(out: Path, parts: Container[str]) -> list[str]:
+    """What is still to be put into ``out`` before prompts can be read."""
+    places = {name: out / name for name in TEXT_PARTS}
+    absent = [name for name, place in places.items() if name not in parts and not place.is_dir()]
+    how = {
+        "text_encoder": f"copy the base model's folder to {places['text_encoder']}",
+        "tokenizer": f"copy CLIP's vocab.json and merges.txt, of any version, into {places['tokenizer']}",
+    }
+    if not absent:
+        return []
+    told = ", and ".join(how[name] for name in absent)
+    return [f"the source has no {' and no '.join(absent)}, which prompts need: {told}"]
 
 
 def _values(state: Mapping[str, Tensor]) -> int:
