@@ -252,7 +252,9 @@ def _image_encoder(folder: Path, model: "VDM") -> Any:
     try:
         from transformers import CLIPVisionModelWithProjection
     except ImportError:
-        raise UsageError(f"{folder} has an image encoder, which needs transformers: pip install transformers") from None
+        raise UsageError(
+            f"{folder} has an image encoder, which needs the extra 'text': pip install 'unsmear[text]'"
+        ) from None
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", use_safetensors=True)
     ours, theirs = model.image_tokens.config["vector_width"], encoder.config.projection_dim
     if ours != theirs:

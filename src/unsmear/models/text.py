@@ -1,7 +1,7 @@
 """Text beside a model's weights: the folders that read prompts, and the file that keeps what the empty one reads as.
 
-Reading prompts needs transformers. The empty prompt, which is all that most runs ask for, is read once, when weights
-are imported, and stored.
+Reading prompts needs transformers, the extra ``text``. The empty prompt, which is all that most runs ask for, is read
+once, when weights are imported, and stored.
 """
 
 from pathlib import Path
@@ -34,7 +34,9 @@ def load_text_encoder(folder: Path) -> tuple[Any, Any]:
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError:
-        raise UsageError(f"{folder} has a text encoder, which needs transformers: pip install transformers") from None
+        raise UsageError(
+            f"{folder} has a text encoder, which needs the extra 'text': pip install 'unsmear[text]'"
+        ) from None
     if not tokenizer.is_dir():
         raise WeightsError(
             f"{folder} has a text encoder but no tokenizer: copy the base model's tokenizer folder there"
