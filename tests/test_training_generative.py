@@ -15,6 +15,7 @@ from unsmear.cli.main import run
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import UsageError
+from unsmear.models.cpc.control import CPControlNet
 from unsmear.models.cpc.pipeline import Sampling
 from unsmear.models.loading import load_pipeline, sampling_defaults
 from unsmear.models.zoo import find
@@ -193,6 +194,25 @@ def test_what_a_picture_looks_like_can_be_trained(prediction, control, parts, tm
     assert totals[-1] < 0.8 * totals[0] and seen[-1] < 0.95 * seen[0]
     assert all(p.grad is None and torch.equal(p, old) for p, old in zip(frozen, before, strict=True))
     assert {"noise", "seen", "share"} <= recipe.validate(job.model).keys()
+
+
+@pytest.mark.parametrize("perceptual", [0.0, 1.0])
+def test_what_control_adds_is_measured_at_validation_alone(perceptual, control, tmp_path):
+    """A step asks the frozen denoiser once. A control network that adds nothing does as well as none: share 1."""
+    recipe = prepare(written(tmp_path, {**control, "perceptual": perceptual}), False).recipe
+    asked = []
+    recipe.unet.register_forward_hook(lambda *_: asked.append(1))
+    silent = CPControlNet.beside(recipe.unet)
+    _, figures = recipe.loss(silent, next(recipe.batches(range(1))))
+    assert len(asked) == 1 and "share" not in figures
+    told = recipe.validate(silent)
+    assert told["share"] == 1 and told["score"] == -told["loss"]
+    with torch.no_grad():
+        for name, parameter in silent.named_parameters():
+            if name.startswith("controlnet_"):
+                parameter.normal_(std=1.0)
+    heard, part = recipe.validate(silent), "noise" if perceptual else "loss"
+    assert heard["share"] == pytest.approx(heard[part] / told[part], rel=0.02) and abs(heard["share"] - 1) > 0.03
 
 
 def test_the_picture_is_the_samplers(control, tmp_path):

@@ -46,6 +46,21 @@ class ControlBatch(NamedTuple):
     seed: Tensor
 
 
+class _Asked(NamedTuple):
+    """What networks are asked of a batch, and what they should answer; of latents (B, 4, h, w)."""
+
+    hint: Tensor
+    noisy: Tensor
+    t: Tensor
+    text: Tensor
+    target: Tensor
+    counts: Tensor
+    """How much each sample counts."""
+
+    def error(self, predicted: Tensor) -> Tensor:
+        return (self.counts * (predicted - self.target) ** 2).mean()
+
+
 class ControlRecipe:
     """Phase II: only the control network is moved."""
 
@@ -93,23 +108,31 @@ class ControlRecipe:
         )
 
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
-        with torch.no_grad():
-            clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
+        asked = self._asked(batch)
+        down, mid = model(asked.noisy, asked.t, asked.text, asked.hint, batch.priors, return_dict=False)
+        made = self.unet(
+            asked.noisy, asked.t, asked.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        ).sample.float()
+        error = asked.error(made)
+        if not self.config.perceptual:
+            return error, {}
+        clean = self.diffusion.clean(asked.noisy, made, asked.t)
+        seen = self._seen(batch, asked.hint, clean, self.diffusion.gain(asked.t))
+        return error + self.config.perceptual * seen, {"noise": float(error.detach()), "seen": seen.item()}
+
+    @torch.no_grad()
+    def _asked(self, batch: ControlBatch) -> "_Asked":
+        clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
         noisy, t, target, counts = self.diffusion.started(clean, hint, self.config.from_hint, int(batch.seed))
         nn.Module.to(self.unet, noisy.device)
         text = clean.new_zeros(len(clean), 1, self.unet.config["cross_attention_dim"])
-        down, mid = model(noisy, t, text, hint, batch.priors, return_dict=False)
-        made = self.unet(
-            noisy, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
-        ).sample.float()
-        with torch.no_grad():
-            alone = (counts * (self.unet(noisy, t, text).sample.float() - target) ** 2).mean()
-        error = (counts * (made - target) ** 2).mean()
-        figures = {"unsteered": float(alone), "share": float(error.detach() / alone)}
-        if not self.config.perceptual:
-            return error, figures
-        seen = self._seen(batch, hint, self.diffusion.clean(noisy, made, t), self.diffusion.gain(t))
-        return error + self.config.perceptual * seen, figures | {"noise": float(error.detach()), "seen": seen.item()}
+        return _Asked(hint, noisy, t, text, target, counts)
+
+    @torch.no_grad()
+    def unsteered(self, batch: ControlBatch) -> float:
+        """The loss of the UNet alone at the same noise, without ``perceptual``."""
+        asked = self._asked(batch)
+        return float(asked.error(self.unet(asked.noisy, asked.t, asked.text).sample.float()))
 
     def _seen(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
         """L1 + LPIPS of the picture of ``clean`` latents, the mean over samples that count by ``gain``."""
@@ -141,17 +164,22 @@ class ControlRecipe:
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The loss on validation frames at noises that are always the same; ``score`` is its negative."""
+        """The loss on validation frames at noises that are always the same; ``score`` is its negative.
+
+        ``share`` is the mean ratio of the loss, without ``perceptual``, to that of the UNet alone; 1 is no help.
+        """
         losses: list[float] = []
         told: dict[str, list[float]] = {}
         for n, (hint, priors, sharp) in enumerate(self.clips):
             for k in range(2):
                 batch = ControlBatch((sharp * 255).round().byte(), hint, priors, torch.tensor(2 * n + k))
                 device = next(model.parameters()).device
-                error, figures = self.loss(model, ControlBatch(*(x.to(device) for x in batch)))
+                batch = ControlBatch(*(x.to(device) for x in batch))
+                error, figures = self.loss(model, batch)
                 losses.append(float(error))
-                for name in figures.keys() - {"unsteered"}:
-                    told.setdefault(name, []).append(figures[name])
+                figures["share"] = figures.get("noise", losses[-1]) / self.unsteered(batch)
+                for name, value in figures.items():
+                    told.setdefault(name, []).append(value)
         if not losses:
             return {}
         means = {name: round(float(np.mean(values)), 5) for name, values in sorted(told.items())}
