@@ -16,14 +16,12 @@ from unsmear.models.cpc.noise import frame_generator
 from unsmear.models.cpc.pipeline import Carried, CPCPipeline, Sampling
 from unsmear.models.cpc.steering import start_timesteps
 from unsmear.restore.cpfp import CPFPRestorer
-from unsmear.restore.restorer import Clip, OutOfMemory, State
-from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
+from unsmear.restore.generating import first_tile_px, memory_errors, tiled
+from unsmear.restore.restorer import Clip, State
+from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 
 WHOLE_CELLS = 200 * 200
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
-
-FULL_SIZE_CHANNELS = 1000
-"""Of the widest level, from which on a network counts as full size."""
 
 
 class CPCRestorer:
@@ -79,14 +77,7 @@ class CPCRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # one group of frames is in memory at a time, however long the clip
-        cell = self.pipe.cell
-        if self._full_size:
-            return self.sampling.tile * cell
-        return None if height * width <= WHOLE_CELLS * cell**2 else int(WHOLE_CELLS**0.5) * cell
-
-    @property
-    def _full_size(self) -> bool:
-        return max(self.pipe.unet.config.block_out_channels) >= FULL_SIZE_CHANNELS
+        return first_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
 
     def __call__(self, clip: Clip) -> np.ndarray:
         """Restore a clip by itself → (wanted, H, W, 3)."""
@@ -97,10 +88,10 @@ class CPCRestorer:
         sharper, of_first = self._hint(clip, state, tile_px)
         carried = Carried(clip.first, *((state or {}).get(name) for name in ("noise", "latent")))
         priors = prior_tensors(clip.priors[: clip.wanted], -1.0)
-        frames = _unit(frames_to_levels(sharper, self.pipe.multiple))
+        frames = levels_to_unit(frames_to_levels(sharper, self.pipe.multiple))
         out = np.empty_like(sharper)
         height, width = sharper.shape[1:3]
-        try:
+        with memory_errors():
             together = self.pipe.group(self.sampling)
             for start in range(0, clip.wanted, together):
                 part = slice(start, start + together)
@@ -109,18 +100,12 @@ class CPCRestorer:
                     _covering(priors.motion[0, part], frames),
                     _covering(priors.residual[0, part], frames),
                     priors.reset[0, part],
-                    self._tiled(frames, tile_px),
+                    tiled(self.sampling, frames, tile_px, self.pipe.cell),
                     *self.prompts,
                     carried=carried,
                 )
                 carried = made.carried
                 out[part] = tensor_to_frames(made.frames[..., :height, :width], sharper.dtype)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(str(error)) from None
-        except RuntimeError as error:  # the CPU allocator has no class of its own
-            if "allocate memory" in str(error):
-                raise OutOfMemory(str(error)) from None
-            raise
         kept = {"noise": carried.noise, "latent": carried.latent}
         mine = {name: value for name, value in kept.items() if value is not None}
         return out, mine | {f"first.{name}": value for name, value in of_first.items()}
@@ -139,7 +124,7 @@ class CPCRestorer:
         The noisy latent there is that of the hint, for what the network would generate is not sampled.
         """
         sharper, _ = self._hint(clip, None, None)
-        frames = _unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
+        frames = levels_to_unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
         told = prior_tensors(clip.priors[index : index + 1], -1.0)
         motion, residual = (_covering(field[0], frames).to(self.device) for field in (told.motion, told.residual))
         priors = control_priors(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
@@ -153,12 +138,6 @@ class CPCRestorer:
         plain, guided = (control_heat(self.pipe.control, sample, t, text, given, p) for p in (None, priors))
         return Attended(sharper[index], plain, guided, int(t), self.pipe.cell)
 
-    def _tiled(self, frames: Tensor, tile_px: int | None) -> Sampling:
-        """Tiles of the latent that overlap by half."""
-        longest = max(frames.shape[-2:])
-        cells = (longest if tile_px is None else min(tile_px, longest)) // self.pipe.cell
-        return replace(self.sampling, tile=cells, stride=max(cells // 2, 1))
-
 
 class Attended(NamedTuple):
     """What was seen of one frame."""
@@ -171,10 +150,6 @@ class Attended(NamedTuple):
     timestep: int
     cell: int
     """Frame pixels a cell of the heat, which covers the frame padded to its multiple."""
-
-
-def _unit(levels: Tensor) -> Tensor:
-    return levels.float() / (255 if levels.dtype == torch.uint8 else 65535)
 
 
 def _covering(field: Tensor, frames: Tensor) -> Tensor:

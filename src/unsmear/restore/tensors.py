@@ -26,6 +26,11 @@ def frames_to_levels(frames: np.ndarray, multiple: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
 
 
+def levels_to_unit(levels: Tensor) -> Tensor:
+    """uint8 or int32 levels of ``frames_to_levels`` → float32 in [0, 1]."""
+    return levels.float() / (255 if levels.dtype == torch.uint8 else 65535)
+
+
 def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
     """(T, 3, H, W) → (T, H, W, 3) of ``dtype``, clipped and rounded to nearest."""
     top = np.iinfo(dtype).max

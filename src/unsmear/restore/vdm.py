@@ -1,23 +1,18 @@
 """The video diffusion model as a Restorer: clips in, generated clips out, and how the last frames were made."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
-from unsmear.restore.restorer import Clip, OutOfMemory, State
-from unsmear.restore.tensors import frames_to_levels, tensor_to_frames
+from unsmear.restore.generating import first_tile_px, memory_errors, tiled
+from unsmear.restore.restorer import Clip, State
+from unsmear.restore.tensors import frames_to_levels, levels_to_unit, tensor_to_frames
 
 WHOLE_CELLS = 128 * 128
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
-
-FULL_SIZE_CHANNELS = 1000
-"""Of the widest level, from which on a network counts as full size."""
 
 
 class VDMRestorer:
@@ -53,10 +48,7 @@ class VDMRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # a window is in memory at a time, however long the clip
-        cell = self.pipe.cell
-        if max(self.pipe.unet.config.block_out_channels) >= FULL_SIZE_CHANNELS:
-            return self.sampling.tile * cell
-        return None if height * width <= WHOLE_CELLS * cell**2 else int(WHOLE_CELLS**0.5) * cell
+        return first_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
 
     def __call__(self, clip: Clip) -> np.ndarray:
         """Restore a clip by itself → (wanted, H, W, 3)."""
@@ -64,29 +56,10 @@ class VDMRestorer:
 
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
         height, width = clip.frames.shape[1:3]
-        levels = frames_to_levels(clip.frames, self.pipe.multiple)
-        frames = levels.float() / (255 if levels.dtype == torch.uint8 else 65535)
+        frames = levels_to_unit(frames_to_levels(clip.frames, self.pipe.multiple))
         carried = CarriedFrames(clip.first, None if state is None else state.get("path"))
         reset = [prior.reset for prior in clip.priors]
-        with _memory_errors():
-            made = self.pipe(frames, reset, clip.wanted, self._tiled(frames, tile_px), carried)
+        with memory_errors():
+            made = self.pipe(frames, reset, clip.wanted, tiled(self.sampling, frames, tile_px, self.pipe.cell), carried)
         out = tensor_to_frames(made.frames[..., :height, :width], clip.frames.dtype)
         return out, {} if made.carried.path is None else {"path": made.carried.path}
-
-    def _tiled(self, frames: Tensor, tile_px: int | None) -> VDMSampling:
-        """Tiles of the latent that overlap by half."""
-        longest = max(frames.shape[-2:])
-        cells = (longest if tile_px is None else min(tile_px, longest)) // self.pipe.cell
-        return replace(self.sampling, tile=cells, stride=max(cells // 2, 1))
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from None
-    except RuntimeError as error:  # the CPU allocator has no class of its own
-        if "allocate memory" in str(error):
-            raise OutOfMemory(str(error)) from None
-        raise

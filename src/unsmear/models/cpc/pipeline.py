@@ -83,7 +83,7 @@ class CPCPipeline(DiffusionPipeline):
     """Frozen latent diffusion model, steered by a ``CPControlNet``.
 
     Args:
-        vae: ``AutoencoderKL``, or ``AutoencoderTiny``.
+        vae: ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``.
         unet: ``UNet2DConditionModel``.
         control: the control network.
         scheduler: any of diffusers'.
