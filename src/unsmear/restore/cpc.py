@@ -16,7 +16,8 @@ from unsmear.models.cpc.noise import frame_generator
 from unsmear.models.cpc.pipeline import Carried, CPCPipeline, Sampling
 from unsmear.models.cpc.steering import start_timesteps
 from unsmear.restore.cpfp import CPFPRestorer
-from unsmear.restore.generating import first_tile_px, memory_errors, tiled
+from unsmear.restore.generating import first_tile_px, tiled
+from unsmear.restore.memory import memory_errors
 from unsmear.restore.restorer import Clip, State
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 

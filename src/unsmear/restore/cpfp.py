@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from unsmear.models.cpfp import CPFP, GRID, CPFPOutput, PriorTensors
-from unsmear.restore.restorer import Clip, OutOfMemory, State
+from unsmear.restore.memory import memory_errors
+from unsmear.restore.restorer import Clip, State
 from unsmear.restore.restraint import flat_kept
 from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
@@ -77,16 +78,8 @@ class CPFPRestorer:
             )
             return tuple(x.float().cpu() for x in out if x is not None)
 
-        try:
+        with memory_errors():
             restored, *handed_on = by_tiles(rows, process, (1, GRID, 1)[: 2 + self.model.neighbours])
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error)) from None
-        except RuntimeError as error:  # the CPU allocator has no class of its own
-            if "allocate memory" in str(error):
-                raise OutOfMemory(str(error)) from None
-            raise
-        except MemoryError as error:
-            raise OutOfMemory(str(error)) from None
         h, w = clip.frames.shape[1:3]
         made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
         return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))

@@ -1,14 +1,9 @@
-"""What restorers that generate have in common: tiles of the latent, and running out of memory."""
+"""Tiles of the latent, for restorers that generate."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
-
-from unsmear.restore.restorer import OutOfMemory
 
 FULL_SIZE_CHANNELS = 1000
 """Of the widest level, from which on a network counts as full size."""
@@ -35,16 +30,3 @@ def tiled(sampling: S, frames: Tensor, tile_px: int | None, cell: int) -> S:
     longest = max(frames.shape[-2:])
     cells = (longest if tile_px is None else min(tile_px, longest)) // cell
     return replace(sampling, tile=cells, stride=max(cells // 2, 1))
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns what torch and Python raise when memory is short into ``OutOfMemory``."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from None
-    except RuntimeError as error:  # the CPU allocator has no class of its own
-        if "allocate memory" in str(error):
-            raise OutOfMemory(str(error)) from None
-        raise

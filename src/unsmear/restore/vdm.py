@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
-from unsmear.restore.generating import first_tile_px, memory_errors, tiled
+from unsmear.restore.generating import first_tile_px, tiled
+from unsmear.restore.memory import memory_errors
 from unsmear.restore.restorer import Clip, State
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, tensor_to_frames
 
