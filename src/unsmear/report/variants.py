@@ -42,6 +42,7 @@ def _options() -> tuple[Variant, ...]:
         "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
         "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
         "carry_latent": ("{} of the clean latent from the frame before", {0.0: "none", 0.5: "half"}),
+        "carry_detail": ("{} of the detail from the frame before", {0.0: "none", 0.5: "half"}),
         "cancel_autoencoder": ("error of the autoencoder {}", {True: "cancelled", False: "left in"}),
         "colour": ("coarse colour {}", {True: "from stage 1", False: "as generated"}),
         "fidelity": ("fidelity {}", {0.0: "0", 0.25: "0.25", 0.5: "0.5"}),

@@ -24,6 +24,9 @@ from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tens
 WHOLE_CELLS = 200 * 200
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
 
+CARRIED = ("noise", "latent", "detail")
+"""What a chunk hands to the next, as ``Carried`` names it."""
+
 
 class CPCRestorer:
     """Runs stage 1 and a ``CPCPipeline`` on clips.
@@ -87,7 +90,7 @@ class CPCRestorer:
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
         sharper, of_first = self._hint(clip, state, tile_px)
-        carried = Carried(clip.first, *((state or {}).get(name) for name in ("noise", "latent")))
+        carried = Carried(clip.first, *((state or {}).get(name) for name in CARRIED))
         priors = prior_tensors(clip.priors[: clip.wanted], -1.0)
         frames = levels_to_unit(frames_to_levels(sharper, self.pipe.multiple))
         out = np.empty_like(sharper)
@@ -107,8 +110,7 @@ class CPCRestorer:
                 )
                 carried = made.carried
                 out[part] = tensor_to_frames(made.frames[..., :height, :width], sharper.dtype)
-        kept = {"noise": carried.noise, "latent": carried.latent}
-        mine = {name: value for name, value in kept.items() if value is not None}
+        mine = {name: value for name in CARRIED if (value := getattr(carried, name)) is not None}
         return out, mine | {f"first.{name}": value for name, value in of_first.items()}
 
     def _hint(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:

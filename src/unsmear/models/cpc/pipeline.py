@@ -47,13 +47,15 @@ class Sampling:
     """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
     carry_latent: float = 0.0
     """0…1, how far a step's clean latent is pulled to the previous frame's, moved along V, times 1 − R. Ours."""
+    carry_detail: float = 0.0
+    """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
     guided: bool = True
     """Off: the control network does not hear V and R, which makes it a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
     """None as the control network was configured, else whether frames attend to each other."""
 
     def __post_init__(self) -> None:
-        for name in ("fidelity", "carry_latent"):
+        for name in ("fidelity", "carry_latent", "carry_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
         if not 0 < self.start <= 1:
@@ -64,12 +66,14 @@ class Sampling:
 
 @dataclass
 class Carried:
-    """What the last frame of a group hands to the next one; tensors (4, h, w)."""
+    """What the last frame of a group hands to the next one; latents (4, h, w)."""
 
     frame: int
     """Frames that came before: noise belongs to frames by their number."""
     noise: Tensor | None = None
     latent: Tensor | None = None
+    detail: Tensor | None = None
+    """(3, H, W), what was added to the frame."""
 
 
 @dataclass
@@ -237,7 +241,24 @@ class _Group:
             made = made + self.frames - pipe.decode(self.hint)
         if options.colour:
             made = transfer_colour(made, self.frames)
-        return made.cpu(), Carried(carried.frame + len(made), noise[-1].cpu(), latents[-1].cpu())
+        detail = self._along_motion(made - self.frames, carried.detail)
+        handed = detail[-1].cpu() if options.carry_detail else None
+        last = Carried(carried.frame + len(made), noise[-1].cpu(), latents[-1].cpu(), handed)
+        return (self.frames + detail).cpu(), last
+
+    def _along_motion(self, detail: Tensor, before: Tensor | None) -> Tensor:
+        """``detail`` (T, 3, H, W), with the share of the frame before that ``carry_detail`` asks for."""
+        if not self.options.carry_detail:
+            return detail
+        size, out = detail.shape[-2:], []
+        for new, motion, trust in zip(detail, self.motion, self.trust, strict=True):
+            if before is not None:
+                along = _resized(motion[None], size) * self.pipe.cell
+                moved = warp(before[None].to(new), along, "border")[0]
+                new = new + self.options.carry_detail * _resized(trust[None], size)[0] * (moved - new)
+            before = new
+            out.append(new)
+        return torch.stack(out)
 
     def _noise(self, sources: Sequence[torch.Generator], carried: Carried) -> Tensor:
         fresh = torch.stack([torch.randn(self.hint.shape[1:], generator=source) for source in sources])
