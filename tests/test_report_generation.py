@@ -102,7 +102,15 @@ def test_each_option_is_changed_by_itself(weights, clip):
     quick = [v.key for v in TABLES["options"] if v.key not in ("steps-10", "steps-50")]
     rows, made = measured("options", clip, {"full": str(weights)}, only=quick)
     own = {"shared_query", "prior_width-1"}
-    same = {"start-0.5", "steps-1", "colour-off", "fidelity-0.0", "carry_noise-off", "carry_latent-0.0", "carry_detail-0.0"}
+    same = {
+        "start-0.5",
+        "steps-1",
+        "colour-off",
+        "fidelity-0.0",
+        "carry_noise-off",
+        "carry_latent-0.0",
+        "carry_detail-0.0",
+    }
     same |= {"cancel_autoencoder-on", "joint_time_attention-off"}
     assert {key for key, row in rows.items() if row.reason == "is what `full` does"} == same
     assert all(rows[key].reason.startswith("needs a control network trained with") for key in own)

@@ -16,6 +16,8 @@ from unsmear.cli.main import run
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import DataLayoutError
+from unsmear.models.autoencoders import decode, encode
+from unsmear.models.cpc.steering import Prediction
 from unsmear.training.clips import SharpClips
 from unsmear.training.loop import train
 from unsmear.training.vdm import VDMRecipe, prepare
@@ -132,7 +134,8 @@ def trained(config: Path, place: Path, *options: str) -> dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("stage", ["pretrain", "encoder", "all"])
 def test_resumed_equals_unbroken(stage, encoder, pretrain, tmp_path, capsys):
-    values = pretrain if stage == "pretrain" else {**encoder, "stage": stage}
+    started = {"from_blurred": 0.5, "perceptual": 1.0} if stage == "all" else {}
+    values = pretrain if stage == "pretrain" else {**encoder, **started, "stage": stage}
     whole = trained(written(tmp_path, values), tmp_path / "whole")
     trained(written(tmp_path, {**values, "loop": {**LOOP, "steps": 2}}), tmp_path / "parts")
     parts = trained(written(tmp_path, values), tmp_path / "parts", "--resume")
@@ -237,9 +240,36 @@ def test_timesteps_beyond_the_latest_are_never_drawn(encoder, tmp_path):
     assert t.max() < 50 and t.min() >= 0 and len(t.unique()) > 25
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_path):
+    """What is left of the loss is that of the picture of the right latents, as the sampler would make it."""
+    values = {**encoder, "from_blurred": share, "perceptual": 2.0, "latest": 400}
+    recipe = prepare(written(tmp_path, values), False).recipe
+    batch, asked = next(recipe.batches(range(1))), []
+    sharp, blurred = batch.sharp / 255, batch.blurred / 255
+    clean, given = (torch.stack([encode(recipe.vae, clip) for clip in clips]) for clips in (sharp, blurred))
+
+    def right(noisy, t, *_):
+        step = Prediction(recipe.schedule, t.repeat_interleave(FRAMES))
+        asked.append((noisy.flatten(0, 1) - step.signal * (given if share else clean).flatten(0, 1)) / step.noise)
+        return step.of_clean(noisy.flatten(0, 1), clean.flatten(0, 1)).unflatten(0, clean.shape[:2])
+
+    loss, figures = recipe.loss(right, batch)
+    assert figures["base"] < 1e-8 and figures["coherence"] < 1e-8
+    assert asked[0].mean().abs() < 0.1 and asked[0].std() == pytest.approx(1, abs=0.1)  # white noise on those latents
+    i = int(batch.seed) % FRAMES
+    made = blurred[:, i] + decode(recipe.vae, clean[:, i]) - decode(recipe.vae, given[:, i])
+    seen = (made - sharp[:, i]).abs().mean() + recipe.lpips(made.clamp(0, 1) * 2 - 1, sharp[:, i] * 2 - 1).mean()
+    assert figures["seen"] == pytest.approx(float(seen), rel=1e-3)
+    assert float(loss) == pytest.approx(2 * figures["seen"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"from_blurred": 2}, "from_blurred 2"),
+        ({"perceptual": -1}, "perceptual -1"),
+        ({"stage": "pretrain", "perceptual": 1}, "leave them out of pretrain"),
         ({"stage": "both"}, "stage 'both' is unknown"),
         ({"init": None}, "init is missing"),
         ({"stage": "pretrain", "init": None}, "autoencoder is missing"),

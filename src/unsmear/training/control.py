@@ -27,7 +27,7 @@ from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, PackBatches
 from unsmear.training.config import read_yaml
 from unsmear.training.cpc_config import CPCTraining
-from unsmear.training.diffusion import Diffusion
+from unsmear.training.diffusion import Diffusion, picture_loss
 from unsmear.training.images import ImageCrops, middle, spread, strip
 from unsmear.training.validation import ValidationClip, restore
 
@@ -141,10 +141,7 @@ class ControlRecipe:
             with torch.no_grad():
                 lost = batch.hint - self.diffusion.decode(hint)
             made = made + lost
-        sharp = batch.sharp.float() / 255
-        with torch.autocast(made.device.type, enabled=False):
-            distance = self.lpips.to(made.device)(made.float().clamp(0, 1) * 2 - 1, sharp * 2 - 1)
-        return (gain * ((made - sharp).abs().mean((1, 2, 3)) + distance)).mean()
+        return (gain * picture_loss(self.lpips, made, batch.sharp / 255)).mean()
 
     @cached_property
     def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from unsmear.metrics.lpips import LPIPS
 from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import load_autoencoder
@@ -53,12 +54,9 @@ class Diffusion:
         with which it is the squared error of the clean latents. Ours.
         """
         noisy, t, target = self.noised(clean, seed)
-        step = Prediction(self.schedule, t)
-        chosen = torch.rand(len(clean), generator=torch.Generator().manual_seed(~seed)) < share
-        begun = chosen.to(clean.device).reshape(-1, 1, 1, 1)
-        noisy = torch.where(begun, noisy + step.signal * (given - clean), noisy)
-        target = torch.where(begun, step.of_clean(noisy, clean), target)
-        return noisy, t, target, torch.where(begun, step.noise**2, torch.ones_like(step.noise))
+        chosen = (torch.rand(len(clean), generator=torch.Generator().manual_seed(~seed)) < share).to(clean.device)
+        noisy, target, counts = begun(Prediction(self.schedule, t), chosen, noisy, target, clean, given)
+        return noisy, t, target, counts
 
     def clean(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """The clean latents that predictions (B, C, h, w) mean at noisy latents of timesteps t (B,)."""
@@ -76,3 +74,31 @@ class Diffusion:
         step = Prediction(self.schedule, t)
         signal = step.signal.flatten()
         return signal if step.kind == "epsilon" else torch.ones_like(signal)
+
+
+def begun(
+    step: Prediction, chosen: Tensor, noisy: Tensor, target: Tensor, clean: Tensor, given: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Let the noise of some samples lie on latents ``given``, where a sampler that starts below T begins. Ours.
+
+    Args:
+        step: of the samples' timesteps.
+        chosen: (B,) bool, which samples.
+        noisy, target, clean, given: (B, C, h, w).
+
+    Returns:
+        ``noisy``; ``target``, which leads to ``clean`` all the same; and what an error counts, (B, 1, 1, 1): where
+        chosen 1 − ᾱ, with which it is the squared error of the clean latents, else 1.
+    """
+    there = chosen.reshape(-1, 1, 1, 1)
+    noisy = torch.where(there, noisy + step.signal * (given - clean), noisy)
+    target = torch.where(there, step.of_clean(noisy, clean), target)
+    return noisy, target, torch.where(there, step.noise**2, torch.ones_like(step.noise))
+
+
+def picture_loss(lpips: LPIPS, made: Tensor, sharp: Tensor) -> Tensor:
+    """L1 + LPIPS of pictures (B, 3, H, W), sharp ones in [0, 1] → (B,)."""
+    with torch.autocast(made.device.type, enabled=False):
+        made, sharp = made.float(), sharp.float()
+        distance = lpips.to(made.device)(made.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
+        return (made - sharp).abs().mean((1, 2, 3)) + distance

@@ -16,13 +16,16 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from unsmear.models.adapters.families import SCHEDULES
-from unsmear.models.autoencoders import encode
+from unsmear.metrics.lpips import load_lpips
+from unsmear.models.autoencoders import decode, encode
+from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.clips import PairBatches, SharpClips, ValidationClips
+from unsmear.training.diffusion import begun, picture_loss
 from unsmear.training.images import spread, strip
 from unsmear.training.loop import Job
 from unsmear.training.vdm_config import VDMTraining
@@ -66,6 +69,8 @@ class VDMRecipe:
         self.model, self.config, self.image_encoder = model, config, image_encoder
         self.vae = vae.eval().requires_grad_(False)
         self.schedule = DDPMScheduler(**SCHEDULES["v-zero-snr"])
+        self.sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
+        self.lpips = load_lpips() if config.perceptual else None
         data, loop = config.data, config.loop
         self.sharp = (
             SharpClips(config.clips, data.crop_px, data.frames, config.clips_longest_px)
@@ -109,10 +114,39 @@ class VDMRecipe:
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         noisy, wanted = self.schedule.add_noise(clean, noise, t), self.schedule.get_velocity(clean, noise, t)
         blurred = None if batch.blurred is None else batch.blurred.float() / 255
+        counts = torch.ones(())
+        if blurred is not None and self.config.from_blurred:
+            noisy, wanted, counts = self._begun(blurred, clean, noisy, wanted, t, generator)
         predicted = model(noisy, t, blurred, self._vector(blurred), known).float()
-        terms = vdm_loss(predicted, wanted)
+        root = counts.to(predicted) ** 0.5
+        terms = vdm_loss(root * predicted, root * wanted)
+        total = terms.total(self.config.coherence)
         figures = {"base": float(terms.base.detach()), "coherence": float(terms.coherence.detach())}
-        return terms.total(self.config.coherence), figures
+        if blurred is not None and self.config.perceptual:
+            seen = self._seen(batch, blurred, noisy, predicted, t)
+            total = total + self.config.perceptual * seen
+            figures["seen"] = float(seen.detach())
+        return total, figures
+
+    def _begun(
+        self, blurred: Tensor, clean: Tensor, noisy: Tensor, wanted: Tensor, t: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``begun`` for clips (B, F, L, h, w): whole clips are chosen."""
+        chosen = (torch.rand(len(clean), generator=generator) < self.config.from_blurred).to(t.device)
+        with torch.no_grad():
+            given = torch.cat([encode(self.vae, clip) for clip in blurred])
+        step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
+        frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
+        made = begun(step, chosen.repeat_interleave(clean.shape[1]), *frames, given)
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in made)  # type: ignore[return-value]
+
+    def _seen(self, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """L1 + LPIPS of the picture that one frame's prediction means: x + D(z) − D(E(x)), as the sampler makes it."""
+        i = int(batch.seed) % blurred.shape[1]
+        latents = Prediction(self.schedule, t).clean(noisy[:, i], predicted[:, i])
+        with torch.no_grad():
+            lost = blurred[:, i] - decode(self.vae, encode(self.vae, blurred[:, i]))
+        return picture_loss(self.lpips, decode(self.vae, latents) + lost, batch.sharp[:, i] / 255).mean()
 
     def _vector(self, blurred: Tensor | None) -> Tensor | None:
         """CLIP's vectors; None where the model embeds frames itself, or hears of none."""
@@ -148,10 +182,9 @@ class VDMRecipe:
         for part in (self.vae, self.image_encoder):
             if part is not None:
                 nn.Module.to(part, device)
-        sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
         learnt = model.unet, model.blur_encoder, model.image_tokens
-        pipe = VDMPipeline(self.vae, *learnt, sampler, self.image_encoder)
-        options = VDMSampling(SHOWN_STEPS, start=self.config.latest / sampler.config["num_train_timesteps"])
+        pipe = VDMPipeline(self.vae, *learnt, self.sampler, self.image_encoder)
+        options = VDMSampling(SHOWN_STEPS, start=self.config.latest / self.sampler.config["num_train_timesteps"])
         for i, clip in enumerate(spread(self.validation.clips)):
             sharp, blurred = (frames.float() / 255 for frames in clip)
             made = pipe(blurred[0], options=options).frames[None]

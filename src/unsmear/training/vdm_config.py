@@ -75,6 +75,11 @@ class VDMTraining:
     """λ of Eq. 4."""
     latest: int = 1000
     """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    from_blurred: float = 0.0
+    """Share of clips whose noise lies on the blurred latents, where a sampler with ``start`` below 1 begins, and not
+    on the sharp ones. Ours."""
+    perceptual: float = 0.0
+    """Weight of L1 + LPIPS of one frame that the prediction means, as the sampler makes it, beside Eq. 4. Ours."""
     temporal_dropout: float = 0.1
     """In the temporal convolutions, ModelScope's."""
     gradient_checkpointing: bool = False
@@ -97,9 +102,20 @@ class VDMTraining:
             )
         if self.stage == "pretrain" and not self.init and not self.autoencoder:
             raise UsageError("autoencoder is missing: name a folder made by `unsmear train autoencoder`")
-        for name, low, high in (("drop_image", 0, 1), ("clips_share", 0, 1), ("latest", 1, 1000)):
+        for name, low, high in (
+            ("drop_image", 0, 1),
+            ("clips_share", 0, 1),
+            ("latest", 1, 1000),
+            ("from_blurred", 0, 1),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} {getattr(self, name)} must lie in {low}…{high}")
+        if self.perceptual < 0:
+            raise UsageError(f"perceptual {self.perceptual} is a weight: give 0 (none of it) or more")
+        if self.stage == "pretrain" and (self.from_blurred or self.perceptual):
+            raise UsageError(
+                "from_blurred and perceptual are for stages with blurred clips: leave them out of pretrain"
+            )
         if self.loop.channels_last:
             raise UsageError("loop.channels_last is for networks without convolutions over time: leave it out")
         if self.stage == "pretrain" and self.clips_share < 1 and not (self.data.packs or self.data.shards):

@@ -1,0 +1,52 @@
+"""The shipped models that generate, on the pair in ``examples``: they load, repeat themselves, and stay near the truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unsmear import load
+from unsmear.data.pairset import upright_frames
+from unsmear.metrics import psnr
+from unsmear.models.zoo import find, shipped
+from unsmear.priors import chunk_priors
+from unsmear.restore.restorer import Clip
+from unsmear.video import open_video
+from unsmear.video.colour import luma_of_rgb
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+GENERATING = [entry.name for entry in shipped() if entry.is_pipeline]
+
+
+def frames_of(name: str) -> np.ndarray:
+    with open_video(EXAMPLES / name) as reader:
+        return np.stack([frame for frame, _ in zip(upright_frames(reader, 24), range(5), strict=False)])
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Clip, np.ndarray]:
+    blurred = frames_of("handheld.blur.mp4")
+    priors = chunk_priors([luma_of_rgb(f) for f in blurred], before=None, after=None)
+    return Clip(blurred, priors, duty=0.8), frames_of("handheld.sharp.mp4")
+
+
+def mean_psnr(made: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([psnr(a, b) for a, b in zip(made, truth, strict=True)]))
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_it_repeats_itself_and_stays_near_the_truth(pair, name):
+    clip, truth = pair
+    restorer = load(name, device="cpu", dtype="fp32")
+    made = restorer(clip)
+    assert np.array_equal(made, restorer(clip))
+    assert not np.array_equal(made, load(name, device="cpu", dtype="fp32", seed=1)(clip))
+    assert mean_psnr(made, truth) > mean_psnr(clip.frames, truth) - 1.5
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in shipped()])
+def test_its_card_is_that_of_its_weights(name):
+    entry = find(name)
+    assert entry.card["sha256"] == entry.checksum()
+    assert entry.card["name"] == name and entry.card["licence"] and entry.card["training_files"] > 0
+    assert entry.card["sha256"] in entry.card_text and entry.card["validation"]["clips"]
