@@ -1,4 +1,4 @@
-"""The shipped models that generate, on the pair in ``examples``: they load, repeat themselves, and stay near the truth."""
+"""Shipped models have their cards; those that generate repeat themselves and stay near the truth."""
 
 from pathlib import Path
 

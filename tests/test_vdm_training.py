@@ -269,7 +269,7 @@ def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_
     [
         ({"from_blurred": 2}, "from_blurred 2"),
         ({"perceptual": -1}, "perceptual -1"),
-        ({"stage": "pretrain", "perceptual": 1}, "leave them out of pretrain"),
+        ({"stage": "pretrain", "perceptual": 1}, "leave them out of stage pretrain"),
         ({"stage": "both"}, "stage 'both' is unknown"),
         ({"init": None}, "init is missing"),
         ({"stage": "pretrain", "init": None}, "autoencoder is missing"),

@@ -15,8 +15,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from unsmear.metrics.lpips import LPIPS, load_lpips
 from unsmear.models.adapters.families import SCHEDULES
-from unsmear.metrics.lpips import load_lpips
 from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
@@ -122,8 +122,8 @@ class VDMRecipe:
         terms = vdm_loss(root * predicted, root * wanted)
         total = terms.total(self.config.coherence)
         figures = {"base": float(terms.base.detach()), "coherence": float(terms.coherence.detach())}
-        if blurred is not None and self.config.perceptual:
-            seen = self._seen(batch, blurred, noisy, predicted, t)
+        if blurred is not None and self.lpips is not None:
+            seen = self._seen(self.lpips, batch, blurred, noisy, predicted, t)
             total = total + self.config.perceptual * seen
             figures["seen"] = float(seen.detach())
         return total, figures
@@ -136,17 +136,19 @@ class VDMRecipe:
         with torch.no_grad():
             given = torch.cat([encode(self.vae, clip) for clip in blurred])
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
-        frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
-        made = begun(step, chosen.repeat_interleave(clean.shape[1]), *frames, given)
+        noisy, wanted, frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
+        made = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
         return tuple(x.unflatten(0, clean.shape[:2]) for x in made)  # type: ignore[return-value]
 
-    def _seen(self, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+    def _seen(
+        self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor
+    ) -> Tensor:
         """L1 + LPIPS of the picture that one frame's prediction means: x + D(z) − D(E(x)), as the sampler makes it."""
         i = int(batch.seed) % blurred.shape[1]
         latents = Prediction(self.schedule, t).clean(noisy[:, i], predicted[:, i])
         with torch.no_grad():
             lost = blurred[:, i] - decode(self.vae, encode(self.vae, blurred[:, i]))
-        return picture_loss(self.lpips, decode(self.vae, latents) + lost, batch.sharp[:, i] / 255).mean()
+        return picture_loss(lpips, decode(self.vae, latents) + lost, batch.sharp[:, i] / 255).mean()
 
     def _vector(self, blurred: Tensor | None) -> Tensor | None:
         """CLIP's vectors; None where the model embeds frames itself, or hears of none."""

@@ -113,9 +113,7 @@ class VDMTraining:
         if self.perceptual < 0:
             raise UsageError(f"perceptual {self.perceptual} is a weight: give 0 (none of it) or more")
         if self.stage == "pretrain" and (self.from_blurred or self.perceptual):
-            raise UsageError(
-                "from_blurred and perceptual are for stages with blurred clips: leave them out of pretrain"
-            )
+            raise UsageError("from_blurred and perceptual want blurred clips: leave them out of stage pretrain")
         if self.loop.channels_last:
             raise UsageError("loop.channels_last is for networks without convolutions over time: leave it out")
         if self.stage == "pretrain" and self.clips_share < 1 and not (self.data.packs or self.data.shards):
