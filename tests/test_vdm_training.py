@@ -287,7 +287,7 @@ def test_configurations_that_cannot_be(change, message, encoder, tmp_path, capsy
     assert message in told and len(told.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["vdm", "vdm-compact"])
+@pytest.mark.parametrize("name", ["vdm", "vdm-compact", "vdm-compact-encoder", "vdm-compact-all", "vdm-compact-late"])
 def test_the_recipes_can_be_read(name):
     config = VDMTraining.read(Path(__file__).parent.parent / "configs" / f"{name}.yaml")
     assert config.coherence == 0.1
