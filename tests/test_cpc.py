@@ -249,6 +249,20 @@ def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
     torch.testing.assert_close(cut, plain, atol=1e-4, rtol=1e-4)
 
 
+def test_what_stands_still_is_left_alone():
+    pipe, (frames, motion, residual) = pipeline(), clip(2)
+    motion = torch.zeros_like(motion)
+    motion[:, 0, :, 2:] = 2.0  # the right half moves by two pixels
+    options = Sampling(steps=2, still_px=2.0)
+    free, held = (pipe(frames, motion, residual, options=o).frames for o in (Sampling(steps=2), options))
+    middle = frames.shape[-1] // 2
+    edge = frames.shape[-1] // 4
+    assert torch.equal(held[..., :edge], frames[..., :edge]) and not torch.equal(free[..., :edge], frames[..., :edge])
+    torch.testing.assert_close(held[..., middle + edge :], free[..., middle + edge :])
+    with pytest.raises(ValueError, match="still_px -1"):
+        Sampling(still_px=-1)
+
+
 def test_fidelity_reins_in_what_is_invented():
     """At 1 the latent is that of the frames, and with the autoencoder's error cancelled the frames come back."""
     pipe, given = pipeline(), clip(1)

@@ -110,6 +110,7 @@ def test_each_option_is_changed_by_itself(weights, clip):
         "carry_noise-off",
         "carry_latent-0.0",
         "carry_detail-0.0",
+        "still_px-0.0",
     }
     same |= {"cancel_autoencoder-on", "joint_time_attention-off"}
     assert {key for key, row in rows.items() if row.reason == "is what `full` does"} == same

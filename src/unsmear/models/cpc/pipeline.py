@@ -49,6 +49,9 @@ class Sampling:
     """0…1, how far a step's clean latent is pulled to the previous frame's, moved along V, times 1 − R. Ours."""
     carry_detail: float = 0.0
     """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
+    still_px: float = 0.0
+    """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0 adds everywhere. Ours.
+    What stands still was not blurred by motion, so there is nothing to make up for."""
     guided: bool = True
     """Off: the control network does not hear V and R, which makes it a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
@@ -60,6 +63,8 @@ class Sampling:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
         if not 0 < self.start <= 1:
             raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
+        if self.still_px < 0:
+            raise ValueError(f"still_px {self.still_px} is a length: give 0 (add everywhere) or more")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: give at least 1")
 
@@ -244,7 +249,14 @@ class _Group:
         detail = self._along_motion(made - self.frames, carried.detail)
         handed = detail[-1].cpu() if options.carry_detail else None
         last = Carried(carried.frame + len(made), noise[-1].cpu(), latents[-1].cpu(), handed)
-        return (self.frames + detail).cpu(), last
+        return (self.frames + self._moving() * detail).cpu(), last
+
+    def _moving(self) -> Tensor:
+        """(T, 1, H, W), or (), how much of the detail is added where the picture moves as it does."""
+        if not self.options.still_px:
+            return self.frames.new_ones(())
+        length = _resized(self.motion, self.frames.shape[-2:]).norm(dim=1, keepdim=True) * self.pipe.cell
+        return (length / self.options.still_px).clamp(max=1)
 
     def _along_motion(self, detail: Tensor, before: Tensor | None) -> Tensor:
         """``detail`` (T, 3, H, W), with the share of the frame before that ``carry_detail`` asks for."""
