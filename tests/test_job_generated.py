@@ -91,6 +91,15 @@ def test_tiles_stay_close_to_the_whole(restorer, clip):
     assert restorer.default_tile_px(720, 1280, 24) == 200 * restorer.pipe.cell
 
 
+def test_the_benchmark_takes_steps(weights, capsys):
+    assert (
+        run(["benchmark", "--model", str(weights), "--size", "64x64", "--frames", "8", "--steps", "2", "--json"]) == 0
+    )
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["model"] == weights.name and row["total_s"] > 0
+    assert run(["benchmark", "--model", "cpfp", *small]) == 2
+
+
 def test_options_reach_the_sampler(weights, clip, tmp_path):
     runs = {}
     for name, options in {"a": [], "b": ["--seed", "1"], "near": ["--fidelity", "1"], "c": ["--seed", "0"]}.items():

@@ -14,6 +14,7 @@ def benchmark(
     model: Annotated[list[str] | None, typer.Option(help="Model or folder of weights; default: every shipped.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; default 640x360 and 1280x720.")] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames to restore at each size.")] = 24,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, of models that generate.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -26,9 +27,10 @@ def benchmark(
     from unsmear.restore.benchmark import measure
 
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
+    sampling = {} if steps is None else {"steps": steps}
     rows = []
     for name in model or [entry.name for entry in shipped()]:
-        restorer = load(name, device=device, dtype=dtype)
+        restorer = load(name, device=device, dtype=dtype, **sampling)
         rows += [measure(restorer, width, height, frames) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))

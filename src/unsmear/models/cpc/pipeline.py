@@ -50,8 +50,8 @@ class Sampling:
     carry_detail: float = 0.0
     """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
     still_px: float = 0.0
-    """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0 adds everywhere. Ours.
-    What stands still was not blurred by motion, so there is nothing to make up for."""
+    """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0: everywhere the same.
+    Ours: what stands still was not blurred by motion, so there is nothing to make up for."""
     guided: bool = True
     """Off: the control network does not hear V and R, which makes it a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
