@@ -92,9 +92,8 @@ def test_tiles_stay_close_to_the_whole(restorer, clip):
 
 
 def test_the_benchmark_takes_steps(weights, capsys):
-    assert (
-        run(["benchmark", "--model", str(weights), "--size", "64x64", "--frames", "8", "--steps", "2", "--json"]) == 0
-    )
+    small = ["--size", "64x64", "--frames", "8", "--steps", "2", "--json"]
+    assert run(["benchmark", "--model", str(weights), *small]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["model"] == weights.name and row["total_s"] > 0
     assert run(["benchmark", "--model", "cpfp", *small]) == 2
