@@ -1,0 +1,62 @@
+"""Whether tiles can be seen: differences between neighbouring pixels across the borders of tiles, and elsewhere.
+
+    python tools/tile_borders.py PAIRS/goat/blur --model cpgd --tile 256
+
+The same frames are restored whole and in tiles; where borders show, the first ratio is larger than the second.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from unsmear import load
+from unsmear.models.cpc.latent_tiles import tile_boxes
+from unsmear.priors import chunk_priors
+from unsmear.restore.cpc import CPCRestorer
+from unsmear.restore.restorer import Clip
+from unsmear.video.colour import luma_of_rgb
+from unsmear.video.images import list_images, read_image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("frames", type=Path, help="folder of frames")
+    parser.add_argument("--model", default="cpgd")
+    parser.add_argument("--tile", type=int, default=256, help="pixels of a tile's side")
+    parser.add_argument("--count", type=int, default=4, help="the first so many frames")
+    parser.add_argument("--duty", type=float, default=0.7, help="exposure that stage 1 is told of")
+    given = parser.parse_args()
+    frames = np.stack([read_image(file) for file in list_images(given.frames)[: given.count]])
+    restorer = load(given.model)
+    if not isinstance(restorer, CPCRestorer):
+        parser.error(f"{given.model} has no tiles in latent space: name a model of stage 2")
+    clip = Clip(frames, chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None), given.duty)
+    whole, tiled = (restorer.restore(clip, None, tile)[0].astype(float) for tile in (None, given.tile))
+
+    cell, multiple = restorer.pipe.cell, restorer.pipe.multiple
+    height, width = (-(-side // multiple) * multiple // cell for side in frames.shape[1:3])
+    side = min(given.tile // cell, max(height, width))
+    boxes = tile_boxes(height, width, side, max(side // 2, 1))
+    borders = {
+        1: {edge * cell for box in boxes for edge in box[:2]},
+        2: {edge * cell for box in boxes for edge in box[2:]},
+    }
+    for name, made in (("tiled", tiled), ("whole", whole)):
+        print(f"{name}: {across(made, borders):.3f} times as large at borders as elsewhere")
+    print(f"{len(boxes)} tiles change a pixel by {np.abs(tiled - whole).mean():.3f} levels on the mean")
+
+
+def across(frames: np.ndarray, borders: dict[int, set[int]]) -> float:
+    """Mean absolute difference of neighbours of frames (T, H, W, 3) across ``borders`` of an axis, over the others'."""
+    at, elsewhere = [], []
+    for axis, edges in borders.items():
+        steps = np.abs(np.diff(frames, axis=axis)).mean(axis=(0, 3 - axis, 3))
+        there = np.isin(np.arange(1, len(steps) + 1), list(edges))
+        at.append(steps[there].mean())
+        elsewhere.append(steps[~there].mean())
+    return float(np.mean(at) / np.mean(elsewhere))
+
+
+if __name__ == "__main__":
+    main()
