@@ -5,7 +5,15 @@
 >>> for frame, prior in unsmear.extract_priors("in.mp4"):    # doctest: +SKIP
 ...     prior.motion()
 >>> restorer = unsmear.load("cpfp", device="cuda")           # doctest: +SKIP
+
+Importing it sets one environment variable, where it is not set and torch is not loaded yet: ``OMP_WAIT_POLICY`` to
+``PASSIVE``. torch's threads then sleep while they wait for work. By default they spin, and on a busy machine take the
+cores from the decoder, the encoder and each other: a video takes several times as long. torch reads the variable once,
+when it is loaded, so ``import torch`` before ``import unsmear`` keeps what the process had.
 """
+
+import os
+import sys
 
 from unsmear.api import deblur, extract_priors, load
 from unsmear.errors import (
@@ -18,6 +26,10 @@ from unsmear.errors import (
     UsageError,
     WeightsError,
 )
+
+# Here, because every way to torch through unsmear comes past; in a function, imports of its parts would not.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

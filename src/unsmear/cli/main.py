@@ -47,8 +47,6 @@ def root(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
-    # Threads that wait for the next layer would otherwise keep cores busy which decoding and encoding need.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:]
     try:
         status = run(arguments)
