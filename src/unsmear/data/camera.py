@@ -6,12 +6,29 @@ measured to transfer to real clips.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from unsmear.data.light import Curve, from_linear, quantise, to_linear
+from unsmear.data.light import (
+    DARK_TOP,
+    Curve,
+    bright_light,
+    draw_lamps,
+    from_linear,
+    lamp_levels,
+    lamp_light,
+    quantise,
+    to_linear,
+)
+
+ROW_KNOTS = 9
+"""With a rolling shutter, so many poses a sub-frame, spread over the rows; matrices between are interpolated."""
+
+_FEWEST_SUBFRAMES, _MOST_SUBFRAMES, _MOST_OF_FAST = 5, 33, 65
+_TRIES = 24
+"""Photographs that are drawn for one that is large enough."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,30 @@ class CameraRanges:
     noise_levels: tuple[float, float] = (0.0, 3.0)
     """Standard deviation of sensor noise at mid grey, in 8-bit levels."""
     curve: Curve = "srgb"
+    fast: bool = False
+    """Drawn for motion of up to about 72 pixels a frame: photographs large enough for the camera's way are chosen, so
+    that none is enlarged; an exposure has a sub-frame a pixel, up to 65; no instant is faster than 1.3 times the upper
+    ``speed_px``. Off, as packs were drawn before."""
+    foregrounds: int = 1
+    """Pieces in front at most, where there are any; the later ones cover the earlier ones."""
+    turning: tuple[float, float] = (1.0, 1.0)
+    """Strength of roll, zoom and tilt, log-uniform; 1 is a calm hand, 8 moves corners by some 25 pixels a frame."""
+    shutter_share: float = 0.0
+    """Share of sequences with a rolling shutter."""
+    shutter: tuple[float, float] = (0.1, 0.7)
+    """From the first row to the last, in frame steps."""
+    bright_share: float = 0.0
+    """Share of sequences whose bright parts hold more light than a frame can show."""
+    bright_gain: tuple[float, float] = (1.5, 8.0)
+    """How much more light white holds, log-uniform."""
+    lamp_share: float = 0.0
+    """Share of sequences in the dark, with lamps: they leave saturated streaks."""
+    lamp_gain: tuple[float, float] = (4.0, 40.0)
+    """Light of the strongest lamp as a multiple of white, log-uniform."""
+    lamp_dim: tuple[float, float] = (0.05, 0.5)
+    """The photograph's light between lamps, of what it was, log-uniform."""
+    lamps: tuple[int, int] = (5, 60)
+    """Lamps in an area as large as a frame."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +87,59 @@ def draw_duty(rng: np.random.Generator, ranges: CameraRanges) -> float:
     return float(rng.uniform(*ranges.duty))
 
 
-def _trajectory(times: np.ndarray, rng: np.random.Generator, speed: float) -> np.ndarray:
-    """Smooth 2-D path (n, 2) with mean speed ``speed`` px a frame step: a drift plus three shakes."""
-    heading = rng.uniform(0, 2 * np.pi)
-    drift = np.stack([np.cos(heading), np.sin(heading)]) * rng.uniform(0.3, 1)
-    path = times[:, None] * drift
-    for _ in range(3):
-        frequency = rng.uniform(0.05, 0.45)
-        amplitude = rng.normal(size=2) * 0.35 / (2 * np.pi * frequency)
-        path = path + amplitude * np.sin(2 * np.pi * frequency * times[:, None] + rng.uniform(0, 2 * np.pi, 2))
-    travelled = np.linalg.norm(np.diff(path, axis=0), axis=-1).sum() / (times[-1] - times[0])
-    return path * (speed / max(travelled, 1e-6))
+class _Path:
+    """A smooth 2-D path with a mean speed of ``speed`` px a frame step over ``times``: a drift plus three shakes."""
+
+    def __init__(self, times: np.ndarray, rng: np.random.Generator, speed: float):
+        heading = rng.uniform(0, 2 * np.pi)
+        self.drift = np.stack([np.cos(heading), np.sin(heading)]) * rng.uniform(0.3, 1)
+        self.shakes: list[tuple[float, np.ndarray, np.ndarray]] = []
+        for _ in range(3):
+            frequency = rng.uniform(0.05, 0.45)
+            amplitude = rng.normal(size=2) * 0.35 / (2 * np.pi * frequency)
+            self.shakes.append((frequency, amplitude, rng.uniform(0, 2 * np.pi, 2)))
+        self.scale, self.origin = 1.0, np.zeros(2)
+        travelled = np.linalg.norm(np.diff(self.at(times), axis=0), axis=-1).sum() / (times[-1] - times[0])
+        self.scale = speed / max(travelled, 1e-6)
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """Places (…, 2) in pixels."""
+        path = times[..., None] * self.drift
+        for frequency, amplitude, phase in self.shakes:
+            path = path + amplitude * np.sin(2 * np.pi * frequency * times[..., None] + phase)
+        return path * self.scale - self.origin
+
+
+class _Turn:
+    """Roll, zoom and a little tilt; ``sway`` is how much of them there is."""
+
+    def __init__(self, rng: np.random.Generator, sway: float, size: int):
+        self.rolling, self.swinging = rng.normal() * 0.35 * sway, rng.normal() * 0.1 * sway
+        self.frequency = rng.uniform(0.3, 2)
+        self.zooming = rng.normal() * 0.25 * sway
+        self.tilt = rng.normal(size=2) * 0.15 * sway / size
+        self.size = size
+
+    def poses(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
+        """(n, 3, 3): maps from view to picture pixels; ``path`` (n, 2) is where the view's centre is."""
+        roll = self.rolling * times + self.swinging * np.sin(times * self.frequency)
+        zoom = np.exp(self.zooming * times)
+        half = self.size / 2
+        to_centre = np.array([[1, 0, -half], [0, 1, -half], [0, 0, 1]], np.float64)
+        c, s = np.cos(roll) * zoom, np.sin(roll) * zoom
+        spin = np.zeros((len(times), 3, 3))
+        spin[:, 0, 0], spin[:, 0, 1], spin[:, 1, 0], spin[:, 1, 1] = c, -s, s, c
+        spin[:, 2, 0], spin[:, 2, 1], spin[:, 2, 2] = self.tilt[0] * times, self.tilt[1] * times, 1
+        shift = np.tile(np.eye(3), (len(times), 1, 1))
+        shift[:, :2, 2] = path
+        return shift @ spin @ to_centre
+
+    def corners(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
+        """(n, 4, 2): where the corners of the view lie in the picture."""
+        last = self.size - 1
+        corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]], np.float64)
+        seen = corners @ self.poses(times, path).transpose(0, 2, 1)
+        return seen[..., :2] / seen[..., 2:]
 
 
 @dataclass(frozen=True)
@@ -72,9 +155,11 @@ class Layer:
     take: int
     side: int
     poses: np.ndarray
-    """(n, 3, 3), one a sub-frame: maps from view to piece pixels."""
+    """(n, 3, 3), one a sub-frame: maps from view to piece pixels; (n, ROW_KNOTS, 3, 3) with a rolling shutter."""
     mask: np.ndarray | None = None
     """uint8 (side, side), what is opaque; None for all of it."""
+    lamps: np.ndarray | None = None
+    """(k, 6): x, y and radius in piece pixels, and levels of red, green and blue; None where the scene is not dark."""
 
 
 @dataclass(frozen=True)
@@ -86,26 +171,8 @@ class Shot:
     """Odd; the middle one of a frame is its sharp target."""
     layers: tuple[Layer, ...]
     """From back to front."""
-
-
-def _poses(
-    times: np.ndarray, path: np.ndarray, centre: np.ndarray, size: int, speed: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Maps from view to picture pixels: translation, roll, zoom and a little tilt."""
-    sway = np.clip(speed, 1, 12) / size
-    roll = rng.normal() * 0.35 * sway * times + rng.normal() * 0.1 * sway * np.sin(times * rng.uniform(0.3, 2))
-    zoom = np.exp(rng.normal() * 0.25 * sway * times)
-    tilt = rng.normal(size=2) * 0.15 * sway / size
-    half = size / 2
-    to_centre = np.array([[1, 0, -half], [0, 1, -half], [0, 0, 1]], np.float64)
-    poses = np.empty((len(times), 3, 3))
-    for i, t in enumerate(times):
-        c, s = np.cos(roll[i]) * zoom[i], np.sin(roll[i]) * zoom[i]
-        spin = np.array([[c, -s, 0], [s, c, 0], [tilt[0] * t, tilt[1] * t, 1]])
-        shift = np.eye(3)
-        shift[:2, 2] = centre + path[i]
-        poses[i] = shift @ spin @ to_centre
-    return poses
+    light: np.ndarray | None = None
+    """float32 (256,): linear light of a level of the pieces, 1 and above is white; None for the plain curve."""
 
 
 def _blob(shape: tuple[int, int], extent: float, rng: np.random.Generator) -> np.ndarray:
@@ -137,6 +204,18 @@ def _piece(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple
     return int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1)), take
 
 
+def _fitting_piece(
+    shapes: Sequence[tuple[int, ...]], side: int, rng: np.random.Generator
+) -> tuple[int, tuple[int, int, int], int]:
+    """(photo, piece, side) from a photograph that need not be enlarged; where all are too small, a smaller side."""
+    tried = [int(rng.integers(len(shapes)))]
+    while min(shapes[tried[-1]][:2]) < side and len(tried) < _TRIES:
+        tried.append(int(rng.integers(len(shapes))))
+    photo = max(tried, key=lambda k: min(min(shapes[k][:2]), side))
+    side = min(side, *shapes[photo][:2])
+    return photo, _piece(shapes[photo], side, rng), side
+
+
 def draw_shot(
     shapes: Sequence[tuple[int, ...]], rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None
 ) -> Shot:
@@ -148,42 +227,168 @@ def draw_shot(
         ranges: what to draw.
         duty: the exposure; None draws one.
     """
-    size, frames = ranges.size_px, ranges.frames
+    size, frames, fast = ranges.size_px, ranges.frames, ranges.fast
     duty = draw_duty(rng, ranges) if duty is None else duty
-    speed = float(np.exp(rng.uniform(*np.log(ranges.speed_px))))
-    per_frame = int(np.clip(np.ceil(duty * speed * 1.5) + 1, 5, 33)) if duty else 1
-    per_frame += 1 - per_frame % 2
-    offsets = np.linspace(-duty / 2, duty / 2, per_frame)
-    times = (np.arange(frames)[:, None] - (frames - 1) / 2 + offsets[None]).ravel()
+    speed = log_uniform(rng, ranges.speed_px)
+    sway = np.clip(speed, 1, 12) / size
+    if ranges.turning != (1.0, 1.0):
+        sway = sway * log_uniform(rng, ranges.turning)
+    shutter = 0.0
+    if ranges.shutter_share and rng.random() < ranges.shutter_share:
+        shutter = float(rng.uniform(*ranges.shutter))
+    light, dark = _draw_light(rng, ranges)
+    per_frame = _odd(np.clip(np.ceil(duty * speed * 1.5) + 1, _FEWEST_SUBFRAMES, _MOST_SUBFRAMES)) if duty else 1
+    times = _times(frames, duty, per_frame)
+    fastest_px = 1.3 * ranges.speed_px[1]
+    if fast:  # the count of sub-frames is not known yet
+        whole = frames - 1 + duty + shutter
+        times = np.linspace(-whole / 2, whole / 2, 16 * frames + 1)
 
-    path = _trajectory(times, rng, speed)
-    path -= (path.max(0) + path.min(0)) / 2
-    reach = int(np.ceil(np.abs(path).max()))
-    side = int(size * 1.35) + 2 * reach
-    photo = int(rng.integers(len(shapes)))
-    piece = _piece(shapes[photo], side, rng)
-    layers = [Layer(photo, *piece, side, _poses(times, path, np.full(2, side / 2), size, speed, rng))]
-
-    if rng.random() < ranges.foreground_share:
-        own = _trajectory(times, rng, speed * float(np.exp(rng.normal() * 0.6)))
-        own -= own[len(own) // 2]
+    path = _Path(times, rng, speed)
+    if fast:
+        _hold_back(path, times, fastest_px)
+        turn = _Turn(rng, sway, size)
+        corners = turn.corners(times, path.at(times)).reshape(-1, 2)
+        path.origin = (corners.max(0) + corners.min(0)) / 2
+        photo, piece, side = _fitting_piece(shapes, int(np.ceil(np.ptp(corners, axis=0).max())) + 6, rng)
+        near = int(size * 1.35)
+    else:
+        places = path.at(times)
+        path.origin = (places.max(0) + places.min(0)) / 2
+        reach = int(np.ceil(np.abs(path.at(times)).max()))
+        side = near = int(size * 1.35) + 2 * reach
         photo = int(rng.integers(len(shapes)))
         piece = _piece(shapes[photo], side, rng)
+        turn = _Turn(rng, sway, size)
+    placed = [(path, np.full(2, side / 2), turn)]
+    drawn = [Layer(photo, *piece, side, np.empty(0))]
+
+    count = 1 if ranges.foregrounds == 1 else int(rng.integers(1, ranges.foregrounds + 1))
+    for _ in range(count if rng.random() < ranges.foreground_share else 0):
+        own = _Path(times, rng, speed * float(np.exp(rng.normal() * 0.6)))
+        if fast:
+            _hold_back(own, times, fastest_px)
+            photo, piece, side = _fitting_piece(shapes, near, rng)
+        else:
+            photo = int(rng.integers(len(shapes)))
+            piece = _piece(shapes[photo], side, rng)
+        own.origin = own.at(times)[len(times) // 2]
         mask = _blob((side, side), size * float(rng.uniform(0.12, 0.4)), rng)
         place = side / 2 + rng.uniform(-size / 3, size / 3, 2)
-        layers.append(Layer(photo, *piece, side, _poses(times, own, place, size, speed, rng), mask))
-    return Shot(duty, per_frame, tuple(layers))
+        placed.append((own, place, _Turn(rng, sway, size)))
+        drawn.append(Layer(photo, *piece, side, np.empty(0), mask))
+
+    if fast and duty:
+        travel = duty * max(_peak_px(turn.corners(times, path.at(times)), times) for path, _, turn in placed)
+        per_frame = _odd(np.clip(np.ceil(travel) + 1, _FEWEST_SUBFRAMES, _MOST_OF_FAST))
+    times = _times(frames, duty, per_frame)
+    layers = []
+    for layer, (path, place, turn) in zip(drawn, placed, strict=True):
+        share = (layer.side / size) ** 2 * (1 if layer.mask is None else 0.3)  # pieces in front carry fewer
+        lamps = draw_lamps(rng, int(rng.integers(*ranges.lamps, endpoint=True) * share), layer.side) if dark else None
+        layers.append(replace(layer, poses=_poses(times, shutter, path, place, turn), lamps=lamps))
+    return Shot(duty, per_frame, tuple(layers), light)
+
+
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(*np.log(bounds))))
+
+
+def _odd(count: float) -> int:
+    return int(count) + 1 - int(count) % 2
+
+
+def _times(frames: int, duty: float, per_frame: int) -> np.ndarray:
+    """(frames · per_frame,): when sub-frames are taken, in frame steps from the middle of the sequence."""
+    offsets = np.linspace(-duty / 2, duty / 2, per_frame)
+    return (np.arange(frames)[:, None] - (frames - 1) / 2 + offsets[None]).ravel()
+
+
+def _peak_px(places: np.ndarray, times: np.ndarray) -> float:
+    """Fastest motion, px a frame step, of places (n, …, 2)."""
+    return float(np.linalg.norm(np.diff(places, axis=0), axis=-1).max() / (times[1] - times[0]))
+
+
+def _hold_back(path: _Path, times: np.ndarray, most_px: float) -> None:
+    """Shrink a path that is faster than ``most_px`` a frame step at some time."""
+    path.scale *= min(1.0, most_px / max(_peak_px(path.at(times), times), 1e-6))
+
+
+def _poses(times: np.ndarray, shutter: float, path: _Path, place: np.ndarray, turn: _Turn) -> np.ndarray:
+    if not shutter:
+        return turn.poses(times, place + path.at(times))
+    rows = (times[:, None] + shutter * np.linspace(-0.5, 0.5, ROW_KNOTS)).ravel()
+    return turn.poses(rows, place + path.at(rows)).reshape(len(times), ROW_KNOTS, 3, 3)
+
+
+def row_poses(poses: np.ndarray, size: int) -> np.ndarray:
+    """Poses (…, k, 3, 3) at rows spread evenly from the first to the last → one a row, (…, size, 3, 3)."""
+    at = np.linspace(0, poses.shape[-3] - 1, size)
+    before = np.minimum(at.astype(int), poses.shape[-3] - 2)
+    part = (at - before)[:, None, None]
+    return poses[..., before, :, :] * (1 - part) + poses[..., before + 1, :, :] * part
+
+
+def _draw_light(rng: np.random.Generator, ranges: CameraRanges) -> tuple[np.ndarray | None, bool]:
+    """Light of the levels, and whether the scene is dark with lamps."""
+    if not ranges.bright_share + ranges.lamp_share:
+        return None, False
+    kind = rng.random()
+    if kind < ranges.lamp_share:
+        return lamp_light(log_uniform(rng, ranges.lamp_dim), log_uniform(rng, ranges.lamp_gain)), True
+    if kind < ranges.lamp_share + ranges.bright_share:
+        exposure = log_uniform(rng, (0.7, 2.0))
+        return bright_light(exposure, log_uniform(rng, ranges.bright_gain), ranges.curve), False
+    return None, False
 
 
 def _cut(photo: np.ndarray, layer: Layer) -> np.ndarray:
     piece = photo[layer.y : layer.y + layer.take, layer.x : layer.x + layer.take]
     shrink = cv2.INTER_AREA if layer.take > layer.side else cv2.INTER_CUBIC
-    return cv2.resize(piece, (layer.side, layer.side), interpolation=shrink)
+    picture = cv2.resize(piece, (layer.side, layer.side), interpolation=shrink)
+    if layer.lamps is None:
+        return picture
+    return np.maximum(quantise(picture * np.float32(DARK_TOP / 255)), lamp_levels(layer.lamps, layer.side))
 
 
-def _seen(picture: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return cv2.warpPerspective(picture, pose, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
+class _View:
+    """How one sub-frame sees a layer."""
+
+    def __init__(self, pose: np.ndarray, size: int):
+        self.pose, self.size = pose, size
+        self.maps = None if pose.ndim == 2 else _row_maps(row_poses(pose, size).astype(np.float32))
+
+    def of(self, picture: np.ndarray, method: int, border: int) -> np.ndarray:
+        if self.maps is not None:
+            return cv2.remap(picture, *self.maps, method, borderMode=border)
+        flags = method | cv2.WARP_INVERSE_MAP
+        return cv2.warpPerspective(picture, self.pose, (self.size, self.size), flags=flags, borderMode=border)
+
+
+def _row_maps(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (size, size) each: where the pixels of a view lie in the piece, for a pose a row (size, 3, 3)."""
+    along = np.arange(len(poses), dtype=np.float32)
+    across, down, origin = (poses[:, None, :, k] for k in range(3))
+    at = across * along[None, :, None] + (down * along[:, None, None] + origin)
+    return at[..., 0] / at[..., 2], at[..., 1] / at[..., 2]
+
+
+def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
+    """What sub-frame ``i`` shows, as levels of the pieces, uint8 (size, size, 3)."""
+    view = _View(layers[0].poses[i], size).of(pictures[0], cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
+    for layer, picture in zip(layers[1:], pictures[1:], strict=True):
+        if layer.mask is None:
+            continue
+        own = _View(layer.poses[i], size)
+        mask = own.of(layer.mask, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+        x, y, w, h = cv2.boundingRect(mask)
+        if not w:
+            continue
+        part = view[y : y + h, x : x + w]
+        a = mask[y : y + h, x : x + w, None].astype(np.float32) / 255
+        top = own.of(picture, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)[y : y + h, x : x + w]
+        part[:] = quantise(part + a * (top.astype(np.float32) - part))
+    return view
 
 
 def render(
@@ -203,28 +408,28 @@ def render(
     ranges = ranges or CameraRanges()
     size, frames = ranges.size_px, ranges.frames
     shot = draw_shot([photo.shape for photo in photos], rng, ranges, duty)
-    back, *front = shot.layers
+    light_of, shown = shot_light(shot, ranges.curve)
     pictures = [_cut(photos[layer.photo], layer) for layer in shot.layers]
     blurred = np.empty((frames, size, size, 3), np.uint8)
     sharp = np.empty_like(blurred)
     for t in range(frames):
         light = np.zeros((size, size, 3), np.float32)
         for k in range(shot.subframes):
-            i = t * shot.subframes + k
-            view = _seen(pictures[0], back.poses[i], size)
-            for layer, picture in zip(front, pictures[1:], strict=True):
-                if layer.mask is None:
-                    continue
-                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-                mask = cv2.warpPerspective(layer.mask, layer.poses[i], (size, size), flags=flags)
-                a = mask[..., None].astype(np.float32) / 255
-                view = quantise(view + a * (_seen(picture, layer.poses[i], size).astype(np.float32) - view))
-            light += to_linear(view, ranges.curve)
+            view = _seen(shot.layers, pictures, t * shot.subframes + k, size)
+            light += light_of[view]
             if k == shot.subframes // 2:
-                sharp[t] = view
+                sharp[t] = shown[view]
         noise = sensor_noise(from_linear(light / shot.subframes, ranges.curve), rng, ranges.noise_levels)
         blurred[t] = quantise(noise)
     return Rendered(blurred, sharp, shot.duty)
+
+
+def shot_light(shot: Shot, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Linear light of every level of the pieces, float32 (256,), and the level that shows it, uint8 (256,)."""
+    levels = np.arange(256, dtype=np.uint8)
+    if shot.light is None:
+        return to_linear(levels, curve), levels
+    return shot.light, quantise(from_linear(shot.light, curve))
 
 
 def sensor_noise(image: np.ndarray, rng: np.random.Generator, levels: tuple[float, float]) -> np.ndarray:

@@ -12,10 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsmear.data.camera import CameraRanges, Layer, Rendered, draw_noise, draw_shot
-from unsmear.data.light import Curve, to_linear
-
-_LEVELS = np.arange(256, dtype=np.uint8)
+from unsmear.data.camera import (
+    CameraRanges,
+    Layer,
+    Rendered,
+    draw_noise,
+    draw_shot,
+    row_poses,
+    shot_light,
+)
+from unsmear.data.light import DARK_TOP, Curve, lamp_levels
 
 
 class DeviceCamera:
@@ -41,8 +47,8 @@ class DeviceCamera:
         sigmas = [draw_noise(rng, ranges.noise_levels) for _ in range(ranges.frames)]
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         with torch.cuda.stream(self.stream):
-            light_of = torch.from_numpy(to_linear(_LEVELS, ranges.curve)).to(self.device)
-            layers = [_Placed.of(self.photos[layer.photo], layer) for layer in shot.layers]
+            light_of, shown = (torch.from_numpy(part).to(self.device) for part in shot_light(shot, ranges.curve))
+            layers = [_Placed.of(self.photos[layer.photo], layer, ranges.size_px) for layer in shot.layers]
             blurred, sharp = [], []
             for t, sigma in enumerate(sigmas):
                 span = slice(t * shot.subframes, (t + 1) * shot.subframes)
@@ -55,7 +61,7 @@ class DeviceCamera:
                     noise = torch.randn(exposed.shape, generator=generator, device=self.device)
                     exposed = exposed + noise * (sigma * (0.3 + 0.7 * exposed / 128).sqrt())
                 blurred.append(exposed)
-                sharp.append(views[shot.subframes // 2])
+                sharp.append(shown[views[shot.subframes // 2].int()].float())
             return Rendered(_frames(blurred), _frames(sharp), shot.duty)
 
 
@@ -63,21 +69,26 @@ class _Placed:
     """A layer whose picture (1, 3, side, side) and mask (1, 1, side, side) are on the device, float32 levels."""
 
     def __init__(self, picture: Tensor, mask: Tensor | None, poses: Tensor):
-        self.picture, self.mask, self.poses = picture, mask, poses
+        self.picture, self.mask, self.poses = picture, mask, poses  # poses (n, 1 or size, 3, 3): a row's or all rows'
 
     @classmethod
-    def of(cls, photo: Tensor, layer: Layer) -> "_Placed":
+    def of(cls, photo: Tensor, layer: Layer, size: int) -> "_Placed":
         piece = photo[None, :, layer.y : layer.y + layer.take, layer.x : layer.x + layer.take].float()
         picture = F.interpolate(piece, (layer.side, layer.side), mode="bicubic", antialias=True).round_().clamp_(0, 255)
+        if layer.lamps is not None:
+            lamps = torch.from_numpy(lamp_levels(layer.lamps, layer.side)).to(photo.device).permute(2, 0, 1)
+            picture = torch.maximum((picture * (DARK_TOP / 255)).add_(0.5).floor_(), lamps.float())
         mask = None if layer.mask is None else torch.from_numpy(layer.mask).to(photo.device)[None, None].float() / 255
         # To the coordinates of grid_sample: -1 and 1 are the outer edges of the first and the last pixel.
         unit = np.array([[2, 0, 1 - layer.side], [0, 2, 1 - layer.side], [0, 0, layer.side]]) / layer.side
-        return cls(picture, mask, torch.from_numpy((unit @ layer.poses).astype(np.float32)).to(photo.device))
+        poses = unit @ layer.poses
+        poses = poses[:, None] if poses.ndim == 3 else row_poses(poses, size)
+        return cls(picture, mask, torch.from_numpy(poses.astype(np.float32)).to(photo.device))
 
     def seen(self, span: slice, size: int) -> tuple[Tensor, Tensor]:
         """What sub-frames ``span`` show, (n, 3, size, size) whole levels, and how opaque it is, (n, 1, size, size)."""
         x = torch.arange(size, device=self.poses.device, dtype=torch.float32)[:, None]
-        across, down, origin = self.poses[span, None, None].unbind(-1)  # no product of matrices: those may be rounded
+        across, down, origin = self.poses[span, :, None].unbind(-1)  # no product of matrices: those may be rounded
         at = across * x + down * x[:, None] + origin
         grid = at[..., :2] / at[..., 2:]
         picture = self.picture.expand(len(grid), -1, -1, -1)
