@@ -17,16 +17,18 @@ from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import (
     Neighbourhood,
     average_stream,
+    blur_between,
     blur_by_averaging,
     blur_by_flow,
     fitted_duty,
     subframe_times,
 )
 from unsmear.data.light import expose, from_linear, quantise, to_linear
-from unsmear.data.pack import PackConfig, Sources, draw_sequence, open_pack
+from unsmear.data.pack import PackConfig, Sources, draw_sequence, load_sources, open_pack, read_clip
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
+from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
-from unsmear.video import write_png
+from unsmear.video import open_video, write_png
 
 
 def level(value: int) -> np.ndarray:
@@ -134,6 +136,44 @@ def test_averaging_takes_real_frames_around_the_target():
         list(blur_by_averaging(frames, window=4, step=4))
     with pytest.raises(ValueError, match="no longer"):
         list(blur_by_averaging(frames, window=5, step=4))
+
+
+@pytest.mark.parametrize("duty", [0.5, 1.0])
+def test_a_clip_sped_up_is_box_blurred_over_all_its_way(duty):
+    """Four frames of 5 px are a step of 20 px, of which the real frames in between are a part."""
+    frames = moving_frames((192, 96), 13, step_px=(5, 0), smooth_px=2.5)
+    pairs = list(blur_between(frames, 4, duty))
+    first = {0.5: 1, 1.0: 2}[duty]
+    assert [np.array_equal(s, frames[first + 4 * i]) for i, (_, s) in enumerate(pairs)] == [True] * len(pairs)
+    assert len(pairs) == 3
+    inner = (slice(12, -12), slice(32, -32))
+    for blurred, target in pairs:
+        right = psnr(blurred[inner], box_along_x(target, duty * 20)[inner])
+        assert right > 36
+        for wrong in (0.6, 1.4):
+            assert psnr(blurred[inner], box_along_x(target, duty * 20 * wrong)[inner]) < right - 4
+
+
+def test_a_way_that_bends_between_targets_is_followed():
+    """Flow over the whole step would cut the corner: right for two frames, then down for two."""
+    big = texture((160, 160), smooth_px=2.5)
+    places = [(40, 40), (46, 40), (52, 40), (52, 46), (52, 52)]
+    frames = [np.ascontiguousarray(big[y : y + 64, x : x + 64]) for x, y in places]
+    [(blurred, target)] = blur_between(frames, 4, 1.0)
+    assert np.array_equal(target, frames[2])
+    way = [(x, 40) for x in range(40, 53)] + [(52, y) for y in range(41, 53)]
+    wanted = expose([big[y : y + 64, x : x + 64] for x, y in way])
+    assert psnr(blurred[16:-16, 16:-16], wanted[16:-16, 16:-16]) > 34
+
+
+def test_sped_up_without_exposure_frames_are_left_alone():
+    frames = moving_frames(frames=7)
+    pairs = list(blur_between(frames, 3, 0.0))
+    assert len(pairs) == 3
+    for i, (blurred, target) in enumerate(pairs):
+        assert np.array_equal(blurred, target) and np.array_equal(target, frames[3 * i])
+    with pytest.raises(ValueError, match=r"duty 1\.1, step 3"):
+        next(blur_between(frames, 3, 1.1))
 
 
 SMALL = CameraRanges(size_px=64, frames=3, speed_px=(4, 8))
@@ -333,6 +373,28 @@ def test_raw_video_is_blurred_and_cut_files_are_refused(tmp_path, name):
     assert str(path) in result.output and not (tmp_path / "other" / path.stem).exists()
 
 
+def test_clips_are_sped_up_until_they_move_as_asked(tmp_path):
+    for name, step in (("slow", 2), ("fast", 6)):
+        (tmp_path / name).mkdir()
+        for i, frame in enumerate(moving_frames((96, 64), 34, step_px=(step, 0), smooth_px=2.5)):
+            write_png(tmp_path / name / f"{i:03d}.png", frame)
+    out = tmp_path / "set"
+    options = ["-o", out, "--motion", 12, 12, "--duty", 0.8, 0.8, "--crf", "none", "--workers", 1]
+    result = run(tmp_path / "slow", tmp_path / "fast", *options)
+    assert result.exit_code == 0, result.output
+    clips = {c["name"]: c for c in json.loads((out / "manifest.json").read_text())["clips"]}
+    # Twelve pixels are six frames of the slow one, of which eight output frames must be left.
+    assert {n: (c["method"], c["target_every"]) for n, c in clips.items()} == {
+        "slow": ("between", 4),
+        "fast": ("between", 2),
+    }
+    assert clips["slow"]["frames"] == 8 and clips["fast"]["frames"] == 16
+    assert clips["fast"]["motion_p90_px"] == pytest.approx(12, abs=1)
+    assert clips["fast"]["motion_range_px"] == [12, 12]
+    again = run(tmp_path / "fast", "-o", out, "--duty", 0.8, 0.8, "--crf", "none")
+    assert "made with motion_range_px [12.0, 12.0], not None" in again.output
+
+
 def test_max_frames_caps_a_clip(sharp, tmp_path):
     settings = BlurSettings(max_frames=4)
     [clip] = make_pairs([sharp / "video.mkv"], tmp_path, settings).manifest["clips"]
@@ -402,6 +464,8 @@ def test_a_folder_that_is_not_ours_is_left_alone(sharp, tmp_path):
         (["--average", "7", "--step", "5"], "--step 5: shorter than --average 7"),
         (["--step", "5"], "together with --average"),
         (["--noise", "3", "1"], "--noise 3 1"),
+        (["--motion", "30", "10"], "--motion 30 10"),
+        (["--motion", "10", "30", "--average", "7"], "leave --average out"),
         (["--yuv", "large"], "--yuv large"),
     ],
 )
@@ -422,10 +486,57 @@ def test_a_pack_that_cannot_be_is_refused(tmp_path):
     assert "nowhere is not a folder" in refused("--photos", tmp_path / "nowhere")
     assert "--size 72" in refused("--photos", tmp_path, "--size", 72)
     assert "--speed 9 3" in refused("--photos", tmp_path, "--speed", 9, 3)
+    assert "--duty 0.5 2" in refused("--photos", tmp_path, "--duty", 0.5, 2)
+    assert "--clip-motion 9 3" in refused("--photos", tmp_path, "--clip-motion", 9, 3)
+    assert "--turning 0 1" in refused("--photos", tmp_path, "--turning", 0, 1)
+    assert "add up to 1" in refused("--photos", tmp_path, "--bright", 0.6, "--lamps", 0.6)
+    assert "--psnr 30 20" in refused("--photos", tmp_path, "--psnr", 30, 20)
     assert "holds no file" in refused("--photos", tmp_path)
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "pack.json").write_text("{}")
     assert "finished pack" in refused("--photos", tmp_path)
+
+
+def test_material_can_be_left_out_and_clips_shortened(tmp_path):
+    for name, count in (("a.mkv", 130), ("b.mkv", 12), ("c.mkv", 5)):
+        make_clip(tmp_path / name, content=[np.full((48, 64, 3), min(2 * i, 255), np.uint8) for i in range(count)])
+    sources = load_sources(None, tmp_path, exclude=["c.mkv"], clip_frames=120)
+    assert [len(run) for run in sources.clips] == [60, 60, 12]
+    levels = [[float(frame.mean()) / 2 for frame in (run[0], run[-1])] for run in sources.clips[:2]]
+    assert levels == [pytest.approx([2, 61], abs=2), pytest.approx([68, 127], abs=2)]
+    middle = load_sources(None, tmp_path, exclude=["b.mkv", "c.mkv"], clip_frames=20).clips
+    assert len(middle) == 1 and len(middle[0]) == 20 and middle[0][0].mean() / 2 == pytest.approx(55, abs=2)
+    with pytest.raises(DataLayoutError, match=r"--exclude d\.mkv: no photograph or clip"):
+        load_sources(None, tmp_path, exclude=["d.mkv"])
+
+
+def test_clips_are_read_upright_and_hdr_is_refused(tmp_path):
+    content = [np.repeat(np.uint8([20] * 32 + [220] * 32)[None, :, None], 48, 0).repeat(3, 2)] * 2
+    plain, turned = (make_clip(tmp_path / f"{turn}.mp4", content=content, rotation=turn) for turn in (0, 90))
+    upright, sideways = (next(read_clip(path, 960)) for path in (turned, plain))
+    assert upright.shape == (64, 48, 3) and sideways.shape == (48, 64, 3)
+    with open_video(turned) as reader:
+        assert np.abs(next(upright_frames(reader, 1)).astype(int) - upright).max() <= 2
+    hdr = make_clip(tmp_path / "hdr.mkv", content=content, colour=(9, 16, 9, 1))
+    with pytest.raises(DataLayoutError, match=r"hdr\.mkv: HDR"):
+        next(read_clip(hdr, 960))
+
+
+def test_a_pack_of_strong_blur(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for seed in range(2):
+        write_png(tmp_path / "photos" / f"{seed}.png", texture((240, 220), seed=seed, smooth_px=1.0))
+    asked = "--size 64 --frames 3 --sequences 2 --speed 8 24 --duty 0.5 1 --fast --turning 1 4 --foregrounds 3"
+    asked += " --rolling 0.5 --bright 0.5 --lamps 0.5 --psnr 8 38 --sharp-share 0 --exclude 0.png --workers 1"
+    where = ["--photos", str(tmp_path / "photos"), "-o", str(tmp_path / "pack")]
+    result = CliRunner().invoke(app, ["pack", *where, *asked.split()])
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "pack" / "pack.json").read_text())
+    shares = {key: config["camera"][key] for key in ("fast", "foregrounds", "turning", "shutter_share", "lamp_share")}
+    assert shares == {"fast": True, "foregrounds": 3, "turning": [1, 4], "shutter_share": 0.5, "lamp_share": 0.5}
+    assert (config["psnr_range"], config["clip_motion_px"]) == ([8, 38], [8, 24])
+    rows = open_pack(tmp_path / "pack")
+    assert all(8 < psnr(b[1], s[1]) < 38 for b, s in zip(rows["blurred"], rows["sharp"], strict=True))
 
 
 def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):

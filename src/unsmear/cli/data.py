@@ -54,6 +54,15 @@ def blur(
     step: Annotated[
         int | None, typer.Option(help="With --average: frames from target to target.", show_default="N")
     ] = None,
+    motion: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MIN MAX",
+            help="Speed clips up: skip source frames until the faster parts (90th percentile) move by this many pixels "
+            "an output frame, drawn for each clip; the exposure goes over the frames in between.",
+            show_default="as they are",
+        ),
+    ] = None,
     noise: Annotated[
         tuple[float, float],
         typer.Option(metavar="MIN MAX", help="Sensor noise, 8-bit levels, drawn for each clip."),
@@ -77,6 +86,7 @@ def blur(
         max_frames=max_frames,
         average=_windows(average),
         step=step,
+        motion_px=motion,
         noise=noise,
         raw=augment.raw_option(yuv),
     )
@@ -136,6 +146,13 @@ def pack(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pack.", show_default=False)],
     photos: Annotated[Path | None, typer.Option(help="Folder of photographs.", show_default=False)] = None,
     clips: Annotated[Path | None, typer.Option(help="Folder of sharp videos.", show_default=False)] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="File to leave out; repeatable.", show_default=False)
+    ] = None,
+    clip_frames: Annotated[
+        int | None,
+        typer.Option(min=9, help="Frames kept in memory of a clip at most, spread over it.", show_default="all"),
+    ] = None,
     leaves: Annotated[int, typer.Option(min=0, help="Pictures of dead leaves to add to the photographs.")] = 0,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences to render.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Sequence i depends on the seed and i alone.")] = 0,
@@ -147,7 +164,26 @@ def pack(
         float, typer.Option(min=0, max=1, help="Of those from photographs, the share that is exposed along flow.")
     ] = 0.0,
     speed: Annotated[tuple[float, float], typer.Option(help="Range of motion, pixels a frame.")] = (1.5, 24.0),
+    clip_motion: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Range of motion in clips, pixels a frame.", show_default="as --speed"),
+    ] = None,
+    duty: Annotated[tuple[float, float], typer.Option(help="Range of the exposure, of the frame step.")] = (0.3, 1.0),
     sharp_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences left sharp.")] = 0.12,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="For speeds up to 72: as many sub-frames as pixels, photographs never enlarged."),
+    ] = False,
+    turning: Annotated[
+        tuple[float, float], typer.Option(help="Range of the strength of roll, zoom and tilt; 8 is violent.")
+    ] = (1.0, 1.0),
+    foregrounds: Annotated[int, typer.Option(min=1, max=8, help="Pieces at most that move in front.")] = 1,
+    rolling: Annotated[float, typer.Option(min=0, max=1, help="Share with a rolling shutter.")] = 0.0,
+    bright: Annotated[float, typer.Option(min=0, max=1, help="Share with light beyond white.")] = 0.0,
+    lamps: Annotated[float, typer.Option(min=0, max=1, help="Share in the dark, with streaks of lamps.")] = 0.0,
+    psnr: Annotated[
+        tuple[float, float], typer.Option(help="Sequences whose blur is outside, in dB, are drawn again.")
+    ] = (17.0, 38.0),
     noise: Annotated[float, typer.Option(min=0, help="Most sensor noise, 8-bit levels.")] = 3.0,
     crf: Annotated[tuple[float, float], typer.Option(help="Range of the H.264 encode of the result.")] = (10.0, 27.0),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make a finished pack again.")] = False,
@@ -172,8 +208,29 @@ def pack(
         raise UsageError(f"--crf {crf[0]:g} {crf[1]:g}: expected the lower one first")
     if not 0 < speed[0] <= speed[1]:
         raise UsageError(f"--speed {speed[0]:g} {speed[1]:g}: expected two numbers above 0, the lower one first")
+    if not 0 <= duty[0] <= duty[1] <= 1:
+        raise UsageError(f"--duty {duty[0]:g} {duty[1]:g}: expected 0 <= MIN <= MAX <= 1 (fractions of the frame step)")
+    if clip_motion is not None and not 0 < clip_motion[0] <= clip_motion[1]:
+        raise UsageError(f"--clip-motion {clip_motion[0]:g} {clip_motion[1]:g}: expected 0 < MIN <= MAX (pixels)")
+    if not 0 < turning[0] <= turning[1]:
+        raise UsageError(f"--turning {turning[0]:g} {turning[1]:g}: expected 0 < MIN <= MAX")
+    if bright + lamps > 1:
+        raise UsageError(f"--bright {bright:g} and --lamps {lamps:g}: expected shares that add up to 1 at most")
+    if psnr[0] >= psnr[1]:
+        raise UsageError(f"--psnr {psnr[0]:g} {psnr[1]:g}: expected MIN < MAX (dB)")
     camera = CameraRanges(
-        size_px=size, frames=frames, speed_px=speed, sharp_share=sharp_share, noise_levels=(0.0, noise)
+        size_px=size,
+        frames=frames,
+        speed_px=speed,
+        duty=duty,
+        sharp_share=sharp_share,
+        noise_levels=(0.0, noise),
+        fast=fast,
+        foregrounds=foregrounds,
+        turning=turning,
+        shutter_share=rolling,
+        bright_share=bright,
+        lamp_share=lamps,
     )
     config = PackConfig(
         sequences=sequences,
@@ -182,9 +239,11 @@ def pack(
         interpolated_share=interpolated,
         camera=camera,
         crf=crf,
-        clip_motion_px=speed,
+        psnr_range=psnr,
+        clip_motion_px=clip_motion or speed,
     )
-    build_pack(load_sources(photos, clips, leaves=leaves, seed=seed), out, config, workers)
+    sources = load_sources(photos, clips, leaves=leaves, seed=seed, exclude=exclude or (), clip_frames=clip_frames)
+    build_pack(sources, out, config, workers)
     typer.echo(f"{sequences} sequences in {out}")
 
 

@@ -7,6 +7,7 @@ output frame (duty cycle ≤ 1), as in a camera. Longer exposures poison trainin
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ NEAR_STATIC_PX = 2.5
 
 DECIMATION = 7
 """Of a near-static clip every seventh frame is an output frame."""
+
+_MOST_BETWEEN = 129
+"""Sub-frames at most of an exposure over several source frames."""
 
 
 def optical_flow(source: np.ndarray, target: np.ndarray, dis: cv2.DISOpticalFlow | None = None) -> np.ndarray:
@@ -74,21 +78,39 @@ class Neighbourhood:
         """
         if s == 0:
             return self.centre
-        h, w = self.centre.shape[:2]
-        grid = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
         if s > 0:
-            other, out, back = self.following, self.to_following, self.from_following
+            gap = Gap(self.centre, self.following, self.to_following, self.from_following)
         else:
-            other, out, back = self.previous, self.to_previous, self.from_previous
-        a = abs(s)
-        here = _backward_sample(self.centre, -a * out, grid)
-        there = _backward_sample(other, -(1 - a) * back, grid)
+            gap = Gap(self.centre, self.previous, self.to_previous, self.from_previous)
+        return gap.at(abs(s))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Two frames that follow one another, either way in time, and the flows that join them."""
+
+    first: np.ndarray
+    second: np.ndarray
+    out: np.ndarray
+    """From the first to the second (H, W, 2), pixels."""
+    back: np.ndarray
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> "Gap":
+        return cls(first, second, optical_flow(first, second), optical_flow(second, first))
+
+    def at(self, a: float) -> np.ndarray:
+        """The frame at time ``a`` in [0, 1] from the first to the second, uint8 (H, W, 3)."""
+        h, w = self.first.shape[:2]
+        grid = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+        here = _backward_sample(self.first, -a * self.out, grid)
+        there = _backward_sample(self.second, -(1 - a) * self.back, grid)
         return cv2.addWeighted(here, 1 - a, there, a, 0)
 
 
-def subframe_times(duty: float, fastest_px: float) -> np.ndarray:
+def subframe_times(duty: float, fastest_px: float, most: int = MAX_SUBFRAMES) -> np.ndarray:
     """Times over ±duty/2: an odd number, at least one a pixel of the fastest motion within the exposure."""
-    n = int(np.clip(np.ceil(duty * fastest_px) + 1, 3, MAX_SUBFRAMES))
+    n = int(np.clip(np.ceil(duty * fastest_px) + 1, 3, most))
     n += 1 - n % 2
     return np.linspace(-duty / 2, duty / 2, n)
 
@@ -110,6 +132,47 @@ def blur_by_flow(
         near = Neighbourhood.of(previous, centre, following, near)
         times = subframe_times(duty, near.fastest_px())
         yield quantise(expose((near.at(float(s)) for s in times), curve)), centre
+
+
+def blur_between(
+    frames: Iterable[np.ndarray], step: int, duty: float, curve: Curve = "srgb"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blurred, sharp) for every ``step``-th of a stream of frames: the same clip, ``step`` times as fast.
+
+    An exposure spans duty · step source frames around its target. Its sub-frames are the real frames there and others,
+    each interpolated between two that follow one another: motion over a whole step need not be straight, and flow
+    only bridges the short way between neighbours.
+
+    Args:
+        frames: sharp frames, uint8 (H, W, 3).
+        step: source frames from one target to the next, at least 1.
+        duty: exposure as a fraction of the way from one target to the next, in [0, 1].
+        curve: the transfer curve that is undone for averaging.
+    """
+    if not 0 <= duty <= 1 or step < 1:
+        raise ValueError(f"duty {duty}, step {step}: expected a duty in [0, 1] and a step of at least 1")
+    half = int(np.ceil(duty * step / 2))
+    recent: deque[np.ndarray] = deque(maxlen=2 * half + 1)
+    for i, frame in enumerate(frames):
+        recent.append(frame)
+        if i >= 2 * half and (i - 2 * half) % step == 0:
+            yield quantise(expose(_between(list(recent), duty * step), curve)), recent[half]
+
+
+def _between(frames: list[np.ndarray], length: float) -> Iterator[np.ndarray]:
+    """Sub-frames of an exposure of ``length`` source steps around the middle one of ``frames``."""
+    half = len(frames) // 2
+    if not length:
+        yield frames[half]
+        return
+    gaps = [Gap.of(first, second) for first, second in pairwise(frames)]
+    travel = 0.0
+    for j, gap in enumerate(gaps):
+        exposed = min(j + 1 - half, length / 2) - max(j - half, -length / 2)
+        travel += exposed * float(np.percentile(np.linalg.norm(gap.out[::2, ::2], axis=-1), 99))
+    for s in subframe_times(length, travel / length, _MOST_BETWEEN):
+        whole = int(np.floor(s))
+        yield frames[half + whole] if s == whole else gaps[half + whole].at(float(s - whole))
 
 
 def blur_by_averaging(
@@ -150,6 +213,11 @@ def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
     picks = np.linspace(0, len(frames) - 2, min(6, len(frames) - 1)).astype(int)
     flows = (optical_flow(frames[i], frames[i + 1]) for i in picks)
     return float(np.median([np.median(np.linalg.norm(f, axis=-1)) for f in flows]))
+
+
+def fast_motion_px(source: np.ndarray, target: np.ndarray) -> float:
+    """90th percentile of the motion from one frame to another, in pixels."""
+    return float(np.percentile(np.linalg.norm(optical_flow(source, target)[::2, ::2], axis=-1), 90))
 
 
 def averaging_window(duty: float) -> int:

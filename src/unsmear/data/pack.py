@@ -7,7 +7,7 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,9 @@ RESIDUAL_CELL = 4
 """R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
 
 _FLOW_MARGIN = 24
+_CLIP_PX, _RUN = 960, 60
+"""Longest side of clips, and frames that belong together where not all of a clip are kept."""
+_HDR_TRANSFERS = {16, 18}
 _LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 
@@ -66,16 +69,36 @@ class Sources:
 
 
 def load_sources(
-    photos: Path | None, clips: Path | None, longest_px: int = 1920, leaves: int = 0, seed: int = 0
+    photos: Path | None,
+    clips: Path | None,
+    longest_px: int = 1920,
+    leaves: int = 0,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    clip_frames: int | None = None,
 ) -> Sources:
     """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960).
 
-    ``leaves`` pictures of dead leaves in the photographs' colours, drawn from ``seed``, are added to the photographs.
-    """
+    Args:
+        photos, clips: the folders; None for none.
+        longest_px: of photographs.
+        leaves: pictures of dead leaves in the photographs' colours, drawn from ``seed``, are added to the photographs.
+        seed: of the leaves.
+        exclude: names of files to leave out.
+        clip_frames: frames kept of a clip at most, in runs (a clip each) spread over it; None keeps all.
 
-    pictures = [read_photo(p, longest_px) for p in material(photos, PHOTO_SUFFIXES)]
+    Raises:
+        DataLayoutError: a folder without material, a file that cannot be read, a name in ``exclude`` that is no file.
+    """
+    kept = [material(photos, PHOTO_SUFFIXES), material(clips, CLIP_SUFFIXES)]
+    names = {path.name for paths in kept for path in paths}
+    for name in exclude:
+        if name not in names:
+            raise DataLayoutError(f"--exclude {name}: no photograph or clip of this name; give the names of files")
+    kept = [[path for path in paths if path.name not in exclude] for paths in kept]
+    pictures = [read_photo(path, longest_px) for path in kept[0]]
     pictures += some_leaves(leaves, pictures, seed)
-    return Sources(pictures, [list(read_clip(p, 960)) for p in material(clips, CLIP_SUFFIXES)])
+    return Sources(pictures, [run for path in kept[1] for run in _runs(path, clip_frames)])
 
 
 def material(folder: Path | None, suffixes: set[str]) -> list[Path]:
@@ -90,6 +113,29 @@ def material(folder: Path | None, suffixes: set[str]) -> list[Path]:
     if not found:
         raise DataLayoutError(f"{folder} holds no file ending in {', '.join(sorted(suffixes))}")
     return found
+
+
+def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
+    """The frames of a clip: all, or ``most`` of them in runs of ``_RUN``, spread evenly."""
+    if most is None:
+        return [list(read_clip(path, _CLIP_PX))]
+    total = sum(1 for _ in read_clip(path, 16)) if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX) else _packets(path)
+    if total <= most:
+        return [list(read_clip(path, _CLIP_PX))]
+    length, count = min(most, _RUN), max(most // _RUN, 1)
+    starts = [round((k + 0.5) / count * (total - length * count)) + k * length for k in range(count)]
+    runs: list[list[np.ndarray]] = [[] for _ in starts]
+    for i, frame in enumerate(read_clip(path, _CLIP_PX, {s + k for s in starts for k in range(length)})):
+        runs[i // length].append(frame)
+    return [run for run in runs if run]
+
+
+def _packets(path: Path) -> int:
+    """Number of frames of a video, which it need not state."""
+    import av
+
+    with av.open(str(path)) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
 def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -111,16 +157,35 @@ def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
     return image if k >= 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
 
 
-def read_clip(path: Path, longest_px: int) -> Iterator[np.ndarray]:
-    """The frames of a video, uint8 RGB (H, W, 3), shrunk to ``longest_px``."""
+def read_clip(path: Path, longest_px: int, wanted: Container[int] | None = None) -> Iterator[np.ndarray]:
+    """The frames of a video, uint8 RGB (H, W, 3), upright, shrunk to ``longest_px``.
+
+    Args:
+        path: the video.
+        longest_px: longest side, pixels.
+        wanted: numbers of the frames to give; None for all.
+
+    Raises:
+        DataLayoutError: its light is coded for HDR (PQ or HLG), which would be read as something grey.
+    """
     import av
 
     if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX):  # which a decoder would take as they come, cut or not
         with open_video(path) as reader:
-            yield from (_shrunk(frame, longest_px) for frame in upright_frames(reader, None))
+            for i, rgb in enumerate(upright_frames(reader, None)):
+                if wanted is None or i in wanted:
+                    yield _shrunk(rgb, longest_px)
         return
     with av.open(str(path)) as container:
-        yield from (_shrunk(frame.to_ndarray(format="rgb24"), longest_px) for frame in container.decode(video=0))
+        for i, frame in enumerate(container.decode(video=0)):
+            if frame.color_trc in _HDR_TRANSFERS:
+                raise DataLayoutError(
+                    f"{path}: HDR (PQ or HLG) is not tone-mapped here; convert it to SDR or leave it out"
+                )
+            if wanted is None or i in wanted:
+                small = _shrunk(frame.to_ndarray(format="rgb24"), longest_px)
+                turns = round(frame.rotation / 90) % 4
+                yield np.ascontiguousarray(np.rot90(small, turns)) if turns else small
 
 
 class Camera(Protocol):
@@ -149,7 +214,7 @@ def draw_frames(
     if rng.random() >= config.interpolated_share:
         return camera(rng, config.camera)
     size, frames = config.camera.size_px + 2 * _FLOW_MARGIN, config.camera.frames + 2
-    wide = replace(config.camera, size_px=size, frames=frames, noise_levels=(0.0, 0.0))
+    wide = replace(config.camera, size_px=size, frames=frames, noise_levels=(0.0, 0.0), bright_share=0, lamp_share=0)
     return list(camera(rng, wide, 0.0).sharp)
 
 

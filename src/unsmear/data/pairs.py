@@ -2,7 +2,7 @@
 
 Where frames move, sub-frames are interpolated along their motion and averaged; where they hardly do, and wherever
 that is asked for, real consecutive frames are averaged, as GoPro and DVD were made; over a photograph a virtual
-camera moves. Sensor noise and an H.264 encode may follow.
+camera moves. For strong blur clips can be sped up. Sensor noise and an H.264 encode may follow.
 """
 
 from collections import deque
@@ -14,14 +14,16 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from unsmear.data.camera import CameraRanges, noisy, render
+from unsmear.data.camera import CameraRanges, log_uniform, noisy, render
 from unsmear.data.exposure import (
     DECIMATION,
     NEAR_STATIC_PX,
     average_stream,
     averaging_window,
+    blur_between,
     blur_by_averaging,
     blur_by_flow,
+    fast_motion_px,
     typical_motion_px,
 )
 from unsmear.data.light import Curve, quantise
@@ -34,6 +36,8 @@ __all__ = ["BlurSettings", "Pair", "PairSet", "clip_generator", "make_pairs", "w
 
 _PHOTO_LONGEST_PX = 1920
 _PHOTO_LEAST_PX = 64
+_FEWEST_OUTPUT = 8
+"""Clips are not sped up beyond what leaves so many output frames."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,17 @@ class BlurSettings:
     it (GOPR0384_11_00: 11). The middle one is the target. None chooses between real and interpolated ones."""
     step: int | None = None
     """With ``average``: frames from one target to the next; None for as many as are averaged, as in GoPro."""
+    motion_px: tuple[float, float] | None = None
+    """Clips are sped up: one of so many source frames becomes an output frame that the 90th percentile of the motion
+    between these comes near a number drawn (log-uniform) from this range for each clip, in pixels. Exposures go over
+    the frames in between. None leaves the speed as it is."""
     noise: tuple[float, float] = (0.0, 0.0)
     """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn evenly for each clip."""
     raw: RawFormat | None = None
     """What ``.yuv`` files hold, instead of what their names state."""
 
     command = "unsmear data blur"
-    optional = ("average", "step", "noise", "yuv", "crf_range")
+    optional = ("average", "step", "motion_range_px", "noise", "yuv", "crf_range")
 
     def __post_init__(self) -> None:
         low, high = self.duty
@@ -85,6 +93,12 @@ class BlurSettings:
             raise UsageError(f"--max-frames {self.max_frames}: expected at least 3, as motion needs neighbours")
         if not 0 <= self.noise[0] <= self.noise[1]:
             raise UsageError(f"--noise {self.noise[0]:g} {self.noise[1]:g}: expected 0 <= MIN <= MAX (8-bit levels)")
+        if self.motion_px is not None:
+            low, high = self.motion_px
+            if not 0 < low <= high:
+                raise UsageError(f"--motion {low:g} {high:g}: expected 0 < MIN <= MAX (pixels an output frame)")
+            if self.average is not None:
+                raise UsageError("--motion speeds clips up by itself: leave --average out")
         self._check_average()
 
     def _check_average(self) -> None:
@@ -107,6 +121,8 @@ class BlurSettings:
         if self.average is not None:
             extra = {"average": self.average if isinstance(self.average, str) else list(self.average)}
             extra |= {"step": self.step} if self.step is not None else {}
+        if self.motion_px is not None:
+            extra["motion_range_px"] = list(self.motion_px)
         if self.noise != (0, 0):
             extra["noise"] = list(self.noise)
         if self.raw is not None:
@@ -135,6 +151,11 @@ class BlurSettings:
             method, duty, facts = "average", window / step, {"window": window, "target_every": step}
         elif reader.info.kind == "image":
             pairs, method = _photo_pairs(reader, duty, rng, self), "camera"
+        elif self.motion_px is not None:
+            target = log_uniform(clip_generator(self.seed, f"{name}/motion"), self.motion_px)
+            step, moved = _speed_up(reader, target, duty, self.max_frames)
+            pairs, method = blur_between(upright_frames(reader, self.max_frames), step, duty, self.curve), "between"
+            facts = {"target_every": step, "motion_p90_px": round(moved, 2)}
         elif _near_static(reader, self.max_frames):
             window = averaging_window(duty)
             pairs, method, duty = _averaged_pairs(reader, window, self), "average", window / DECIMATION
@@ -225,6 +246,8 @@ def _photo_pairs(reader: VideoReader, duty: float, rng: np.random.Generator, set
         frames=settings.photo_frames,
         duty=(duty, duty),
         sharp_share=0.0,
+        speed_px=settings.motion_px or CameraRanges.speed_px,
+        fast=settings.motion_px is not None,
         noise_levels=(0.0, 0.0),
         curve=settings.curve,
     )
@@ -237,15 +260,38 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
 
     The measure of ``exposure.typical_motion_px``, on the six pairs of frames that it would pick.
     """
-    total = reader.info.frames or sum(1 for _ in upright_frames(reader, max_frames))
-    if max_frames is not None:
-        total = min(total, max_frames)
+    total = _length(reader, max_frames)
     if total < 3 * DECIMATION:
         return False
-    picks = {int(i) for i in np.linspace(0, total - 2, 6)}
-    motions, previous = [], None
+    motions = [typical_motion_px(pair) for pair in _sampled_pairs(reader, total)]
+    return bool(motions) and float(np.median(motions)) < NEAR_STATIC_PX
+
+
+def _speed_up(reader: VideoReader, target_px: float, duty: float, max_frames: int | None) -> tuple[int, float]:
+    """How many source frames an output frame is, and the 90th percentile of the motion over them, in pixels.
+
+    As near to ``target_px`` as can be while at least ``_FEWEST_OUTPUT`` output frames are left.
+    """
+    total = _length(reader, max_frames)
+    motions = [fast_motion_px(*pair) for pair in _sampled_pairs(reader, total)]
+    motion = float(np.median(motions)) if motions else 0.0
+    most = max(int((total - 1) / (_FEWEST_OUTPUT - 1 + duty)), 1)
+    step = min(max(round(target_px / max(motion, 1e-3)), 1), most)
+    while step > 1 and 2 * np.ceil(duty * step / 2) + (_FEWEST_OUTPUT - 1) * step + 1 > total:
+        step -= 1
+    return step, step * motion
+
+
+def _length(reader: VideoReader, max_frames: int | None) -> int:
+    total = reader.info.frames or sum(1 for _ in upright_frames(reader, max_frames))
+    return total if max_frames is None else min(total, max_frames)
+
+
+def _sampled_pairs(reader: VideoReader, total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Up to six pairs of frames that follow one another, spread over the first ``total`` frames."""
+    picks = {int(i) for i in np.linspace(0, max(total - 2, 0), 6)}
+    previous = None
     for i, frame in enumerate(upright_frames(reader, max(picks) + 2)):
         if i - 1 in picks and previous is not None:
-            motions.append(typical_motion_px([previous, frame]))
+            yield previous, frame
         previous = frame if i in picks else None
-    return bool(motions) and float(np.median(motions)) < NEAR_STATIC_PX
