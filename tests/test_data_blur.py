@@ -24,7 +24,16 @@ from unsmear.data.exposure import (
     subframe_times,
 )
 from unsmear.data.light import expose, from_linear, quantise, to_linear
-from unsmear.data.pack import PackConfig, Sources, draw_sequence, load_sources, open_pack, read_clip
+from unsmear.data.pack import (
+    PackConfig,
+    Sources,
+    SpedUp,
+    draw_sequence,
+    finish_sequence,
+    load_sources,
+    open_pack,
+    read_clip,
+)
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
@@ -555,6 +564,24 @@ def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
         assert np.array_equal(values[:2], packs[1][key]), key
     assert not np.array_equal(packs[1]["sharp"], packs[2]["sharp"])
     assert not np.array_equal(packs[0]["sharp"][0], packs[0]["sharp"][1])
+
+
+def test_fast_clips_are_exposed_over_the_frames_between():
+    """Five frames of 4 px are a step of 20 px; a step of 2 frames would be 8 px, and is not wanted."""
+    clip = moving_frames((160, 140), 45, step_px=(4, 0), smooth_px=2.0)
+    camera = CameraRanges(size_px=64, frames=3, sharp_share=0.0, noise_levels=(0.0, 0.0), fast=True, duty=(1, 1))
+    wanted = {"clip_motion_px": (10.0, 40.0), "psnr_range": (5.0, 60.0)}
+    config = PackConfig(camera=camera, photo_share=0.0, uncompressed_share=1.0, **wanted)
+    for seed in range(4):
+        blurred, sharp, duty, priors = draw_sequence(Sources([], [clip]), np.random.default_rng(seed), config)
+        assert blurred.shape == sharp.shape == (3, 64, 64, 3) and duty == 1 and len(priors) == 3
+        inner = (slice(4, -4), slice(20, -20))
+        scores = [psnr(blurred[1][inner], box_along_x(sharp[1], px)[inner]) for px in range(0, 41, 2)]
+        assert 8 <= 2 * int(np.argmax(scores)) <= 40 and max(scores) > 30
+    cut = clip[:20] + [255 - frame for frame in clip[20:]]
+    config = PackConfig(camera=camera, photo_share=0.0, **wanted)
+    drawn = SpedUp([cv2.resize(f, (112, 112)) for f in cut[10:31]], 8)
+    assert finish_sequence(drawn, np.random.default_rng(0), config) is None
 
 
 def test_photographs_may_be_exposed_along_flow():

@@ -172,7 +172,7 @@ def pack(
     sharp_share: Annotated[float, typer.Option(min=0, max=1, help="Sequences left sharp.")] = 0.12,
     fast: Annotated[
         bool,
-        typer.Option("--fast", help="For speeds up to 72: as many sub-frames as pixels, photographs never enlarged."),
+        typer.Option("--fast", help="For speeds up to 72: more sub-frames, photographs never enlarged."),
     ] = False,
     turning: Annotated[
         tuple[float, float], typer.Option(help="Range of the strength of roll, zoom and tilt; 8 is violent.")

@@ -49,7 +49,7 @@ class CameraRanges:
     fast: bool = False
     """Drawn for motion of up to about 72 pixels a frame: photographs large enough for the camera's way are chosen, so
     that none is enlarged; an exposure has a sub-frame a pixel, up to 65; no instant is faster than 1.3 times the upper
-    ``speed_px``. Off, as packs were drawn before."""
+    ``speed_px``; clips are exposed over the frames between output frames. Off, as packs were drawn before."""
     foregrounds: int = 1
     """Pieces in front at most, where there are any; the later ones cover the earlier ones."""
     turning: tuple[float, float] = (1.0, 1.0)

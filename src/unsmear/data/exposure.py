@@ -99,13 +99,24 @@ class Gap:
     def of(cls, first: np.ndarray, second: np.ndarray) -> "Gap":
         return cls(first, second, optical_flow(first, second), optical_flow(second, first))
 
+    def fastest_px(self) -> float:
+        """99th percentile of the motion, in pixels."""
+        return float(np.percentile(np.linalg.norm(self.out[::2, ::2], axis=-1), 99))
+
+    def mismatch(self) -> float:
+        """Mean difference, in 8-bit levels, of the two frames half way that the first and the second give."""
+        return float(cv2.absdiff(*self._sides(0.5)).mean())
+
     def at(self, a: float) -> np.ndarray:
         """The frame at time ``a`` in [0, 1] from the first to the second, uint8 (H, W, 3)."""
+        here, there = self._sides(a)
+        return cv2.addWeighted(here, 1 - a, there, a, 0)
+
+    def _sides(self, a: float) -> tuple[np.ndarray, np.ndarray]:
         h, w = self.first.shape[:2]
         grid = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
         here = _backward_sample(self.first, -a * self.out, grid)
-        there = _backward_sample(self.second, -(1 - a) * self.back, grid)
-        return cv2.addWeighted(here, 1 - a, there, a, 0)
+        return here, _backward_sample(self.second, -(1 - a) * self.back, grid)
 
 
 def subframe_times(duty: float, fastest_px: float, most: int = MAX_SUBFRAMES) -> np.ndarray:
@@ -169,7 +180,7 @@ def _between(frames: list[np.ndarray], length: float) -> Iterator[np.ndarray]:
     travel = 0.0
     for j, gap in enumerate(gaps):
         exposed = min(j + 1 - half, length / 2) - max(j - half, -length / 2)
-        travel += exposed * float(np.percentile(np.linalg.norm(gap.out[::2, ::2], axis=-1), 99))
+        travel += exposed * gap.fastest_px()
     for s in subframe_times(length, travel / length, _MOST_BETWEEN):
         whole = int(np.floor(s))
         yield frames[half + whole] if s == whole else gaps[half + whole].at(float(s - whole))

@@ -7,9 +7,10 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 
 import json
 import multiprocessing
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from unsmear.data.camera import CameraRanges, Rendered, draw_duty, render, sensor_noise
 from unsmear.data.compress import h264_round_trip
-from unsmear.data.exposure import Neighbourhood, fitted_duty, subframe_times
+from unsmear.data.exposure import Gap, Neighbourhood, blur_between, fitted_duty, subframe_times
 from unsmear.data.leaves import dead_leaves
 from unsmear.data.light import expose, quantise
 from unsmear.data.pairset import upright_frames
@@ -38,6 +39,9 @@ _FLOW_MARGIN = 24
 _CLIP_PX, _RUN = 960, 60
 """Longest side of clips, and frames that belong together where not all of a clip are kept."""
 _HDR_TRANSFERS = {16, 18}
+_CUT_LEVELS, _MISMATCH_LEVELS = 25.0, 6.0
+"""Mean difference of frames that follow one another, shrunk to 16×16, from which they are a cut; and of the two frames
+half way between them that either gives along flow."""
 _LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 
@@ -225,6 +229,8 @@ def _clip_frames(
     frames = clips[int(rng.integers(len(clips)))]
     stride = int(rng.choice([1, 1, 2, 3, 4, 6, 8]))
     span = (ranges.frames + 1) * stride + 1
+    if ranges.fast:
+        span = (ranges.frames - 1) * stride + 2 * _half(stride) + 1
     if len(frames) < span:
         return None
     first = int(rng.integers(0, len(frames) - span + 1))
@@ -232,14 +238,47 @@ def _clip_frames(
     h, w = frames[0].shape[:2]
     take = min(int(side / rng.uniform(0.55, 1.0)), h, w)
     y, x = int(rng.integers(0, h - take + 1)), int(rng.integers(0, w - take + 1))
-    return [
-        cv2.resize(frames[first + i * stride][y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA)
-        for i in range(ranges.frames + 2)
-    ]
+    picked = frames[first : first + span : 1 if ranges.fast else stride]
+    crops = [cv2.resize(f[y : y + take, x : x + take], (side, side), interpolation=cv2.INTER_AREA) for f in picked]
+    return SpedUp(crops, stride) if ranges.fast else crops
+
+
+class SpedUp(list[np.ndarray]):
+    """Frames of a clip of which every ``step``-th becomes an output frame, exposed over the frames around it."""
+
+    def __init__(self, frames: Iterable[np.ndarray] = (), step: int = 1):
+        super().__init__(frames)
+        self.step = step
+
+
+def _half(step: int) -> int:
+    """Frames on either side of an output frame that its exposure may reach."""
+    return (step + 1) // 2
+
+
+def _over_frames(crops: SpedUp, rng: np.random.Generator, config: PackConfig) -> Rendered | None:
+    """Exposures over the frames between output frames; None if they move too little or too much, or flow fails."""
+    ranges, step = config.camera, crops.step
+    duty = draw_duty(rng, ranges)
+    small = [cv2.resize(f, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32) for f in crops]
+    if max(float(np.abs(a - b).mean()) for a, b in pairwise(small)) > _CUT_LEVELS:
+        return None
+    middle = len(crops) // 2
+    gap = Gap.of(crops[middle], crops[middle + 1])
+    low, high = config.clip_motion_px
+    if not low <= step * gap.fastest_px() <= high or gap.mismatch() > _MISMATCH_LEVELS:
+        return None
+    start = _half(step) - int(np.ceil(duty * step / 2))
+    pairs = list(islice(blur_between(crops[start:], step, duty, ranges.curve), ranges.frames))
+    inner = slice(_FLOW_MARGIN, _FLOW_MARGIN + ranges.size_px)
+    blurred = [quantise(sensor_noise(b[inner, inner].astype(np.float32), rng, ranges.noise_levels)) for b, _ in pairs]
+    return Rendered(np.stack(blurred), np.stack([sharp[inner, inner] for _, sharp in pairs]), duty)
 
 
 def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: PackConfig) -> Rendered | None:
     """Exposures of all frames but the first and the last, cut out of the margin that flow needs; or None."""
+    if isinstance(crops, SpedUp):
+        return _over_frames(crops, rng, config)
     ranges = config.camera
     duty = draw_duty(rng, ranges)
     inner = slice(_FLOW_MARGIN, _FLOW_MARGIN + ranges.size_px)
