@@ -5,7 +5,6 @@ decoder with a global residual. Nothing in it looks at a whole frame, so a tile 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,11 +13,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from unsmear.nn.blocks import CoarseLevel, DetailLevel, ResidualBlock, ResidualBody, zero_bias
+from unsmear.models.cpfp_config import CPFPConfig
+from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
+from unsmear.nn.correction import pinned, shuffled
 from unsmear.nn.cpfa import CPFA
-from unsmear.nn.deconvolution import line_samples, richardson_lucy
+from unsmear.nn.deconvolution import coarse_samples, line_samples, richardson_lucy
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
+from unsmear.nn.pyramid import Pyramid, doubled
 from unsmear.nn.sampling import pixel_grid, sample, warp
+
+__all__ = ["CPFP", "GRID", "CPFPConfig", "CPFPOutput", "PriorTensors"]
 
 GRID = 4
 """Frame pixels a feature pixel, each way."""
@@ -65,78 +69,9 @@ class CPFPOutput(NamedTuple):
     frames: Tensor
     """(B, T', 3, H, W) restored frames, not clipped; T' = ``output_frames``."""
     state: Tensor
-    """What the first forward pass hands on after frame T'−1: (order, B, C, H/4, W/4)."""
+    """What the first forward pass hands on after frame T'−1: (order, B, C, H/cell, W/cell)."""
     look: Tensor | None
     """Frame T'−1 and its deconvolution, (B, 6, H, W) half precision, for the frame after it; None where unused."""
-
-
-@dataclass(frozen=True)
-class CPFPConfig:
-    """Sizes of the network; ``CPFPConfig.preset("release")`` has the width of the authors' release."""
-
-    channels: int = 32
-    encoder_depth: int = 4
-    body_depth: int = 6
-    decoder_depth: int = 4
-    passes: list[str] = field(default_factory=lambda: ["forward", "backward"])
-    """Order of propagation; the first must be forward, its state is carried from chunk to chunk."""
-    order: int = 1
-    """First- or second-order propagation."""
-    offset_groups: int = 4
-    offset_limit: float | None = 4.0
-    """Bound in feature pixels on learnt offsets; None is the paper's reading."""
-    prior_inputs: bool = True
-    """Give V, V_back and R (and the duty cycle) to the encoder too. Ours."""
-    line_taps: int = 17
-    """Taps of the motion-line head, 0 for none. Ours."""
-    line_reach: float = 2.0
-    """They cover this many times the blur to each side; the exposure itself covers half of it."""
-    state_limit: float | None = 4.0
-    """Cells of a propagated feature that leave ± this are dropped, None for never. Ours: far outside of what it was
-    trained on (motion of 90 px a frame) a recurrent network may begin to amplify what it hands on to itself."""
-    deconvolve: list[int] = field(default_factory=lambda: [3, 6])
-    """Iterations of Richardson–Lucy along the motion line after which the network is shown the frame, and may take of
-    it what it likes pixel by pixel; empty for none. Ours."""
-    neighbours: bool = False
-    """Offer the frames before and after too, deconvolved and moved along V where they fit. Ours: what coding or noise
-    took from one frame another one may still have."""
-    line_blocks: int = 3
-    """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
-    coarse_blocks: int = 0
-    """Residual blocks at half the feature resolution in the decoder, which see twice as far; 0 for none. Ours."""
-    detail_blocks: int = 0
-    """Residual blocks at half of the frame's resolution that have the last word; 0 for none. Ours."""
-    detail_channels: int = 24
-    use_motion: bool = True
-    """False: V = V_back = 0 everywhere (the ablation without motion vectors)."""
-    use_residual: bool = True
-    """False: R = 0 everywhere (the ablation without coding residuals)."""
-
-    @classmethod
-    def preset(cls, name: str) -> "CPFPConfig":
-        """A named size. ``release``: the width, the depth and the bound on offsets of the authors' release (31.6 M
-        parameters), none of our additions; it runs forward first, which chunks of a video need.
-
-        Raises:
-            ValueError: another name.
-        """
-        if name != "release":
-            raise ValueError(f"preset {name!r} is unknown; there is: release")
-        return cls(
-            channels=192,
-            encoder_depth=2,
-            body_depth=4,
-            decoder_depth=3,
-            passes=["forward", "backward"] * 2,
-            order=2,
-            offset_groups=16,
-            offset_limit=5.0,
-            state_limit=None,
-            prior_inputs=False,
-            line_taps=0,
-            deconvolve=[],
-            line_blocks=0,
-        )
 
 
 class CPFP(ModelMixin, ConfigMixin):
@@ -162,9 +97,9 @@ class CPFP(ModelMixin, ConfigMixin):
         deconvolve: list[int] | None = None,
         neighbours: bool = False,
         line_blocks: int = 3,
-        coarse_blocks: int = 0,
-        detail_blocks: int = 0,
-        detail_channels: int = 24,
+        coarse_deconvolve: list[int] | None = None,
+        deep_channels: list[int] | None = None,
+        deep_depths: list[int] | None = None,
         use_motion: bool = True,
         use_residual: bool = True,
     ):
@@ -178,24 +113,39 @@ class CPFP(ModelMixin, ConfigMixin):
         if order not in (1, 2):
             raise ValueError(f"order {order} of propagation must be 1 or 2")
         c = channels
-        self.deconvolve = tuple(deconvolve or ())
-        # V, V_back, R, duty known, duty; the frame read at the taps along its line; and the frame deconvolved
-        extra = 7 + len(INPUT_TAPS) * 3 * GRID * GRID if prior_inputs else 0
-        extra += len(self.deconvolve) * 3 * GRID * GRID
-        self.encoder = ResidualBody(3 * GRID * GRID + extra, c, encoder_depth)
-        self.align = nn.ModuleList(CPFA(c, offset_groups, order, offset_limit) for _ in self.passes)
-        self.body = nn.ModuleList(ResidualBody((2 + j) * c, c, body_depth) for j in range(len(self.passes)))
-        self.fuse = nn.Conv2d((1 + len(self.passes)) * c, c, 1)
-        self.coarse = CoarseLevel(c, coarse_blocks) if coarse_blocks else None
+        self.deconvolve, self.coarse_deconvolve = tuple(deconvolve or ()), tuple(coarse_deconvolve or ())
+        tried = len(self.deconvolve) + len(self.coarse_deconvolve)
+        deep = list(deep_channels or ())
+        self.cell = 2 * GRID if deep else GRID
+        """Frame pixels a cell of what is propagated."""
+        # The frame, also read at the taps along its line, and deconvolved
+        pictures = 1 + (len(INPUT_TAPS) if prior_inputs else 0) + tried
+        fields = 7 if prior_inputs else 0  # V, V_back, R, duty known, duty
+        if deep:
+            # A 1×1 convolution reads the many pictures: half of the arithmetic of the whole network otherwise
+            self.encoder = ResidualBody(pictures * 3 * GRID * GRID, c, encoder_depth, kernel=1)
+            self.down = nn.Conv2d(c, deep[0], 2, stride=2)
+            self.coarse_encoder = ResidualBody(deep[0] + fields, deep[0], encoder_depth)
+            self.pyramid = Pyramid(deep, list(deep_depths or ()))
+            self.up = nn.Conv2d(deep[0], c, 1)
+        else:
+            self.encoder = ResidualBody(pictures * 3 * GRID * GRID + fields, c, encoder_depth)
+        self.deep = bool(deep)
+        self.multiple = self.cell << max(len(deep) - 1, 0)
+        """Sides of frames and tiles are best multiples of this: a cell of the coarsest level, frame pixels."""
+        d = deep[0] if deep else c  # channels of what is propagated
+        self.align = nn.ModuleList(CPFA(d, offset_groups, order, offset_limit) for _ in self.passes)
+        self.body = nn.ModuleList(ResidualBody((2 + j) * d, d, body_depth) for j in range(len(self.passes)))
+        self.fuse = nn.Conv2d((1 + len(self.passes)) * d, d, 1)
         self.decoder = nn.ModuleList(ResidualBlock(c) for _ in range(decoder_depth))
-        self.along_line = nn.ModuleList(LineBlock(c) for _ in range(line_blocks))
+        self.along_line = nn.ModuleList(LineBlock(d) for _ in range(line_blocks))
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
         self.to_pixels.weight.data *= 0.01
         zero_bias(self.to_pixels)
-        if self.deconvolve:
-            self.to_gates = nn.Conv2d(c, len(self.deconvolve) * GRID * GRID, 3, padding=1)
+        if tried:
+            self.to_gates = nn.Conv2d(c, tried * GRID * GRID, 3, padding=1)
             self.to_gates.weight.data *= 0.1
-            nn.init.constant_(self.to_gates.bias, DECONVOLVED / len(self.deconvolve))  # type: ignore[arg-type]
+            nn.init.constant_(self.to_gates.bias, DECONVOLVED / tried)  # type: ignore[arg-type]
         self.neighbours = neighbours
         if neighbours:
             self.to_neighbours = nn.Conv2d(c, 2 * GRID * GRID, 3, padding=1)
@@ -206,18 +156,17 @@ class CPFP(ModelMixin, ConfigMixin):
             self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
             self.to_line.weight.data *= 0.1
             zero_bias(self.to_line)
-        shown = 2 + len(self.deconvolve) + 2 * neighbours  # the frame, its restoration so far, and what was offered
-        self.detail = DetailLevel(c, shown, detail_channels, detail_blocks) if detail_blocks else None
+
+    @property
+    def values_per_pixel(self) -> float:
+        """Feature values that are held for each pixel of each frame of a clip, for estimates of memory."""
+        held = self.fuse.out_channels * (2 + 2 * len(self.passes)) / self.cell**2
+        return held + self.channels / GRID**2 if self.deep else held
 
     @classmethod
     def build(cls, config: CPFPConfig) -> "CPFP":
         """A network of this size with start values."""
         return cls(**vars(config))
-
-    @property
-    def later_forward_passes(self) -> bool:
-        """Whether a forward pass depends on a backward one, so that a chunk needs frames before it too."""
-        return "forward" in self.passes[1:]
 
     def forward(
         self,
@@ -227,6 +176,7 @@ class CPFP(ModelMixin, ConfigMixin):
         output_frames: int | None = None,
         samples: int | None = None,
         look: Tensor | None = None,
+        pin: bool = True,
     ) -> CPFPOutput:
         """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
 
@@ -239,10 +189,12 @@ class CPFP(ModelMixin, ConfigMixin):
             samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
                 of one frame must have the same.
             look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
+            pin: keep the frames' low frequencies (``nn.correction.pinned``). False where they are tiles of a frame,
+                for which that is done when they are joined.
         """
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
-        size = (height // GRID, width // GRID)
+        size = (height // self.cell, width // self.cell)
         dtype = self.to_pixels.weight.dtype
         grid = self._to_feature_grid(priors, size)
 
@@ -250,15 +202,19 @@ class CPFP(ModelMixin, ConfigMixin):
             samples = self.line_samples(priors)
         undone: list[list[Tensor]] = []
         looks = [look]  # of the frames from −1 on
-        encoded = []
+        encoded: list[Tensor] = []  # at the size at which features are propagated
+        fine: list[Tensor] = []  # at a quarter of the frame's
         for i in range(t):
             frame = _unit(frames[:, i])
             tried = self._deconvolved(frame, grid, i, samples)
-            encoded.append(self._encode(frame, grid, i, tried, dtype))
+            features, coarse = self._encode(frame, grid, i, tried, dtype)
+            encoded.append(coarse)
             if i < keep:
+                fine.append(features)
                 undone.append([x.half() for x in tried])  # all of them wait for the decoder
             if self.neighbours and i <= keep:
-                looks.append(torch.cat([frame, frame + tried[-1] if tried else frame], 1).half())
+                best = frame + tried[len(self.deconvolve) - 1] if self.deconvolve else frame
+                looks.append(torch.cat([frame, best], 1).half())
         looks += [None] * (keep + 2 - len(looks))
         propagated: list[list[Tensor]] = []
         handed_on = state
@@ -270,8 +226,13 @@ class CPFP(ModelMixin, ConfigMixin):
                 handed_on = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
+            frame = _unit(frames[:, i])
             offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
-            restored[:, i] = self._decode(i, _unit(frames[:, i]), undone[i], offered, encoded, propagated, grid)
+            seen = [encoded[i], *(features[i] for features in propagated)]
+            change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
+            # Where there is no motion to go by, nothing is changed.
+            moves = ~(grid.reset[:, i] & grid.reset_back[:, i])[:, None, None, None]
+            restored[:, i] = frame + (pinned(change) if pin else change) * moves
             undone[i], looks[i] = [], None
         assert handed_on is not None
         return CPFPOutput(restored, handed_on, looks[keep])
@@ -297,16 +258,22 @@ class CPFP(ModelMixin, ConfigMixin):
 
     def line_samples(self, priors: PriorTensors) -> int:
         """Points of a motion line that deconvolution should average over these frames."""
-        if not self.deconvolve:
+        if not self.deconvolve and not self.coarse_deconvolve:
             return 1
         blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
         return line_samples(blur)
 
     def _deconvolved(self, frame: Tensor, grid: PriorTensors, i: int, samples: int) -> list[Tensor]:
         """What deconvolution along its line makes of a frame, less the frame, after each number of iterations."""
-        if not self.deconvolve:
-            return []
-        return [x - frame for x in richardson_lucy(frame, self._blur(grid, i), samples, self.deconvolve)]
+        blur = self._blur(grid, i)
+        out = []
+        if self.deconvolve:
+            out = [x - frame for x in richardson_lucy(frame, blur, samples, self.deconvolve)]
+        if self.coarse_deconvolve:
+            half = F.avg_pool2d(frame, 2)
+            tried = richardson_lucy(half, blur / 2, coarse_samples(samples), self.coarse_deconvolve)
+            out += [doubled(x - half) for x in tried]
+        return out
 
     @staticmethod
     def _offered(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
@@ -328,25 +295,30 @@ class CPFP(ModelMixin, ConfigMixin):
             out.append(trust * (moved[:, 3:] - own[:, 3:]))
         return out
 
-    def _encode(self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """Features (B, C, h, w) of frame i."""
-        read = [F.pixel_unshuffle(frame.to(dtype), GRID)]
+    def _encode(
+        self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Features of frame i at a quarter of its size, and those that are propagated."""
+        pictures, fields = [frame], []
         if self.prior_inputs:
             duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
-            fields = (
-                *(F.pixel_unshuffle(x, GRID) for x in self._along_line(frame, grid, i)),
+            pictures += self._along_line(frame, grid, i)
+            fields = [
                 grid.motion[:, i] / MOTION_INPUT_PX,
                 grid.motion_back[:, i] / MOTION_INPUT_PX,
                 grid.residual[:, i],
                 (duty >= 0).float(),
                 duty.clamp(min=0),
-            )
-            read += [x.to(dtype) for x in fields]
-        read += [F.pixel_unshuffle(x.to(dtype), GRID) for x in undone]
-        x = torch.cat(read, 1)
+            ]
+        fields = [x.to(dtype) for x in fields]
+        seen, offered = ([F.pixel_unshuffle(x.to(dtype), GRID) for x in some] for some in (pictures, undone))
+        x = torch.cat([*seen, *offered] if self.deep else [*seen, *fields, *offered], 1)
         if dtype == torch.bfloat16:
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.encoder(x)
+        features = self.encoder(x)
+        if not self.deep:
+            return features, features
+        return features, self.coarse_encoder(torch.cat([self.down(features), *fields], 1))
 
     def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
         """How the frame differs at ``INPUT_TAPS`` along the line that its exposure covered."""
@@ -383,11 +355,11 @@ class CPFP(ModelMixin, ConfigMixin):
         for i in range(count) if forward else range(count - 1, -1, -1):
             open_ = (~cut[:, i]).to(zero.dtype)[:, None, None, None]
             held = [h * open_ for h in held]
-            motions = [motion[:, i] / GRID]
+            motions = [motion[:, i] / self.cell]
             if order == 2:
                 # Motion to t∓2 is V followed by the neighbour's own V.
                 neighbour = min(max(i + step, 0), count - 1)
-                motions.append(motions[0] + _follow(motion[:, neighbour] / GRID, motions[0]))
+                motions.append(motions[0] + _follow(motion[:, neighbour] / self.cell, motions[0]))
             aligned = self.align[j](held, motions, grid.residual[:, i]) * open_
             inputs = [encoded[i], *(f[i] for f in earlier), aligned]
             new = aligned + self.body[j](torch.cat(inputs, 1))
@@ -401,37 +373,46 @@ class CPFP(ModelMixin, ConfigMixin):
 
     def _decode(
         self,
-        i: int,
         frame: Tensor,
         undone: list[Tensor],
         offered: list[Tensor],
-        encoded: list[Tensor],
-        propagated: list[list[Tensor]],
+        fine: Tensor,
+        seen: list[Tensor],
         grid: PriorTensors,
+        i: int,
     ) -> Tensor:
-        """Fusion, decoder and global residual: frame t restored, (B, 3, H, W) float32."""
-        fused = self.fuse(torch.cat([encoded[i], *(p[i] for p in propagated)], 1))
+        """Fusion and decoder: what is to be added to frame i, (B, 3, H, W) float32.
+
+        ``seen``: its features and what each pass handed to it.
+        """
         blur = self._blur(grid, i)
-        decoded = fused if self.coarse is None else self.coarse(fused)
-        for k, block in enumerate(self.decoder):
-            if k < len(self.along_line):
-                decoded = self.along_line[k](decoded, blur / GRID)
-            decoded = block(decoded)
-        out = frame + F.pixel_shuffle(self.to_pixels(decoded).float(), GRID)
+        decoded = self.fuse(torch.cat(seen, 1))
+        if self.deep:
+            for block in self.along_line:
+                decoded = block(decoded, blur / self.cell)
+            decoded = fine + doubled(self.up(self.pyramid(decoded)))
+            for block in self.decoder:
+                decoded = block(decoded)
+        else:
+            for k, block in enumerate(self.decoder):
+                if k < len(self.along_line):
+                    decoded = self.along_line[k](decoded, blur / self.cell)
+                decoded = block(decoded)
+        change = shuffled(self.to_pixels(decoded).float(), GRID)
         if undone:
-            gates = F.pixel_shuffle(self.to_gates(decoded).float(), GRID)
+            gates = shuffled(self.to_gates(decoded).float(), GRID)
             for k, difference in enumerate(undone):
-                out = out + gates[:, k : k + 1] * difference.float()
+                change = change + gates[:, k : k + 1] * difference.float()
         if offered:
-            gates = F.pixel_shuffle(self.to_neighbours(decoded).float(), GRID)
+            gates = shuffled(self.to_neighbours(decoded).float(), GRID)
             for k, difference in enumerate(offered):
-                out = out + gates[:, k : k + 1] * difference
+                change = change + gates[:, k : k + 1] * difference
         if self.line is not None:
-            weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + self.to_line(decoded).float()
-            out = out + self.line(frame, blur, weights)
-        if self.detail is not None:
-            out = out + self.detail(decoded, [frame, out - frame, *undone, *offered])
-        return out
+            learnt = self.to_line(decoded).float()
+            blur = F.interpolate(blur, learnt.shape[-2:], mode="bilinear", align_corners=False) if self.deep else blur
+            weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + learnt
+            change = change + self.line(frame, blur, weights)
+        return change
 
 
 def _unit(frame: Tensor) -> Tensor:

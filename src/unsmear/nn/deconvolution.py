@@ -23,7 +23,7 @@ _FLOOR = 2e-3
 _LEAST = 1e-4
 _MOMENTUM = (0.0, 0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.8)
 """How far each iteration starts beyond the last one, in steps (Biggs & Andrews, 1997, with fixed factors: nothing may
-depend on the whole frame)."""
+depend on the whole frame). Later ones as the last."""
 
 
 def line_samples(blur: Tensor) -> int:
@@ -31,6 +31,11 @@ def line_samples(blur: Tensor) -> int:
     length = torch.linalg.vector_norm(blur.float(), dim=-3).flatten()
     longest = float(np.percentile(length.cpu().numpy(), 99))
     return min(max(int(np.ceil(longest / 2 / SPACING_PX)), 1) * 2 + 1, MOST_SAMPLES)
+
+
+def coarse_samples(samples: int) -> int:
+    """As many points as a line of half the length needs, ``samples`` being those of ``line_samples``."""
+    return samples if samples == MOST_SAMPLES else max(samples // 4 * 2 + 1, 3)
 
 
 @torch.no_grad()
@@ -43,7 +48,7 @@ def richardson_lucy(frame: Tensor, blur: Tensor, samples: int, after: tuple[int,
         frame: (B, 3, H, W) float32 in [0, 1], gamma-encoded.
         blur: duty · V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
         samples: points of the line that are averaged, odd.
-        after: increasing, at most 8.
+        after: increasing.
 
     Returns:
         Frames like ``frame``, in [0, 1].
@@ -66,7 +71,7 @@ def _on_device(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]
     seen = frame**2 + _FLOOR
     estimate, previous, out = seen.clone(), seen, []
     for k in range(after[-1]):
-        start = (estimate + _MOMENTUM[k] * (estimate - previous)).clamp(min=_LEAST)
+        start = (estimate + _MOMENTUM[min(k, len(_MOMENTUM) - 1)] * (estimate - previous)).clamp(min=_LEAST)
         previous, estimate = estimate, start * blurred(seen / blurred(start).clamp(min=_LEAST))
         if k + 1 in after:
             out.append((estimate - _FLOOR).clamp(0, 1).sqrt())
@@ -104,7 +109,7 @@ def _on_cpu(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]) -
         np.copyto(previous, seen)
         for k in range(after[-1]):
             np.subtract(estimate, previous, out=start)  # start = estimate + momentum · (estimate − previous)
-            cv2.scaleAdd(start, _MOMENTUM[k], estimate, dst=start)
+            cv2.scaleAdd(start, _MOMENTUM[min(k, len(_MOMENTUM) - 1)], estimate, dst=start)
             np.maximum(start, np.float32(_LEAST), out=start)
             blur(start)
             np.divide(seen, total, out=ratio)

@@ -4,21 +4,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from unsmear.models.cpfp import CPFP, GRID, CPFPOutput, PriorTensors
+from unsmear.models.cpfp import CPFP, CPFPOutput, PriorTensors
+from unsmear.nn.correction import pinned
 from unsmear.restore.memory import memory_errors
 from unsmear.restore.restorer import Clip, State
 from unsmear.restore.restraint import flat_kept
-from unsmear.restore.tensors import frames_to_levels, prior_tensors, tensor_to_frames
+from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
 
 MULTIPLE = 16
-"""Sides are padded to this: the grid of the priors covers whole macroblocks."""
+"""Sides are padded to this: the grid of the priors covers whole macroblocks. Twice as much where the network has levels
+below an eighth of the frame's size: tiles then begin on a cell of the coarsest level."""
 
 LOOK_AHEAD = 4
 """L: frames after a chunk from which its backward passes start."""
 
-OVERLAP_PX = 96
-"""Shared by neighbouring tiles."""
+OVERLAP_PX, DEEP_OVERLAP_PX = 96, 192
+"""Shared by neighbouring tiles; the second with levels below an eighth."""
 
 MAX_CLIP_VALUES = 1_200_000_000
 """Feature values (frames × channels × cells × passes) that a clip may hold before it is tiled."""
@@ -39,15 +41,17 @@ class CPFPRestorer:
         self.name, self.frames_after, self.fingerprint = name, LOOK_AHEAD, fingerprint
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.model = nn.Module.to(model, device=device, dtype=dtype).eval()
+        self.multiple = max(MULTIPLE, model.multiple)
+        self.overlap_px = DEEP_OVERLAP_PX if model.multiple > MULTIPLE else OVERLAP_PX
         if dtype != torch.float32:
             nn.Module.to(self.model, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
-        per_pixel = frames * self.model.channels * (2 + 2 * len(self.model.passes)) / GRID**2
+        per_pixel = frames * self.model.values_per_pixel
         if per_pixel * height * width <= MAX_CLIP_VALUES:
             return None
         side = int((MAX_CLIP_VALUES / per_pixel) ** 0.5)
-        return max(side // MULTIPLE * MULTIPLE, OVERLAP_PX + 4 * MULTIPLE)
+        return max(side // self.multiple * self.multiple, self.overlap_px + 4 * self.multiple)
 
     def __call__(self, clip: Clip) -> np.ndarray:
         """Restore a clip by itself, whole frames at once → (wanted, H, W, 3)."""
@@ -55,14 +59,14 @@ class CPFPRestorer:
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
-        frames = frames_to_levels(clip.frames, MULTIPLE)[None]
-        priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty)
+        frames = frames_to_levels(clip.frames, self.multiple)[None]
+        priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty, self.multiple)
         samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
         carried, look = (state.get(name) if state else None for name in ("features", "look"))
         height, width = frames.shape[-2:]
         whole = Tile(0, height, 0, width)
         rows = (
-            tile_rows(height, width, tile_px, OVERLAP_PX, MULTIPLE)
+            tile_rows(height, width, max(tile_px, self.overlap_px + self.multiple), self.overlap_px, self.multiple)
             if tile_px and tile_px < max(height, width)
             else [[whole]]
         )
@@ -71,7 +75,7 @@ class CPFPRestorer:
             out = self._run(
                 tile.cut(frames),
                 _cut_priors(priors, tile),
-                None if carried is None else tile.cut(carried, GRID),
+                None if carried is None else tile.cut(carried, self.model.cell),
                 clip.wanted,
                 samples,
                 None if look is None else tile.cut(look),
@@ -79,7 +83,10 @@ class CPFPRestorer:
             return tuple(x.float().cpu() for x in out if x is not None)
 
         with memory_errors():
-            restored, *handed_on = by_tiles(rows, process, (1, GRID, 1)[: 2 + self.model.neighbours])
+            restored, *handed_on = by_tiles(rows, process, (1, self.model.cell, 1)[: 2 + self.model.neighbours])
+        for i in range(clip.wanted):
+            frame = levels_to_unit(frames[0, i])
+            restored[0, i] = frame + pinned(restored[0, i] - frame)  # of the whole frame, which tiles do not see
         h, w = clip.frames.shape[1:3]
         made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
         return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))
@@ -101,6 +108,7 @@ class CPFPRestorer:
             wanted,
             samples,
             None if look is None else look.to(device),
+            pin=False,
         )
 
 

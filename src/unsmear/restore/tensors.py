@@ -40,14 +40,17 @@ def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def prior_tensors(priors: Sequence[Prior], duty: float | Sequence[float]) -> PriorTensors:
-    """Priors of T frames → tensors with a batch of one, on grids that cover the frame padded to 16.
+def prior_tensors(priors: Sequence[Prior], duty: float | Sequence[float], multiple: int = 16) -> PriorTensors:
+    """Priors of T frames → tensors with a batch of one, on grids that cover the frame padded to ``multiple``.
 
     Args:
         priors: of consecutive frames.
         duty: exposure as a fraction of the frame step, one number or one a frame; negative if unknown.
+        multiple: of 16; sides of the grids are padded by repeating the last row and column.
     """
-    rows, columns = priors[0].motion_q.shape[:2]
+    rows, columns = (-(-side * 8 // multiple) * multiple // 8 for side in priors[0].motion_q.shape[:2])
+    more = tuple(n - side for n, side in zip((rows, columns), priors[0].motion_q.shape[:2], strict=True))
+    padding = ((0, 0), (0, more[0]), (0, more[1]))
     cells = (columns * 8 // RESIDUAL_CELL, rows * 8 // RESIDUAL_CELL)
     residual = []
     for prior in priors:
@@ -56,8 +59,8 @@ def prior_tensors(priors: Sequence[Prior], duty: float | Sequence[float]) -> Pri
         residual.append(cv2.resize(padded, cells, interpolation=cv2.INTER_AREA))
     duties = torch.as_tensor(duty, dtype=torch.float32).expand(len(priors))
     return PriorTensors(
-        torch.from_numpy(np.stack([p.motion() for p in priors]))[None],
-        torch.from_numpy(np.stack([p.motion_back() for p in priors]))[None],
+        torch.from_numpy(np.stack([np.pad(p.motion(), padding, "edge") for p in priors]))[None],
+        torch.from_numpy(np.stack([np.pad(p.motion_back(), padding, "edge") for p in priors]))[None],
         torch.from_numpy(np.stack(residual))[None, :, None],
         torch.tensor([[p.reset for p in priors]]),
         torch.tensor([[p.reset_back for p in priors]]),

@@ -1,0 +1,57 @@
+"""No pattern of cells and no low frequencies in what is added to a frame."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unsmear.nn.correction import LOW_CELL, LOW_CELLS, pinned, shuffled
+
+
+def line_strengths(change: torch.Tensor) -> list[float]:
+    """Power at a quarter and at half of the sampling frequency over the median of its neighbours, both axes."""
+    power = np.abs(np.fft.fft2(change.numpy() - change.numpy().mean())) ** 2
+    found = []
+    for axis in (0, 1):
+        spectrum = power.sum(1 - axis)
+        for at in (len(spectrum) // 4, len(spectrum) // 2):
+            found.append(spectrum[at] / np.median([spectrum[at + k] for k in (-4, -3, -2, 2, 3, 4)]))
+    return found
+
+
+def test_a_pattern_that_all_cells_share_is_taken_out():
+    torch.manual_seed(0)
+    values = 0.1 * torch.randn(1, 48, 40, 64)
+    pattern = torch.randn(1, 48, 1, 1)
+    plain = F.pixel_shuffle(values + pattern, 4)[0, 0]
+    cured = shuffled(values + pattern, 4)[0, 0]
+    assert max(line_strengths(plain)) > 100
+    assert max(line_strengths(cured)) < 2
+
+
+def test_what_varies_from_cell_to_cell_and_the_mean_of_a_cell_stay():
+    torch.manual_seed(0)
+    values = torch.randn(2, 32, 24, 24)
+    out, plain = shuffled(values, 4), F.pixel_shuffle(values, 4)
+    torch.testing.assert_close(F.avg_pool2d(out, 4), F.avg_pool2d(plain, 4), atol=1e-5, rtol=0)
+    assert (out - plain).std() < 0.15 * plain.std()
+
+
+def test_low_frequencies_are_pinned_and_fine_ones_are_not():
+    y = torch.arange(256).float()[:, None].expand(256, 320)
+    slow, fine = 0.02 + 0.01 * torch.sin(y / 300), 0.05 * torch.sin(2 * torch.pi * y / 8)
+    assert pinned(slow[None]).abs().max() < 5e-3
+    assert pinned(slow[None]).mean().abs() < 5e-4
+    torch.testing.assert_close(pinned(fine[None])[0], fine, atol=5e-3, rtol=0)
+
+
+def test_pinning_reaches_as_far_as_it_says():
+    change = torch.zeros(1, 256, 256)
+    change[0, 128, 128] = 1.0
+    reached = pinned(change)[0].nonzero()
+    assert (reached - 128).abs().max() <= LOW_CELL * (LOW_CELLS - 1) + 2 * LOW_CELL
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 3, 32, 48)])
+def test_shapes_stay(shape):
+    assert pinned(torch.rand(shape)).shape == shape
