@@ -26,7 +26,7 @@ from unsmear.video import open_video, write_png
 REPORT_FIELDS = {
     *("input", "output", "model", "frames", "width", "height", "seconds", "frames_per_second", "peak_memory_mb"),
     *("device", "dtype", "blur_before", "blur_after", "motion_median_px", "motion_coverage", "scene_cuts"),
-    *("prior_origin", "note"),
+    *("prior_origin", "note", "version", "weights_sha256", "options", "blur_per_second", "frames_without_motion"),
 }
 
 
@@ -81,21 +81,41 @@ def test_quiet_says_nothing(clip, tiny_model):
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["new", "there"])
-def test_slash_means_frames(made, deblur, clip, folder):
+def test_slash_means_a_folder(made, deblur, clip, folder):
     if made:
         (folder / "x.d").mkdir()
         (folder / "x.d" / "notes.txt").write_text("mine")
     assert deblur(clip, "-o", f"{folder}/x.d/")[0] == 0
-    assert sorted(p.name for p in (folder / "x.d").iterdir()) == numbered(range(10)) + ["notes.txt"] * made
+    assert listing(folder / "x.d") == ["a.deblurred.mp4"] + ["notes.txt"] * made
+    status, _, err = deblur(clip, "-o", f"{folder}/x.d/")
+    assert status == 1
+    assert "x.d/a.deblurred.mp4 exists already" in err[0]
+
+
+@pytest.mark.parametrize("name", ["there", "new"])
+def test_a_name_without_an_ending_is_a_folder(name, deblur, clip, folder):
+    (folder / "there").mkdir()
+    assert deblur(clip, "-o", folder / name)[0] == 0
+    assert listing(folder / name) == ["a.deblurred.mp4"]
+
+
+def test_folder_of_frames_into_a_folder(deblur, folder):
+    (folder / "shots").mkdir()
+    for i, picture in enumerate(moving_frames(frames=9)):
+        write_png(folder / "shots" / f"shot{i}.png", picture)
+    for output in ("x.d/", "y", "z.d/"):
+        (folder / "z.d").mkdir(exist_ok=True)
+        assert deblur(folder / "shots", "-o", f"{folder}/{output}")[0] == 0
+        assert listing(folder / output) == numbered(range(9))
 
 
 def test_frames_replace_only_frames(deblur, clip, folder):
-    deblur(clip, "-o", f"{folder}/x/")
+    deblur(clip, "-o", f"{folder}/x/", "--frames")
     (folder / "x" / "notes.txt").write_text("mine")
-    status, _, err = deblur(clip, "-o", f"{folder}/x/")
+    status, _, err = deblur(clip, "-o", f"{folder}/x/", "--frames")
     assert status == 1
     assert "exists already" in err[0]
-    assert deblur(clip, "-o", f"{folder}/x/", "--overwrite", "--start", 0.2)[0] == 0
+    assert deblur(clip, "-o", f"{folder}/x/", "--frames", "--overwrite", "--start", 0.2)[0] == 0
     assert sorted(p.name for p in (folder / "x").iterdir()) == [*numbered(range(5, 10)), "notes.txt"]
 
 
@@ -108,16 +128,35 @@ def test_current_folder_as_output(deblur, clip, folder, monkeypatch):
     (folder / "work").mkdir()
     monkeypatch.chdir(folder / "work")
     assert deblur(clip, "-o", ".")[0] == 0
-    assert listing(folder / "work") == numbered(range(10))
+    assert listing(folder / "work") == ["a.deblurred.mp4"]
+    assert deblur(clip, "-o", ".", "--frames")[0] == 0
+    assert listing(folder / "work") == [*numbered(range(10)), "a.deblurred.mp4"]
 
 
 def test_image_into_a_folder(deblur, folder):
     write_png(folder / "p.png", moving_frames(frames=1)[0])
-    assert deblur(folder / "p.png", "-o", f"{folder}/out/")[0] == 0
-    assert listing(folder / "out") == ["p.deblurred.png"]
+    for output in ("out/", "plain"):
+        status, out, err = deblur(folder / "p.png", "-o", f"{folder}/{output}")
+        assert (status, err) == (0, [])
+        assert out[-1].strip() == "single picture: there is no motion to go by; give the video"
+        assert listing(folder / output) == ["p.deblurred.png"]
 
 
-def test_report_names_every_field(deblur, clip, folder):
+def test_folder_of_videos_and_images_gives_the_videos(deblur, clip, folder, caplog):
+    """As cameras leave it. What is skipped is said, and nothing has failed."""
+    (folder / "holiday").mkdir()
+    for name in ("b.mp4", "c.mp4"):
+        shutil.copy(clip, folder / "holiday" / name)
+    for name in ("x.png", "y.png", "z.png"):
+        write_png(folder / "holiday" / name, moving_frames(frames=1)[0])
+    status, out, err = deblur(folder / "holiday", "-o", f"{folder}/out/")
+    assert (status, len(out), err) == (0, 2, [])
+    assert listing(folder / "out") == ["b.deblurred.mp4", "c.deblurred.mp4"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("holiday/: 3 images are skipped; name images one by one, or give a folder without videos")
+
+
+def test_report_names_every_field(deblur, clip, folder, tiny_model):
     assert deblur(clip, "--compare", "--report", folder / "sub" / "r.json")[0] == 0
     (entry,) = json.loads((folder / "sub" / "r.json").read_text())
     assert entry.keys() >= REPORT_FIELDS
@@ -125,6 +164,10 @@ def test_report_names_every_field(deblur, clip, folder):
     assert (entry["device"], entry["dtype"], entry["window_frames"]) == ("cpu", "float32", 8)
     assert entry["seconds"] > 0
     assert entry["peak_memory_mb"] > 10
+    assert entry["version"] == unsmear.__version__
+    assert entry["weights_sha256"] == unsmear.load(str(tiny_model), device="cpu").fingerprint
+    assert entry["options"].items() >= {"window": 8, "compare": True, "strength": 1.0, "start_s": None}.items()
+    assert [row["second"] for row in entry["blur_per_second"]] == [0]
     assert (folder / "a.deblurred.compare.mp4").exists()
 
 
@@ -188,16 +231,9 @@ def half_of_a_matroska(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
-def mixed(path: Path) -> None:
-    path.mkdir()
-    make_clip(path / "a.mp4", frames=3)
-    write_png(path / "b.png", moving_frames(frames=1)[0])
-
-
 BAD_INPUTS = {
     "missing": ("x.mp4", lambda path: None, "no such file"),
     "empty-folder": ("x", lambda path: path.mkdir(), "neither images nor videos"),
-    "mixed-folder": ("x", mixed, "holds both images"),
     "audio-only": ("x.m4a", audio_only, "no video stream"),
     "empty": ("x.mp4", lambda path: path.touch(), "is empty"),
     "truncated-mp4": ("x.mp4", truncated, "damaged"),

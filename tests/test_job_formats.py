@@ -162,7 +162,7 @@ def test_part_of_a_video(start, end, wanted, tmp_path, tiny):
 
 def test_times_count_from_the_first_frame(tmp_path, tiny):
     source = make_clip(tmp_path / "a.mkv", frames=20, start=90_000, time_base=Fraction(1, 1000))
-    report = unsmear.deblur(source, tmp_path / "out", model=tiny, window=8, start_s=0.4, end_s=0.6)
+    report = unsmear.deblur(source, tmp_path / "out", model=tiny, window=8, start_s=0.4, end_s=0.6, frames=True)
     assert report.frames == 5
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.png" for i in range(10, 15)]
 

@@ -13,6 +13,7 @@ import pytest
 
 import unsmear
 from clips import make_clip
+from restorers import Negative
 from unsmear.video import open_video
 
 FRAMES = 90  # with windows of 8: two segments of four chunks, and a third
@@ -76,6 +77,20 @@ def test_interrupted_and_resumed_is_unbroken(chunks, kept, clip, tiny, whole, tm
     assert np.array_equal(frames_of(output), whole)
 
 
+@pytest.mark.parametrize("options", [{}, {"start_s": 0.5, "end_s": 3.1}], ids=["whole", "part"])
+def test_resumed_run_reports_on_the_whole(options, clip, tmp_path):
+    """All that was measured is as of an unbroken run; what differs is time and what was taken over."""
+    output = tmp_path / "out.mp4"
+    unbroken = unsmear.deblur(clip, output, model=Negative(), window=8, **options).as_dict()
+    output.unlink()
+    interrupt(clip, output, Negative(), 6, **options)
+    resumed = unsmear.deblur(clip, output, model=Negative(), window=8, **options).as_dict()
+    assert resumed["resumed_frames"] > 0
+    changing = {"seconds", "frames_per_second", "peak_memory_mb", "resumed_frames"}
+    assert {k for k in resumed if resumed[k] != unbroken[k]} <= changing
+    assert [row["second"] for row in resumed["blur_per_second"]] == [0, 1, 2, 3]
+
+
 def test_interrupted_twice(clip, tiny, whole, tmp_path):
     output = tmp_path / "out.mp4"
     interrupt(clip, output, tiny, 5)
@@ -85,11 +100,12 @@ def test_interrupted_twice(clip, tiny, whole, tmp_path):
 
 
 def test_frames_and_comparison_resume_too(clip, tiny, tmp_path):
-    unsmear.deblur(clip, tmp_path / "whole", model=tiny, window=8)
+    options = {"model": tiny, "window": 8, "frames": True}
+    unsmear.deblur(clip, tmp_path / "whole", **options)
     output = tmp_path / "broken" / "out"
     with pytest.raises(unsmear.Interrupted):
-        unsmear.deblur(clip, output, model=tiny, window=8, compare=True, progress=StopAfter(6))
-    report = unsmear.deblur(clip, output, model=tiny, window=8, compare=True)
+        unsmear.deblur(clip, output, compare=True, progress=StopAfter(6), **options)
+    report = unsmear.deblur(clip, output, compare=True, **options)
     assert report.resumed_frames == 32
     assert np.array_equal(frames_of(output), frames_of(tmp_path / "whole"))
     assert sorted(p.name for p in output.parent.iterdir()) == ["out", "out.compare.mp4"]
@@ -126,10 +142,17 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def change_record(work: Path, **values: object) -> None:
+    record = json.loads((work / "done.json").read_text())
+    (work / "done.json").write_text(json.dumps(record | values))
+
+
 DAMAGE = {
     "manifest": lambda work: truncate(work / "job.json"),
     "record": lambda work: truncate(work / "done.json"),
     "record-of-another-kind": lambda work: (work / "done.json").write_text("[1, 2]"),
+    "record-of-an-older-version": lambda work: change_record(work, figures=[{"frames": 8, "blur_before": 0.3}]),
+    "figures-with-a-strange-field": lambda work: change_record(work, figures={"seconds": [], "colour": "red"}),
     "record-lacks-a-field": lambda work: (work / "done.json").write_text(json.dumps({"segments": 1})),
     "state": lambda work: truncate(work / "state-000001.safetensors"),
     "no-state": lambda work: (work / "state-000001.safetensors").unlink(),

@@ -160,7 +160,7 @@ def test_a_cut_file_still_gives_the_frames_before_the_cut(tmp_path: Path) -> Non
     assert all(np.array_equal(a, b) for a, b in zip(got[:-4], expected, strict=False))
 
 
-def test_find_inputs(tmp_path: Path) -> None:
+def test_find_inputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     videos, images = tmp_path / "videos", tmp_path / "images"
     videos.mkdir()
     images.mkdir()
@@ -172,8 +172,8 @@ def test_find_inputs(tmp_path: Path) -> None:
     assert find_inputs(videos) == [videos / "clip9.mp4", clip]
     assert find_inputs(images) == [images]
     (images / "clip.mp4").write_bytes(clip.read_bytes())
-    with pytest.raises(UnsupportedVideo, match="both images"):
-        find_inputs(images)
+    assert find_inputs(images) == [images / "clip.mp4"]
+    assert "1 image is skipped" in caplog.text
     (tmp_path / "none").mkdir()
     for bad in (tmp_path / "none", tmp_path / "missing"):
         with pytest.raises(UnsupportedVideo):

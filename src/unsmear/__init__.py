@@ -26,12 +26,11 @@ from unsmear.errors import (
     UsageError,
     WeightsError,
 )
+from unsmear.version import __version__
 
 # Here, because every way to torch through unsmear comes past; in a function, imports of its parts would not.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DamagedVideo",

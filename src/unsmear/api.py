@@ -33,7 +33,9 @@ def deblur(
 
     Args:
         source: the input file or folder.
-        output: a file, or a folder (``X/``) for PNG frames; default ``NAME.deblurred.EXT`` beside the input.
+        output: a file, or a folder (``X/``, or one that is there) in which the result is ``NAME.deblurred.EXT``;
+            PNG frames go right into it: with ``frames=True``, and if the input is a folder of frames. By default
+            ``NAME.deblurred.EXT`` beside the input.
         model: a shipped name, a folder of weights, or what ``load`` returned.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         progress: called after every chunk with a ``Progress``.
@@ -48,13 +50,12 @@ def deblur(
     from unsmear.errors import UsageError
     from unsmear.restore.job import restore_video
     from unsmear.restore.options import Options
+    from unsmear.restore.outputs import in_folder
 
     strange = sorted(set(options) - set(Options.__dataclass_fields__))
     if strange:
         raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Options.__dataclass_fields__)}")
-    if isinstance(output, str) and output.endswith("/") and not Path(output).is_dir():
-        options["frames"] = True  # Path would drop the slash
-    chosen = Options(**options)
+    target, chosen = in_folder(Path(source), output, Options(**options))
     sampling = {"steps": steps, "guidance": guidance, "prompt": prompt, "seed": seed, "fidelity": fidelity}
     if isinstance(model, str):
         restorer = load(model, device=device, dtype=dtype, **sampling)
@@ -62,7 +63,7 @@ def deblur(
         raise UsageError(f"{given[0]}: the model is loaded already; give it to load()")
     else:
         restorer = model
-    return restore_video(Path(source), None if output is None else Path(output), restorer, chosen, progress)
+    return restore_video(Path(source), target, restorer, chosen, progress)
 
 
 def extract_priors(

@@ -24,7 +24,7 @@ def deblur(
     ],
     output: Annotated[  # a str, since Path drops the slash at the end
         str | None,
-        typer.Option("-o", "--output", help="File, or folder (ends in /) for PNG frames or for several inputs."),
+        typer.Option("-o", "--output", help="File, or folder (ends in /) that takes the result under its name."),
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
     strength: Annotated[float, typer.Option(help="0 keeps the input, 1 restores fully.")] = 1.0,
@@ -42,7 +42,9 @@ def deblur(
     codec: Annotated[str | None, typer.Option(help="Video encoder; default as the source.")] = None,
     crf: Annotated[int | None, typer.Option(help="Encoder quality, lower is better.")] = None,
     pix_fmt: Annotated[str | None, typer.Option(help="Pixel format; default as the source.")] = None,
-    frames: Annotated[bool, typer.Option("--frames", help="Write PNG frames instead of a video.")] = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="PNG frames, right into -o, instead of a video.")
+    ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Also write OUT.compare.mp4: before | after.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
@@ -53,13 +55,10 @@ def deblur(
     """Deblur videos, folders of frames or images."""
     from unsmear.api import load
     from unsmear.restore.options import Options
-    from unsmear.restore.outputs import writable_folder
+    from unsmear.restore.outputs import default_output, in_folder, names_folder, writable_folder
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
     paths, failures, several = _expand(inputs)
-    target = None if output is None else Path(output)
-    as_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
-    one_video = len(paths) == 1 and not several and not _is_image(paths[0])
     options = Options(
         strength=strength,
         tile=tile,
@@ -69,15 +68,21 @@ def deblur(
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
-        frames=frames or (as_folder and one_video),
+        frames=frames,
         compare=compare,
         overwrite=overwrite,
         resume=not no_resume,
     )
-    if several and target is not None and not as_folder:
-        _refuse_file(target, len(paths) + len(failures))
-    in_folder = target is not None and (several or (as_folder and not options.frames))
-    targets = [_in_folder(path, target, options) if target and in_folder else target for path in paths]
+    targets: list[Path | None]
+    if output is not None and several:
+        if not names_folder(output):
+            _refuse_file(Path(output), len(paths) + len(failures))
+        targets = [Path(output) / default_output(path, options).name for path in paths]
+    elif paths and not several:
+        target, options = in_folder(paths[0], output, options)
+        targets = [target]
+    else:
+        targets = [None] * len(paths)
     _refuse_clashes(paths, targets)
     if report is not None and report.exists() and not overwrite:
         raise OutputError(f"{report} exists already; add --overwrite or choose another --report")
@@ -130,25 +135,12 @@ def _is_ours(path: Path) -> bool:
     return path.stem.endswith((".deblurred", ".deblurred.compare"))
 
 
-def _is_image(path: Path) -> bool:
-    from unsmear.video.images import is_image
-
-    return path.is_file() and is_image(path)
-
-
 def _refuse_file(target: Path, count: int) -> None:
     from unsmear.video.images import is_image
     from unsmear.video.probe import VIDEO_SUFFIXES
 
     if target.exists() or is_image(target) or target.suffix.lower() in VIDEO_SUFFIXES:
         raise UsageError(f"-o {target} is a file, but there are {count} inputs; name a folder, with / at its end")
-
-
-def _in_folder(path: Path, folder: Path, options: "Options") -> Path:
-    """Where the result of ``path`` goes in a folder that takes several."""
-    if path.is_dir():
-        return folder / f"{path.resolve().name}.deblurred"
-    return folder / f"{path.stem}.deblurred{'' if options.frames else path.suffix}"
 
 
 def _refuse_clashes(paths: list[Path], targets: list[Path | None]) -> None:
@@ -176,8 +168,7 @@ def summary(report: "Report") -> str:
     """One line that says what was done."""
     line = (
         f"{report.output}: {report.frames} frames of {report.width}x{report.height} "
-        f"at {report.frames_per_second:.2f} frames/s ({report.device}, {report.dtype}), "
-        f"blur {report.blur_before:.3f} -> {report.blur_after:.3f}"
+        f"at {report.frames_per_second:.2f} frames/s ({report.device}, {report.dtype}), {report.sharpness}"
     )
     if report.resumed_frames:
         line += f"; {report.resumed_frames} of them were there from an earlier run"

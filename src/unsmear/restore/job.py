@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
-from unsmear.restore.figures import measure, sharp_note, summarise
+from unsmear.restore.figures import measure, notes, summarise
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.outputs import OutputKind, check_free, place, writable_folder
 from unsmear.restore.report import Report, peak_memory_mb
@@ -124,7 +124,7 @@ class _Job:
                 for i in wanted:
                     self.sink.write(window.frames[i][0], restored[i])
                 open_frames += len(wanted)
-                so_far.figures.append(measure(window, restored, len(wanted), duty))
+                measure(so_far.figures, window, restored, wanted, duty)
                 if open_frames and (window.number + 1) % SEGMENT_CHUNKS == 0:
                     self._end_segment(window.number + 1)
                     open_frames = 0
@@ -188,9 +188,8 @@ class _Job:
 
     def _report(self, resumed: int) -> Report:
         seconds = time.monotonic() - self.began
-        rows = self.so_far.figures
-        notes = [*self.notes, *self.so_far.notes, *sharp_note(rows)]
-        figures = summarise(rows)
+        figures = summarise(self.so_far.figures)
+        sampling = getattr(self.restorer, "sampling", None)
         return Report(
             input=str(self.info.path),
             output=str(self.output),
@@ -205,7 +204,9 @@ class _Job:
             window_frames=self.options.window,
             tile_px=self.so_far.tile_px,
             resumed_frames=resumed,
-            note="; ".join(dict.fromkeys(notes)),
+            note="; ".join(dict.fromkeys([*self.notes, *self.so_far.notes, *notes(self.so_far.figures)])),
+            weights_sha256=self.restorer.fingerprint,
+            options=vars(self.options) | ({} if sampling is None else {"sampling": vars(sampling)}),
             **figures,
         )
 

@@ -1,9 +1,11 @@
 """Where the output of an input goes, and whether it may go there. Nothing that exists is touched here."""
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,28 +20,54 @@ OutputKind = Literal["video", "frames", "image"]
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
 
-def default_output(info: VideoInfo, options: Options) -> Path:
-    """``NAME.deblurred.EXT`` beside the input; ``NAME.deblurred`` for a folder of frames."""
-    path = info.path if info.path.name not in ("", "..") else info.path.resolve()
-    if info.kind == "frames":
+def default_output(source: Path, options: Options) -> Path:
+    """``NAME.deblurred.EXT`` beside the input; ``NAME.deblurred`` for a folder of frames, and for one of PNG frames."""
+    path = source if source.name not in ("", "..") else source.resolve()
+    if path.is_dir():
         return path.with_name(f"{path.name}.deblurred")
     return path.with_name(f"{path.stem}.deblurred{'' if options.frames else path.suffix}")
+
+
+def names_folder(output: str | Path) -> bool:
+    """Whether a name says that it is a folder: one that is there, or one that ends in a slash."""
+    return str(output).endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def in_folder(source: Path, output: str | Path | None, options: Options) -> tuple[Path | None, Options]:
+    """What the output's name means for one input, while the slash at its end is still there: a Path has lost it.
+
+    A folder is where the result goes, under its default name. Frames go right into it: those of a folder of frames,
+    and with the option ``frames`` those of a video.
+
+    Returns:
+        The output for ``place``, and the options with it.
+    """
+    if output is None or not names_folder(output):
+        return None if output is None else Path(output), options
+    if source.is_dir():
+        return Path(output), replace(options, frames=True)
+    return Path(output) if options.frames else Path(output) / default_output(source, options).name, options
 
 
 def place(info: VideoInfo, output: Path | None, options: Options) -> tuple[Path, OutputKind]:
     """The output's path, and what will be there: a video, a folder of PNG frames or one image.
 
+    A folder that is there, or a name without an ending, is where a video or an image goes under its default name.
+
     Raises:
         UsageError: the name does not go with the input.
     """
+    default = default_output(info.path, options)
     if output is None:
-        output = default_output(info, options)
-    if output.name in ("", ".."):
+        output = default
+    elif output.name in ("", ".."):
         output = output.resolve()
-    if info.kind == "image" and not options.frames and output.is_dir():
-        output = output / default_output(info, options).name
-    if options.frames or output.is_dir() or not output.suffix:
+    if options.frames:
         return output, "frames"
+    if output != default and (output.is_dir() or not output.suffix):
+        if info.kind == "frames":
+            return output, "frames"
+        output = output / default.name
     if info.kind == "image":
         return output, "image"
     if is_image(output):

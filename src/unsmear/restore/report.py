@@ -1,7 +1,13 @@
 """What a job tells about itself."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from unsmear.version import __version__
+
+LITTLE, CLEAR = 0.02, 0.1
+"""Edges this much steeper or flatter on average, as a share, are called a little and clearly sharper or softer. Two
+per cent is what encoding alone changes; ten is where before and after differ at a glance."""
 
 
 @dataclass
@@ -22,24 +28,48 @@ class Report:
     device: str
     dtype: str
     blur_before: float
-    """Mean no-reference blur estimate of sampled input frames, 0 crisp … 1 smooth."""
+    """Mean no-reference blur estimate of the input frames, 0 crisp … 1 smooth."""
     blur_after: float
     motion_median_px: float
-    """Median over pixels and sampled frames of the motion from frame to frame."""
+    """How far the picture moves from frame to frame: the median over it, mean over a second, median over seconds."""
     motion_coverage: float
     """Mean share of the picture whose motion the codec found."""
     scene_cuts: int
     prior_origin: str
+    edges_steeper: float = 0.0
+    """How much steeper edges are in the output, as a share; see ``unsmear.metrics.blur.sharpness``."""
+    frames_without_motion: int = 0
+    """Frames for which the codec found no motion that could be used, towards the past or the future."""
     duty: float | None = None
-    """Estimated exposure as a fraction of the frame step, mean over chunks where one was found."""
+    """Estimated exposure as a fraction of the frame step, mean over frames where one was found."""
+    blur_per_second: list[dict[str, Any]] = field(default_factory=list)
+    """``second`` of the video's own clock, mean ``blur_before``, ``blur_after``, ``motion_px`` and ``duty`` of its
+    frames; None where there was no motion or no exposure was found."""
     window_frames: int = 0
     tile_px: int | None = None
     resumed_frames: int = 0
     """Frames taken over from an earlier, interrupted run."""
     note: str = ""
+    version: str = __version__
+    """Of unsmear."""
+    weights_sha256: str = ""
+    """Of the weights; of models that generate, of these together with how they sample."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``Options`` as they were used, and ``sampling`` of models that generate."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def sharpness(self) -> str:
+        """What became of the picture, in words with the figures behind them."""
+        figures = f"blur {self.blur_before:.3f} -> {self.blur_after:.3f}"
+        change, size = self.edges_steeper, abs(self.edges_steeper)
+        if size < LITTLE:
+            return f"sharpness unchanged ({figures})"
+        degree = "clearly" if size >= CLEAR else "a little"
+        kind, slope = ("sharper", "steeper") if change > 0 else ("softer", "flatter")
+        return f"{degree} {kind} (edges {100 * size:.0f} % {slope}, {figures})"
 
 
 def peak_memory_mb(device: str) -> float:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unsmear.errors import OutputError
-from unsmear.restore.figures import ChunkFigures
+from unsmear.restore.figures import Figures
 from unsmear.restore.restorer import State
 from unsmear.restore.shots import DutyTracker
 from unsmear.video.images import write_whole
@@ -28,7 +28,7 @@ class SoFar:
     """Finished segments of the output."""
     next_chunk: int | None = None
     """The chunk after those; None at the beginning."""
-    figures: list[ChunkFigures] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
     state: State | None = None
     """The model's, after the last chunk."""
     tracker: DutyTracker = field(default_factory=DutyTracker)
@@ -37,7 +37,7 @@ class SoFar:
 
     @property
     def frames(self) -> int:
-        return sum(row.frames for row in self.figures)
+        return self.figures.frames
 
 
 class WorkFolder:
@@ -89,7 +89,7 @@ class WorkFolder:
             if json.loads((self.path / "job.json").read_text()) != self.job:
                 return None
             done = json.loads((self.path / "done.json").read_text())
-            done["figures"] = [ChunkFigures(**row) for row in done["figures"]]
+            done["figures"] = Figures.from_json(done["figures"])
             done["tracker"] = DutyTracker(**done["tracker"])
             so_far = SoFar(**done, state=load_file(self._state(done["segments"])))
             return so_far if self._whole(so_far) else None
@@ -105,7 +105,7 @@ class WorkFolder:
         assert so_far.state is not None
         write_whole(self._state(so_far.segments), save({k: v.contiguous() for k, v in so_far.state.items()}))
         done = {k: v for k, v in vars(so_far).items() if k != "state"}
-        done |= {"figures": [asdict(row) for row in so_far.figures], "tracker": asdict(so_far.tracker)}
+        done |= {"figures": so_far.figures.as_json(), "tracker": asdict(so_far.tracker)}
         write_whole(self.path / "done.json", json.dumps(done).encode())
         self._state(so_far.segments - 1).unlink(missing_ok=True)
 

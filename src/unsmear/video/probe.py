@@ -1,5 +1,6 @@
 """What a file is, before any of it is restored."""
 
+import logging
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.images import is_image, list_images, natural_key, read_image
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, frame_bytes, raw_format, walk_y4m
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -94,8 +97,9 @@ def find_inputs(path: Path | str) -> list[Path]:
     """What ``path`` stands for, as a list of paths that ``probe`` and ``open_video`` take.
 
     A file stands for itself; a folder of images is one clip (the folder itself); a folder of videos is the
-    list of them in natural order. Raises UnsupportedVideo when the path is missing, when a folder holds
-    neither or when it holds both.
+    list of them in natural order. Of a folder that holds both, as those of cameras do, the videos are taken, and a
+    warning is logged that says how many images are not. Raises UnsupportedVideo when the path is missing or when a
+    folder holds neither.
     """
     path = Path(path)
     if not path.is_dir():
@@ -111,14 +115,12 @@ def find_inputs(path: Path | str) -> list[Path]:
         ),
         key=natural_key,
     )
-    if images and videos:
-        raise UnsupportedVideo(
-            f"{path}: holds both images ({images[0].name}) and videos ({videos[0].name}); "
-            "a folder is one clip of images or a batch of videos, so separate them"
-        )
     if not images and not videos:
         raise UnsupportedVideo(f"{path}: the folder holds neither images nor videos; give one that does")
-    return [path] if images else videos
+    if images and videos:
+        count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+        log.warning("%s/: %s skipped; name images one by one, or give a folder without videos", path, count)
+    return videos or [path]
 
 
 def _probe_image(image: Path, path: Path, kind: Literal["frames", "image"], count: int) -> VideoInfo:
