@@ -226,9 +226,10 @@ def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
     return float(np.median([np.median(np.linalg.norm(f, axis=-1)) for f in flows]))
 
 
-def fast_motion_px(source: np.ndarray, target: np.ndarray) -> float:
-    """90th percentile of the motion from one frame to another, in pixels."""
-    return float(np.percentile(np.linalg.norm(optical_flow(source, target)[::2, ::2], axis=-1), 90))
+def fast_motion_px(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """90th and 99th percentile of the motion from one frame to another, in pixels."""
+    fast, fastest = np.percentile(np.linalg.norm(optical_flow(source, target)[::2, ::2], axis=-1), (90, 99))
+    return float(fast), float(fastest)
 
 
 def averaging_window(duty: float) -> int:

@@ -36,8 +36,8 @@ __all__ = ["BlurSettings", "Pair", "PairSet", "clip_generator", "make_pairs", "w
 
 _PHOTO_LONGEST_PX = 1920
 _PHOTO_LEAST_PX = 64
-_FEWEST_OUTPUT = 8
-"""Clips are not sped up beyond what leaves so many output frames."""
+_FEWEST_OUTPUT, _LONGEST_STEP = 8, 12
+"""Clips are not sped up beyond what leaves so many output frames, nor by more than so many times."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class BlurSettings:
     """With ``average``: frames from one target to the next; None for as many as are averaged, as in GoPro."""
     motion_px: tuple[float, float] | None = None
     """Clips are sped up: one of so many source frames becomes an output frame that the 90th percentile of the motion
-    between these comes near a number drawn (log-uniform) from this range for each clip, in pixels. Exposures go over
-    the frames in between. None leaves the speed as it is."""
+    between these comes near a number drawn (log-uniform) from this range for each clip, in pixels, and the 99th stays
+    below twice the range. Exposures go over the frames in between. None leaves the speed as it is."""
     noise: tuple[float, float] = (0.0, 0.0)
     """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn evenly for each clip."""
     raw: RawFormat | None = None
@@ -153,7 +153,7 @@ class BlurSettings:
             pairs, method = _photo_pairs(reader, duty, rng, self), "camera"
         elif self.motion_px is not None:
             target = log_uniform(clip_generator(self.seed, f"{name}/motion"), self.motion_px)
-            step, moved = _speed_up(reader, target, duty, self.max_frames)
+            step, moved = _speed_up(reader, target, 2 * self.motion_px[1], duty, self.max_frames)
             pairs, method = blur_between(upright_frames(reader, self.max_frames), step, duty, self.curve), "between"
             facts = {"target_every": step, "motion_p90_px": round(moved, 2)}
         elif _near_static(reader, self.max_frames):
@@ -267,16 +267,18 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
     return bool(motions) and float(np.median(motions)) < NEAR_STATIC_PX
 
 
-def _speed_up(reader: VideoReader, target_px: float, duty: float, max_frames: int | None) -> tuple[int, float]:
+def _speed_up(
+    reader: VideoReader, target_px: float, most_px: float, duty: float, max_frames: int | None
+) -> tuple[int, float]:
     """How many source frames an output frame is, and the 90th percentile of the motion over them, in pixels.
 
-    As near to ``target_px`` as can be while at least ``_FEWEST_OUTPUT`` output frames are left.
+    As near to ``target_px`` as can be while the 99th percentile stays below ``most_px`` (what is small and moves before
+    a still background would dissolve), with ``_LONGEST_STEP`` source frames and ``_FEWEST_OUTPUT`` output frames.
     """
     total = _length(reader, max_frames)
-    motions = [fast_motion_px(*pair) for pair in _sampled_pairs(reader, total)]
-    motion = float(np.median(motions)) if motions else 0.0
-    most = max(int((total - 1) / (_FEWEST_OUTPUT - 1 + duty)), 1)
-    step = min(max(round(target_px / max(motion, 1e-3)), 1), most)
+    motions = [fast_motion_px(*pair) for pair in _sampled_pairs(reader, total)] or [(0.0, 0.0)]
+    motion, fastest = (max(float(value), 1e-3) for value in np.median(motions, axis=0))
+    step = int(np.clip(min(round(target_px / motion), most_px // fastest), 1, _LONGEST_STEP))
     while step > 1 and 2 * np.ceil(duty * step / 2) + (_FEWEST_OUTPUT - 1) * step + 1 > total:
         step -= 1
     return step, step * motion
