@@ -16,8 +16,8 @@ SMALL_PX = 240
 def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "veryfast") -> Iterator[np.ndarray]:
     """Encode with libx264 at ``crf`` in memory and yield what a decoder makes of it.
 
-    Colours go to 4:2:0 and back as those of any video do here, with accurate rounding: swscale's default darkens them by
-    a level, which a network would learn to undo.
+    Colours go to 4:2:0 and back as those of any video do here, with accurate rounding: swscale's default darkens them
+    by a level, which a network would learn to undo.
 
     Args:
         frames: uint8 RGB (H, W, 3), all of one size.
