@@ -42,9 +42,7 @@ def deblur(
     codec: Annotated[str | None, typer.Option(help="Video encoder; default as the source.")] = None,
     crf: Annotated[int | None, typer.Option(help="Encoder quality, lower is better.")] = None,
     pix_fmt: Annotated[str | None, typer.Option(help="Pixel format; default as the source.")] = None,
-    frames: Annotated[
-        bool, typer.Option("--frames", help="PNG frames, right into -o, instead of a video.")
-    ] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="PNG frames, right into -o, instead of a video.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Also write OUT.compare.mp4: before | after.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,

@@ -5,9 +5,11 @@ from typing import Any
 
 from unsmear.version import __version__
 
-LITTLE, CLEAR = 0.02, 0.1
-"""Edges this much steeper or flatter on average, as a share, are called a little and clearly sharper or softer. Two
-per cent is what encoding alone changes; ten is where before and after differ at a glance."""
+NOTHING, LITTLE, CLEAR = 0.005, 0.05, 0.1
+"""Steps of what is said of sharpness, by how much steeper or flatter edges became, as a share. Below the first it is
+unchanged and below the second hardly changed: encoding alone, which comes after, changed it by -4 to +1 per cent on
+six clips. From the second on it is a little sharper or softer, from the third on clearly so. The clips on which the
+difference is seen at a glance measured 10 to 41 per cent, those on which one has to look for it 6 to 9."""
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Report:
     scene_cuts: int
     prior_origin: str
     edges_steeper: float = 0.0
-    """How much steeper edges are in the output, as a share; see ``unsmear.metrics.blur.sharpness``."""
+    """How much steeper edges are, as a share, before encoding; see ``unsmear.metrics.blur.sharpness``."""
     frames_without_motion: int = 0
     """Frames for which the codec found no motion that could be used, towards the past or the future."""
     duty: float | None = None
@@ -64,12 +66,13 @@ class Report:
     def sharpness(self) -> str:
         """What became of the picture, in words with the figures behind them."""
         figures = f"blur {self.blur_before:.3f} -> {self.blur_after:.3f}"
-        change, size = self.edges_steeper, abs(self.edges_steeper)
-        if size < LITTLE:
+        size, up = abs(self.edges_steeper), self.edges_steeper > 0
+        if size < NOTHING:
             return f"sharpness unchanged ({figures})"
-        degree = "clearly" if size >= CLEAR else "a little"
-        kind, slope = ("sharper", "steeper") if change > 0 else ("softer", "flatter")
-        return f"{degree} {kind} (edges {100 * size:.0f} % {slope}, {figures})"
+        figures = f"edges {max(round(100 * size), 1)} % {'steeper' if up else 'flatter'}, {figures}"
+        if size < LITTLE:
+            return f"sharpness hardly changed ({figures})"
+        return f"{'clearly' if size >= CLEAR else 'a little'} {'sharper' if up else 'softer'} ({figures})"
 
 
 def peak_memory_mb(device: str) -> float:
