@@ -1,6 +1,7 @@
 """Blur whose answer is known, and the data sets made with it."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -582,6 +583,8 @@ def test_fast_clips_are_exposed_over_the_frames_between():
     config = PackConfig(camera=camera, photo_share=0.0, **wanted)
     drawn = SpedUp([cv2.resize(f, (112, 112)) for f in cut[10:31]], 8)
     assert finish_sequence(drawn, np.random.default_rng(0), config) is None
+    sent = pickle.loads(pickle.dumps(drawn))  # as training sends it to its workers
+    assert (type(sent), sent.step, len(sent)) == (SpedUp, 8, 21)
 
 
 def test_photographs_may_be_exposed_along_flow():

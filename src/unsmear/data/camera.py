@@ -358,19 +358,19 @@ class _View:
         self.pose, self.size = pose, size
         self.maps = None if pose.ndim == 2 else _row_maps(row_poses(pose, size).astype(np.float32))
 
-    def of(self, picture: np.ndarray, method: int, border: int) -> np.ndarray:
+    def of(self, picture: np.ndarray, method: int, border: int, part: tuple[slice, ...] = ()) -> np.ndarray:
         if self.maps is not None:
-            return cv2.remap(picture, *self.maps, method, borderMode=border)
+            return cv2.remap(picture, self.maps[0][part], self.maps[1][part], method, borderMode=border)
         flags = method | cv2.WARP_INVERSE_MAP
-        return cv2.warpPerspective(picture, self.pose, (self.size, self.size), flags=flags, borderMode=border)
+        return cv2.warpPerspective(picture, self.pose, (self.size, self.size), flags=flags, borderMode=border)[part]
 
 
 def _row_maps(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float32 (size, size) each: where the pixels of a view lie in the piece, for a pose a row (size, 3, 3)."""
     along = np.arange(len(poses), dtype=np.float32)
-    across, down, origin = (poses[:, None, :, k] for k in range(3))
-    at = across * along[None, :, None] + (down * along[:, None, None] + origin)
-    return at[..., 0] / at[..., 2], at[..., 1] / at[..., 2]
+    across, start = poses[..., 0], poses[..., 1] * along[:, None] + poses[..., 2]
+    x, y, w = (np.multiply.outer(across[:, k], along) + start[:, k, None] for k in range(3))
+    return x / w, y / w
 
 
 def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
@@ -384,10 +384,10 @@ def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size:
         x, y, w, h = cv2.boundingRect(mask)
         if not w:
             continue
-        part = view[y : y + h, x : x + w]
-        a = mask[y : y + h, x : x + w, None].astype(np.float32) / 255
-        top = own.of(picture, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)[y : y + h, x : x + w]
-        part[:] = quantise(part + a * (top.astype(np.float32) - part))
+        part = slice(y, y + h), slice(x, x + w)
+        a, below = mask[part][..., None].astype(np.float32) / 255, view[part]
+        top = own.of(picture, cv2.INTER_CUBIC, cv2.BORDER_REFLECT, part)
+        below[:] = quantise(below + a * (top.astype(np.float32) - below))
     return view
 
 
