@@ -178,11 +178,12 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_device_sees_what_the_other_camera_sees(kind):
+def test_the_device_sees_what_the_other_camera_sees(kind, device):
     photos = [texture((400, 300), seed=1), texture((300, 500), seed=2)]
     ranges = CameraRanges(size_px=96, frames=3, speed_px=(4, 30), noise_levels=(0, 0), fast=True, **KINDS[kind])
-    camera = DeviceCamera(photos, "cpu")
+    camera = DeviceCamera(photos, device)
     for seed in range(3):
         a, b = render(photos, np.random.default_rng(seed), ranges), camera(np.random.default_rng(seed), ranges)
         for part in ("sharp", "blurred"):
