@@ -174,6 +174,23 @@ def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
     assert scores == {"clip": 0.0, "score": 0.0, "sharp_mean": 60.0, "sharp_least": 60.0}
 
 
+def test_several_validation_sets_count_alike(pack, tmp_path):
+    rng = np.random.default_rng(2)
+    for name, noise in (("calm", 10), ("strong", 60)):
+        sharp = rng.integers(60, 190, (4, 32, 48, 3))
+        for kind, frames in (("sharp", sharp), ("blur", sharp + rng.integers(-noise, noise, sharp.shape))):
+            (tmp_path / name / "clip" / kind).mkdir(parents=True)
+            for i, frame in enumerate(frames):
+                write_png(tmp_path / name / "clip" / kind / f"{i:06d}.png", frame.astype(np.uint8))
+    data = DataConfig(packs=[str(pack)], validation=str(tmp_path / "calm"))
+    config = CPFPTraining(model=MODEL, data=data, more_validation=[str(tmp_path / "strong")])
+    model = CPFP.build(MODEL)
+    found = CPFPRecipe(model, config).validate(model)
+    assert {"calm/score", "strong/score", "strong/sharp_mean"} <= found.keys()
+    assert found["calm/score"] != found["strong/score"]
+    assert found["score"] == pytest.approx((found["calm/score"] + found["strong/score"]) / 2, abs=1e-3)
+
+
 def test_validation_looks_at_every_part_of_a_clip(tmp_path):
     for kind, level in (("blur", 0), ("sharp", 100)):
         (tmp_path / "clip" / kind).mkdir(parents=True)

@@ -1,8 +1,10 @@
 """What a correction of a blurred frame may not hold: a pattern of cells, and low frequencies. Ours.
 
 A head that writes 4×4 pixels a cell by a pixel shuffle can print the same 4×4 pattern into every cell, which is seen in
-smooth parts. And light that is smeared is still there: the mean over some area hardly changes by motion blur, so what
-shifts it is an error.
+smooth parts. And light that is smeared is still there: the mean over a wide area must not change. (In linear light that
+holds for any area that is large beside the blur. In the encoded values that networks work on a sharp picture is darker
+than its blurred one by up to two levels where contrast is high, so the area is chosen wide: within it that may be
+learnt, over all of it the colour of the video stays.)
 """
 
 import torch.nn.functional as F
@@ -11,8 +13,8 @@ from torch import Tensor
 PATTERN_CELLS = 9
 """Side of the square, in cells, whose mean pattern is taken out."""
 
-LOW_CELL, LOW_CELLS = 4, 17
-"""Low frequencies are what two box filters of so many cells leave, a cell being so many pixels: 64 px to each side."""
+LOW_CELL, LOW_CELLS = 16, 17
+"""Low frequencies are what two box filters of so many cells leave, a cell being so many pixels: 256 px to each side."""
 
 
 def shuffled(values: Tensor, cell: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The recipe of stage 1 (CPGD-Net §III-B; sizes, losses and data of the compact model are ours)."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,8 @@ class CPFPTraining:
     loss: LossConfig = field(default_factory=LossConfig)
     init: str | None = None
     """Folder of weights to start from."""
+    more_validation: list[str] = field(default_factory=list)
+    """Folders like ``data.validation``, such as one of strong blur; all of them count alike."""
 
     @classmethod
     def read(cls, path: Path) -> "CPFPTraining":
@@ -51,9 +53,8 @@ class CPFPRecipe:
             raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
         self.online = OnlineSequences.open(config.data, config.loop.seed) if config.data.shards else None
         self.packs = None if self.online else PackBatches(config.data, config.loop.seed, config.loop.batch)
-        self.clips: Sequence[ValidationClip] = (
-            ValidationClip.load_all(Path(config.data.validation)) if config.data.validation else []
-        )
+        folders = [Path(name) for name in (config.data.validation, *config.more_validation) if name]
+        self.clips = {folder.name: ValidationClip.load_all(folder) for folder in folders}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The closed-form filters move slowly: the optimiser's noise would undo them."""
@@ -78,7 +79,14 @@ class CPFPRecipe:
         return self.config.loss(restored, sharp), {"gain_db": float((after - before).mean())}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        return score_clips(model, self.clips) if self.clips else {}
+        """Figures of each set, named after its folder where there are several; ``score`` is then the mean of theirs."""
+        found = {name: score_clips(model, clips) for name, clips in self.clips.items()}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        figures = {f"{name}/{key}": value for name, scores in found.items() for key, value in scores.items()}
+        if found:
+            figures["score"] = round(sum(scores["score"] for scores in found.values()) / len(found), 3)
+        return figures
 
 
 def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
