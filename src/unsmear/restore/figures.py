@@ -1,16 +1,19 @@
 """What is measured of every frame while a job runs, summed up so that a resumed job can report on the whole.
 
-It costs little beside restoring: two blur estimates and one look at the motion grid, 2.6 ms for a frame of 1280×720
-on one core. What is kept grows by one row a second of video, not by one a frame.
+It costs little beside restoring: two blur estimates and one look at the motion grid, less than 4 ms for a frame of
+1280×720 on one core, where restoring takes several hundred. What is kept grows by one row a second of video, not by
+one a frame.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from unsmear.metrics.blur import sharpness
+from unsmear.metrics.blur import Sharpness, sharpness
 from unsmear.priors import Prior
 from unsmear.restore.shots import SHARP_DUTY
 from unsmear.restore.windows import Window
@@ -98,8 +101,12 @@ def motion_lengths(prior: Prior) -> np.ndarray | None:
 
 def measure(figures: Figures, window: Window, restored: np.ndarray, written: Sequence[int], duty: float | None) -> None:
     """Add the frames ``written`` of a window, whose frames were ``restored``, to ``figures``."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:  # OpenCV lets go of the interpreter
+        pairs = list(
+            threads.map(_sharpnesses, [window.frames[i][0].rgb for i in written], [restored[i] for i in written])
+        )
     figures.single = window.number == 0 and len(window.frames) + len(window.after) == 1
-    for i in written:
+    for i, (before, after) in zip(written, pairs, strict=True):
         frame, prior = window.frames[i]
         at = int(frame.time_s // 1)
         if not figures.seconds or figures.seconds[-1].second != at:
@@ -107,7 +114,6 @@ def measure(figures: Figures, window: Window, restored: np.ndarray, written: Seq
         second = figures.seconds[-1]
         if prior.reset and (second.frames or len(figures.seconds) > 1):
             figures.cuts += 1
-        before, after = sharpness(luma_of_rgb(frame.rgb)), sharpness(luma_of_rgb(restored[i]))
         second.frames += 1
         second.blur_before += before.blur
         second.blur_after += after.blur
@@ -126,6 +132,10 @@ def measure(figures: Figures, window: Window, restored: np.ndarray, written: Seq
             figures.sharp += duty < SHARP_DUTY
         figures.coverage += prior.coverage
         figures.origin = figures.origin or prior.origin
+
+
+def _sharpnesses(before: np.ndarray, after: np.ndarray) -> tuple[Sharpness, Sharpness]:
+    return sharpness(luma_of_rgb(before)), sharpness(luma_of_rgb(after))
 
 
 def summarise(figures: Figures) -> dict[str, Any]:
