@@ -27,7 +27,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "priors.md"
 def clip() -> tuple[list[np.ndarray], list[Prior]]:
     lumas = [luma_of_rgb(frame) for frame in moving_frames((101, 70), 7)]
     priors = chunk_priors(lumas, before=None, after=None)
-    return lumas, [*priors[:2], replace(priors[2], origin="native"), *priors[3:]]
+    priors[2] = replace(priors[2], origin="native", motion_back_source="coarse")
+    priors[3] = replace(priors[3], motion_source="borrowed")
+    return lumas, priors
 
 
 @pytest.fixture
@@ -93,10 +95,17 @@ def test_bytes_are_as_documented(archive, clip):
     with zipfile.ZipFile(archive) as file:
         names = file.namelist()
         assert names[:2] == ["frame/000000.npy", "frame/000001.npy"]
-        assert names[7:] == ["resets.npy", "origin.npy", "luma_crc32.npy", "provenance.json"]
+        assert names[7:] == [
+            "resets.npy",
+            "origin.npy",
+            "luma_crc32.npy",
+            "motion_source.npy",
+            "provenance.json",
+        ]
         assert {member.compress_type for member in file.infolist()} == {zipfile.ZIP_DEFLATED}
         data = file.read("frame/000003.npy")
         origin = file.read("origin.npy")
+        source = file.read("motion_source.npy")
         about = json.loads(file.read("provenance.json"))
     assert data[:8] == b"\x93NUMPY\x01\x00"
     body = data[10 + struct.unpack("<H", data[8:10])[0] :]
@@ -108,7 +117,8 @@ def test_bytes_are_as_documented(archive, clip):
     np.testing.assert_array_equal(valid, [prior.valid, prior.valid_back])
     np.testing.assert_array_equal(np.frombuffer(body[10 * cells :], "u1").reshape(70, 101), prior.residual)
     assert list(origin[-7:]) == [0, 0, 1, 0, 0, 0, 0]
-    assert (about["format"], about["version"], about["frames"]) == ("unsmear-priors", 1, 7)
+    assert list(source[-14:]) == [0, 1, 1, 1, 1, 2, 3, 1, 1, 1, 1, 1, 1, 0]
+    assert (about["format"], about["version"], about["frames"]) == ("unsmear-priors", 2, 7)
 
 
 def test_equal_priors_make_equal_files(archive, clip, tmp_path):
@@ -161,8 +171,8 @@ def rewritten(archive: Path, **members: bytes | None) -> Path:
         ({"provenance.json": None}, "missing"),
         ({"provenance.json": b"[]"}, "not that of an archive"),
         ({"provenance.json": b'{"format":"x","version":1,"height":1,"width":1,"frames":1}'}, "it is x version 1"),
-        ({"provenance.json": b'{"format":"unsmear-priors","version":1,"height":70,"width":1e9,"frames":7}'}, "claims"),
-        ({"provenance.json": b'{"format":"unsmear-priors","version":1,"height":70,"width":9,"frames":9999}'}, "claims"),
+        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":1e9,"frames":7}'}, "claims"),
+        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":9,"frames":9999}'}, "claims"),
         ({"resets.npy": b""}, "no .npy file"),
         ({"resets.npy": b"\x93NUMPY\x01\x00" + b"\xff" * 2000}, "claims"),
         ({"frame/000002.npy": None}, "missing"),

@@ -1,8 +1,9 @@
 """Priors on disk: one file a clip, open, compressed, readable frame by frame without a codec.
 
 The file is a NumPy ``.npz``, that is a ZIP of ``.npy`` files: ``frame/000000.npy`` and on, one record a
-frame, then the tables ``resets.npy``, ``origin.npy`` and ``luma_crc32.npy`` with one row a frame, and
-``provenance.json``. ``docs/priors.md`` describes every byte.
+frame, then the tables ``resets.npy``, ``origin.npy``, ``luma_crc32.npy`` and ``motion_source.npy`` with one row a
+frame, and ``provenance.json``. ``docs/priors.md`` describes every byte. Archives of version 1, which had no
+``motion_source.npy``, are read too.
 """
 
 import io
@@ -21,19 +22,26 @@ import numpy.typing as npt
 
 from unsmear.errors import DataLayoutError, OutputError, UnsupportedVideo
 from unsmear.priors.grid import grid_shape
-from unsmear.priors.prior import Prior
+from unsmear.priors.prior import FoundBy, Prior
 
 SUFFIX = ".priors.npz"
-FORMAT, VERSION = "unsmear-priors", 1
+FORMAT, VERSION = "unsmear-priors", 2
 ORIGINS = ("reencode", "native", "published")
 """What the numbers in ``origin.npy`` stand for."""
+FOUND_BY: tuple[FoundBy, ...] = ("none", "codec", "coarse", "borrowed", "flow")
+"""What the numbers in ``motion_source.npy`` stand for."""
 
 _LEVEL = 4  # zlib: 6 saves a tenth more and takes half as long again
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's zero, so that equal priors make equal files
 _HEADER_BYTES = 1024  # more than any .npy header here
 _JSON_BYTES = 1 << 20
 _MAX_SIDE = 16384
-_TABLES: dict[str, tuple[str, int]] = {"resets": ("?", 2), "origin": ("u1", 1), "luma_crc32": ("<u4", 1)}
+_TABLES: dict[str, tuple[str, int]] = {
+    "resets": ("?", 2),
+    "origin": ("u1", 1),
+    "luma_crc32": ("<u4", 1),
+    "motion_source": ("u1", 2),
+}
 
 
 def record_type(height: int, width: int) -> np.dtype[Any]:
@@ -102,6 +110,8 @@ class ArchiveWriter:
         self._rows["resets"].append((prior.reset, prior.reset_back))
         self._rows["origin"].append(ORIGINS.index(prior.origin))
         self._rows["luma_crc32"].append(zlib.crc32(luma.tobytes()))
+        found_by = (prior.motion_source, prior.motion_back_source)
+        self._rows["motion_source"].append([FOUND_BY.index(name) for name in found_by])
 
     def __len__(self) -> int:
         return len(self._rows["resets"])
@@ -152,6 +162,8 @@ class PriorArchive(Sequence[Prior]):
         resets: ``(T, 2)`` bool, ``reset`` and ``reset_back`` of every frame.
         origin: ``(T,)`` uint8, where every frame's forward motion comes from, an index into :data:`ORIGINS`.
         luma_crc32: ``(T,)`` uint32, CRC-32 of every frame's ``(H, W)`` luma bytes.
+        motion_source: ``(T, 2)`` uint8, how every frame's forward and backward motion was found, indices into
+            :data:`FOUND_BY`.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -180,19 +192,24 @@ class PriorArchive(Sequence[Prior]):
             height, width, frames = (self.provenance[key] for key in ("height", "width", "frames"))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._damaged("its provenance.json is not that of an archive of priors") from None
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, 1), (FORMAT, VERSION)):
             raise self._damaged(f"it is {found[0]} version {found[1]} where {FORMAT} version {VERSION} is expected")
         sides_fit = all(type(side) is int and 1 <= side <= _MAX_SIDE for side in (height, width))
         if not sides_fit or type(frames) is not int or not 1 <= frames <= len(self._zip.filelist):
             raise self._damaged(f"it claims {frames} frames of {width}x{height}")
         self.height, self.width, self._frames = height, width, frames
         self._record = record_type(height, width)
-        tables = {}
+        tables: dict[str, npt.NDArray[Any]] = {}
         for name, (dtype, columns) in _TABLES.items():
+            if name == "motion_source" and found[1] == 1:
+                tables[name] = (~tables["resets"]).astype(np.uint8)  # "codec", or "none"
+                continue
             tables[name] = self._array(f"{name}.npy", (frames, columns) if columns > 1 else (frames,), np.dtype(dtype))
         if tables["origin"].max() >= len(ORIGINS):
             raise self._damaged("origin.npy holds unknown numbers")
-        self.resets, self.origin, self.luma_crc32 = (tables[name] for name in _TABLES)
+        if tables["motion_source"].max() >= len(FOUND_BY):
+            raise self._damaged("motion_source.npy holds unknown numbers")
+        self.resets, self.origin, self.luma_crc32, self.motion_source = (tables[name] for name in _TABLES)
 
     def __enter__(self) -> Self:
         return self
@@ -233,6 +250,8 @@ class PriorArchive(Sequence[Prior]):
             reset=bool(self.resets[t, 0]),
             reset_back=bool(self.resets[t, 1]),
             origin=ORIGINS[self.origin[t]],
+            motion_source=FOUND_BY[self.motion_source[t, 0]],
+            motion_back_source=FOUND_BY[self.motion_source[t, 1]],
         )
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

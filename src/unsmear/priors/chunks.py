@@ -15,9 +15,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from unsmear.errors import UnsupportedVideo, UsageError
-from unsmear.priors.passes import Luma, assemble, cut, encode_steps, forward_of
+from unsmear.priors.cuts import CutTest
+from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
 from unsmear.priors.reencode import Profile
+from unsmear.priors.steps import Luma, encode_steps
 
 DEFAULT_CHUNK_FRAMES = 24
 """Frames a chunk. Backward motion is known one chunk late; each chunk codes four frames more than it has."""
@@ -67,13 +69,19 @@ def chunk_priors(
         # Whether a cut lies behind the chunk is asked of the very pass with which the next chunk starts.
         seam_run = pool.submit(encode_steps, [lumas[-1], *tail], profile, qp, threads)
         steps = [*forward_run.result(), *seam_run.result()]
-        forwards = list(pool.map(lambda step: forward_of(step, height, width), steps))
-        backwards = backward_run.result()
+        test = CutTest([*head, *lumas, *tail])
 
-    if before is None:
-        forwards.insert(0, cut(height, width))
-    if after is None:
-        forwards.append(cut(height, width))
+        def forward(i: int) -> Forward:
+            # Both chunks must say the same of their seam, so neither may use more than its two frames there.
+            into, out_of = i < len(head), i == len(test.lumas) - 1 - len(tail)
+            return forward_of(steps[i], test, i + 1, seam=into or out_of, judged_only=out_of)
+
+        forwards = list(pool.map(forward, range(len(steps))))
+        if before is None:
+            forwards.insert(0, cut(height, width))
+        if after is None:
+            forwards.append(cut(height, width))
+        backwards = list(pool.map(backward_of, reversed(backward_run.result()), forwards[1:]))
     return assemble(forwards, backwards)
 
 

@@ -40,7 +40,7 @@ from unsmear.priors.h264_syntax import (
     split_configuration,
     split_nals,
 )
-from unsmear.priors.passes import Step
+from unsmear.priors.steps import Step
 
 PROVEN = "H.264 with P-frames only and one reference"
 

@@ -1,6 +1,7 @@
 """The coding prior of one frame: where its content was, where it goes, and what prediction missed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,6 +11,10 @@ from unsmear.priors.grid import Mask, MotionGrid, grid_shape
 
 RESIDUAL_SCALE = 32.0
 """Luma levels of residual that map to 1. A constant, not a per-frame maximum, which would flicker (ours)."""
+
+FoundBy = Literal["codec", "coarse", "borrowed", "none", "flow"]
+"""Where the motion of a frame comes from: all of it from the codec; from a wide search at small sizes in at least one
+cell; from a neighbouring frame; from nowhere, so that it is zero; from optical flow in the codec's place."""
 
 _QUARTER_PEL = np.float32(0.25)
 _CELL = 8
@@ -30,14 +35,17 @@ class Prior:
             if ``reset``.
         motion_back_q: the same towards the future (ours): the content at ``p`` in frame t is at
             ``p + motion_back`` in frame t+1. Zeros if ``reset_back``.
-        valid: ``(gh, gw)`` bool, False where ``motion_q`` was filled in. All False if ``reset``.
+        valid: ``(gh, gw)`` bool, False where ``motion_q`` was filled in. All False if ``reset``, and where the motion
+            is a neighbouring frame's.
         valid_back: the same for ``motion_back_q``.
         residual: ``(H, W)`` uint8, magnitude in luma levels of the reconstruction minus its
-            motion-compensated prediction. Zeros if ``reset``.
+            prediction by ``motion_q``. Zeros if ``reset``.
         reset: frame t has no usable past: the video's first frame, or the first after a cut.
         reset_back: frame t has no usable future: the video's last frame, or the last before a cut.
         origin: ``"reencode"``; ``"native"`` where the vectors are those of the input's own stream; ``"published"``
             where they were read from the arrays of CPGD-Net's authors.
+        motion_source: how ``motion_q`` was found (ours); ``"none"`` if ``reset``.
+        motion_back_source: the same for ``motion_back_q``; ``"none"`` if ``reset_back``.
     """
 
     motion_q: MotionGrid
@@ -48,6 +56,8 @@ class Prior:
     reset: bool
     reset_back: bool
     origin: str
+    motion_source: FoundBy = "codec"
+    motion_back_source: FoundBy = "codec"
 
     @classmethod
     def empty(cls, height: int, width: int, origin: str = "reencode") -> "Prior":
@@ -62,6 +72,8 @@ class Prior:
             reset=True,
             reset_back=True,
             origin=origin,
+            motion_source="none",
+            motion_back_source="none",
         )
 
     @property

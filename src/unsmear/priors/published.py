@@ -96,6 +96,8 @@ class PublishedArrays(Sequence[Prior]):
             reset=t == 0,
             reset_back=last,
             origin="published",
+            motion_source="none" if t == 0 else "codec",
+            motion_back_source="none" if last else "codec",
         )
 
     def _motion(self, t: int, gh: int, gw: int) -> MotionGrid:

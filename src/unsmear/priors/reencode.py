@@ -18,7 +18,7 @@ from unsmear.errors import UnsupportedVideo, UsageError
 Profile = Literal["fast", "best"]
 
 # Preset and what is changed in it. Everything that trades vectors for bits is off: no small intra
-# blocks (p8x8), no scene cut (a cut shows in the coverage), no second reference, no weighted prediction,
+# blocks (p8x8), no scene cut (that is found apart), no second reference, no weighted prediction,
 # a constant quantiser, no deblocking (the residual would carry it).
 _PROFILES: dict[str, tuple[str, str]] = {
     "fast": ("veryfast", "subme=5:psy=0"),
@@ -28,6 +28,7 @@ _COMMON = (
     "partitions=p8x8:bframes=0:ref=1:keyint=infinite:scenecut=0:weightp=0:trellis=0:aq-mode=0:mbtree=0"
     ":rc-lookahead=0:no-deblock=1"
 )
+_FAR = "me=umh:merange=64"
 _TIME_BASE = Fraction(1, 25)
 _MAX_SIDE = 16384
 
@@ -41,7 +42,9 @@ class ReencodePass:
     settings ours).
     """
 
-    def __init__(self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1) -> None:
+    def __init__(
+        self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1, far: bool = False
+    ) -> None:
         """Open the encoder and the decoder.
 
         Args:
@@ -51,6 +54,7 @@ class ReencodePass:
             qp: quantiser, 1 (fine) to 51 (coarse).
             threads: the encoder's threads. Vectors depend on their number (each codes its own slice), so
                 it is never taken from the machine.
+            far: search 64 pixels around the expected place, whatever the profile.
 
         Raises:
             UsageError: an unknown profile, or qp or threads out of range.
@@ -68,13 +72,15 @@ class ReencodePass:
         self.padded_width, self.padded_height = -(-width // 16) * 16, -(-height // 16) * 16
         self._count = 0
         try:
-            self._encoder = self._open_encoder(profile, qp, threads)
+            self._encoder = self._open_encoder(profile, qp, threads, far)
             self._decoder = self._open_decoder()
         except (av.FFmpegError, ValueError) as error:
             raise UnsupportedVideo(f"no H.264 encoder (libx264) for frames of {width}x{height}: {error}") from error
 
-    def _open_encoder(self, profile: str, qp: int, threads: int) -> av.VideoCodecContext:
+    def _open_encoder(self, profile: str, qp: int, threads: int, far: bool) -> av.VideoCodecContext:
         preset, extra = _PROFILES[profile]
+        if far:
+            extra = f"{extra}:{_FAR}"
         encoder = av.CodecContext.create("libx264", "w")
         assert isinstance(encoder, av.VideoCodecContext)
         encoder.width, encoder.height = self.padded_width, self.padded_height

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unsmear.errors import UsageError
 from unsmear.priors.grid import MotionGrid
-from unsmear.priors.prior import Prior
+from unsmear.priors.prior import FoundBy, Prior
 
 SOURCES = ("mv", "dis", "none")
 """Sources that :func:`make_source` knows."""
@@ -199,10 +199,17 @@ class ReplacedMotion:
     def _replaced(self, prior: Prior, past: Picture | None, now: Picture, future: Picture | None) -> Prior:
         if past is not None and not prior.reset and self.forward.name != "mv":
             motion_q = self._field(self.forward, self.costs[0], now, past, prior.motion_q)
-            prior = replace(prior, motion_q=motion_q, valid=np.ones_like(prior.valid))
+            prior = replace(
+                prior, motion_q=motion_q, valid=np.ones_like(prior.valid), motion_source=_found_by(self.forward)
+            )
         if future is not None and not prior.reset_back and self.backward.name != "mv":
             motion_back_q = self._field(self.backward, self.costs[1], now, future, prior.motion_back_q)
-            prior = replace(prior, motion_back_q=motion_back_q, valid_back=np.ones_like(prior.valid_back))
+            prior = replace(
+                prior,
+                motion_back_q=motion_back_q,
+                valid_back=np.ones_like(prior.valid_back),
+                motion_back_source=_found_by(self.backward),
+            )
         return prior
 
     @staticmethod
@@ -213,3 +220,7 @@ class ReplacedMotion:
         cost.fields += 1
         cost.flops += source.flops(*picture.luma.shape)
         return grid
+
+
+def _found_by(source: MotionSource) -> FoundBy:
+    return "none" if isinstance(source, NoMotion) else "flow"

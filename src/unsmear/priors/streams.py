@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
@@ -11,10 +10,13 @@ import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.priors.chunks import DEFAULT_CHUNK_FRAMES, chunk_priors, walk_chunks
+from unsmear.priors.cuts import CutTest
+from unsmear.priors.follow import Followed
 from unsmear.priors.native import Examination, examine, native_steps
-from unsmear.priors.passes import Forward, Luma, Step, assemble, cut, encode_steps, forward_of
+from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
 from unsmear.priors.reencode import Profile
+from unsmear.priors.steps import Luma, Step, encode_steps
 
 Mode = Literal["auto", "native", "reencode"]
 """Which vectors to use: the file's own if they qualify, those or nothing, or always re-encoded ones."""
@@ -122,33 +124,37 @@ class VideoPriors(Generic[T]):
             workers=self._workers,
         )
         if self._pending is not None:  # the chunk before has told already what comes after it
-            priors[0] = replace(priors[0], **vars(self._pending))
+            priors[0] = self._pending.put_into(priors[0])
             self._pending = None
         return priors
 
     def _native_chunk(self, lumas: Sequence[Luma], before: Luma | None, after: Luma | None) -> list[Prior]:
+        height, width = lumas[0].shape
         tail = [] if after is None else [after]
         with ThreadPoolExecutor(max(1, self._workers)) as pool:
             backward_run = pool.submit(self._encode, [*tail, *reversed(lumas)] if self._backward else lumas[:1])
             jobs = []
             # The frame that follows belongs to the next chunk, where its Forward is kept for.
             follows = tail if self._is_native(self._at + len(lumas)) else []
-            todo = [*lumas, *follows]
-            past = [before, *lumas]
-            for i, luma in enumerate(todo):
+            head = [] if before is None else [before]
+            test = CutTest([*head, *lumas, *tail])
+            for i in range(len(lumas) + len(follows)):
                 if i == 0 and self._pending is not None:
                     continue
-                step = self._next_step(self._at + i, luma)
-                jobs.append(pool.submit(self._forward, step, past[i], luma))
+                t = i + len(head)
+                step = self._next_step(self._at + i, test.lumas[t])
+                # Of a seam, both chunks must say the same; see chunk_priors.
+                jobs.append(pool.submit(self._forward, step, test, t, i in (0, len(lumas))))
             forwards = ([] if self._pending is None else [self._pending]) + [job.result() for job in jobs]
-            backwards = backward_run.result()
-        self._pending = forwards[-1] if follows else None
-        if not follows:
-            forwards.append(self._seam(lumas[-1], after))
-        if not self._backward:
-            blank = cut(*lumas[0].shape)
-            still = Step(blank.residual, blank.residual, blank.motion_q, blank.valid)
-            backwards = [still] * len(lumas)
+            self._pending = forwards[-1] if follows else None
+            if not follows:
+                forwards.append(self._bridge(test, len(test.lumas) - 1, True) if tail else cut(height, width))
+            if self._backward:
+                backwards = list(pool.map(backward_of, reversed(backward_run.result()), forwards[1:]))
+            else:
+                backward_run.result()
+                blank = cut(height, width)
+                backwards = [Followed(blank.motion_q, blank.valid, "none")] * len(lumas)
         return assemble(forwards, backwards)
 
     def _next_step(self, frame: int, luma: Luma) -> Step | None:
@@ -162,20 +168,18 @@ class VideoPriors(Generic[T]):
             )
         return step
 
-    def _forward(self, step: Step | None, past: Luma | None, luma: Luma) -> Forward:
-        height, width = luma.shape
-        if past is None:
+    def _forward(self, step: Step | None, test: CutTest, t: int, seam: bool) -> Forward:
+        if t == 0:
+            height, width = test.lumas[0].shape
             return cut(height, width, "native")
         if step is None:
-            return self._seam(past, luma)
-        return forward_of(step, height, width, "native")
+            return self._bridge(test, t, seam)
+        return forward_of(step, test, t, "native", seam=seam)
 
-    def _seam(self, luma: Luma, after: Luma | None) -> Forward:
-        """What re-encoding says of two frames by themselves."""
-        if after is None:
-            return cut(*luma.shape)
-        [step] = self._encode([luma, after])
-        return forward_of(step, *luma.shape)
+    def _bridge(self, test: CutTest, t: int, seam: bool) -> Forward:
+        """What re-encoding frame ``t`` and the one before it says, by themselves."""
+        [step] = self._encode(test.lumas[t - 1 : t + 1])
+        return forward_of(step, test, t, seam=seam)
 
     def _encode(self, lumas: Sequence[Luma]) -> list[Step]:
         return encode_steps(lumas, self._profile, self._qp, self._threads)

@@ -1,0 +1,45 @@
+"""What a pass of a codec over frames leaves behind: one step for each pair of neighbouring frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unsmear.priors.grid import Mask, MotionGrid, grid_from_vectors
+from unsmear.priors.reencode import Profile, ReencodePass
+
+Luma = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of a pass: its reconstruction, the one before it, and the motion between them."""
+
+    reconstruction: Luma
+    reference: Luma
+    grid: MotionGrid
+    valid: Mask
+
+
+def encode_steps(
+    lumas: Sequence[Luma], profile: Profile = "fast", qp: int = 24, threads: int = 1, *, far: bool = False
+) -> list[Step]:
+    """One re-encode pass over consecutive frames: a step for each frame but the first.
+
+    Args:
+        lumas: one frame or more, ``(H, W)`` uint8 each.
+        profile: see :class:`~unsmear.priors.reencode.ReencodePass`, as ``qp``, ``threads`` and ``far``.
+        qp: as above.
+        threads: as above.
+        far: as above.
+    """
+    height, width = lumas[0].shape
+    encode = ReencodePass(width, height, profile=profile, qp=qp, threads=threads, far=far)
+    reference, _ = encode(lumas[0])
+    steps = []
+    for luma in lumas[1:]:
+        reconstruction, vectors = encode(luma)
+        steps.append(Step(reconstruction, reference, *grid_from_vectors(vectors, height, width)))
+        reference = reconstruction
+    return steps
