@@ -121,6 +121,21 @@ def test_bytes_are_as_documented(archive, clip):
     assert (about["format"], about["version"], about["frames"]) == ("unsmear-priors", 2, 7)
 
 
+def test_archives_of_version_1_are_read(archive, clip):
+    """They said nothing of where motion came from."""
+    with zipfile.ZipFile(archive) as file:
+        about = json.loads(file.read("provenance.json")) | {"version": 1}
+    old = rewritten(archive, **{"motion_source.npy": None, "provenance.json": json.dumps(about).encode()})
+    with PriorArchive(old) as opened:
+        for found, prior in zip(opened, clip[1], strict=True):
+            expected = ("none" if prior.reset else "codec", "none" if prior.reset_back else "codec")
+            assert (found.motion_source, found.motion_back_source) == expected
+            assert_equal(
+                replace(found, motion_source="codec", motion_back_source="codec"),
+                replace(prior, motion_source="codec", motion_back_source="codec"),
+            )
+
+
 def test_equal_priors_make_equal_files(archive, clip, tmp_path):
     with ArchiveWriter(tmp_path / "again.npz", {"source": "clip.mp4"}) as writer:
         for luma, prior in zip(*clip, strict=True):
@@ -175,6 +190,7 @@ def rewritten(archive: Path, **members: bytes | None) -> Path:
         ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":9,"frames":9999}'}, "claims"),
         ({"resets.npy": b""}, "no .npy file"),
         ({"resets.npy": b"\x93NUMPY\x01\x00" + b"\xff" * 2000}, "claims"),
+        ({"motion_source.npy": None}, "missing"),
         ({"frame/000002.npy": None}, "missing"),
         ({"frame/000002.npy": b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16}, "no .npy file"),
     ],

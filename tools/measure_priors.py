@@ -29,14 +29,18 @@ from demo import real_clip
 from unsmear.data.extract import PriorSettings, extract
 from unsmear.priors import Prior, VideoPriors, chunk_priors, stream_priors
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.cuts import CUT_COVERAGE, CUT_RESIDUAL
+from unsmear.priors.follow import residual_of
 from unsmear.priors.grid import fill_holes, grid_from_vectors
 from unsmear.priors.sources import DisFlow
+from unsmear.priors.steps import encode_steps
 from unsmear.video import open_video
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "priors.md"
 FRAMES, DUTY = 5, 0.6
 MARGIN = (104, 160)  # of a picture that moves, rows and columns, out of view at first
 NATIVE = "bframes=0:ref=1:weightp=0:scenecut=0"
+CUT_SEEDS = (7, 8)
 SPEED_SIZE, SPEED_FRAMES = (1280, 720), 72
 
 Table = list[list[str]]
@@ -215,6 +219,66 @@ def ordinary_vectors(lumas: list[np.ndarray]) -> tuple[list[np.ndarray], list[np
     return everything[1:], only_p[1:]
 
 
+# Cuts.
+
+
+def cuts(_: Path | None) -> Table:
+    """Cuts found and falsely found in reels with labels (tests/cuts.py), of seeds that no threshold was chosen on."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from cuts import calm_and_wild, with_cuts
+
+    detectors: dict[str, Callable[[list[np.ndarray]], set[int]]] = {
+        "unsmear": lambda frames: {t for t, (_, p) in enumerate(stream_priors(frames)) if p.reset and t},
+        "coverage below 0.5 or residual above 12": by_codec_alone,
+    } | scene_detectors()
+    tally = dict.fromkeys(detectors, (0, 0))
+    hard = calm = 0
+    for seed in CUT_SEEDS:
+        for reel in (*calm_and_wild(seed), *with_cuts(seed)):
+            hard, calm = hard + len(reel.cuts), calm + len(reel.frames) - len(reel.cuts)
+            for name, detect in detectors.items():
+                found = detect(reel.frames)
+                tally[name] = (tally[name][0] + len(found & reel.cuts), tally[name][1] + len(found - reel.cuts))
+    rows = [["a cut is told by", f"of {hard} cuts found", f"false in {calm} frames", "false in 1,000"]]
+    rows += [
+        [n, f"{100 * hits / hard:.1f} %", str(false), f"{1000 * false / calm:.1f}"]
+        for n, (hits, false) in tally.items()
+    ]
+    return rows
+
+
+def by_codec_alone(frames: list[np.ndarray]) -> set[int]:
+    found = set()
+    for t, step in enumerate(encode_steps(frames), 1):
+        missed = residual_of(step, fill_holes(step.grid, step.valid), *frames[t].shape)
+        if step.valid.mean() < CUT_COVERAGE or missed.mean() > CUT_RESIDUAL:
+            found.add(t)
+    return found
+
+
+def scene_detectors() -> dict[str, Callable[[list[np.ndarray]], set[int]]]:
+    """Those of PySceneDetect with their default thresholds, on luma alone, if it is installed."""
+    try:
+        import scenedetect  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return {}
+
+    def run(kind: str) -> Callable[[list[np.ndarray]], set[int]]:
+        def detect(frames: list[np.ndarray]) -> set[int]:
+            detector = getattr(scenedetect, kind)(min_scene_len=1, luma_only=True)
+            found: list[Any] = []
+            for t, frame in enumerate(frames):
+                stamp = scenedetect.FrameTimecode(t, 25.0)
+                found += detector.process_frame(stamp, cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+            found += detector.post_process(scenedetect.FrameTimecode(len(frames) - 1, 25.0))
+            return {cut.frame_num for cut in found}
+
+        return detect
+
+    kinds = ("ContentDetector", "AdaptiveDetector")
+    return {f"PySceneDetect {scenedetect.__version__}, {kind}": run(kind) for kind in kinds}
+
+
 # Speed, cost and size.
 
 
@@ -326,6 +390,7 @@ SECTIONS: dict[str, Callable[[Path | None], Table]] = {
     "accuracy": accuracy,
     "residual": residual,
     "prediction": prediction,
+    "cuts": cuts,
     "speed": speed,
     "operations": operations,
     "size": size,
