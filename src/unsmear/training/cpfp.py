@@ -74,8 +74,8 @@ class CPFPRecipe:
         blurred, sharp = batch.blurred.float() / 255, batch.sharp.float() / 255
         restored = model(blurred, batch.priors).frames
         with torch.no_grad():
-            before = -10 * torch.log10(((blurred - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
-            after = -10 * torch.log10(((restored - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-6)
+            before = -10 * torch.log10(((blurred - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-4)
+            after = -10 * torch.log10(((restored - sharp) ** 2).mean((1, 2, 3, 4)) + 1e-4)
         return self.config.loss(restored, sharp), {"gain_db": float((after - before).mean())}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
