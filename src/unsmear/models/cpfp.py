@@ -220,15 +220,15 @@ class CPFP(ModelMixin, ConfigMixin):
         handed_on = state
         for j, direction in enumerate(self.passes):
             start = state if j == 0 else None
-            features, reached = self._propagate(j, direction, encoded, propagated, grid, start, keep - 1)
-            propagated.append(features)
+            passed, reached = self._propagate(j, direction, encoded, propagated, grid, start, keep - 1)
+            propagated.append(passed)
             if j == 0:
                 handed_on = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
         for i in range(keep):
             frame = _unit(frames[:, i])
             offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
-            seen = [encoded[i], *(features[i] for features in propagated)]
+            seen = [encoded[i], *(passed[i] for passed in propagated)]
             change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
             # Where there is no motion to go by, nothing is changed.
             moves = ~(grid.reset[:, i] & grid.reset_back[:, i])[:, None, None, None]

@@ -15,7 +15,7 @@ import numpy as np
 
 from unsmear.metrics.blur import Sharpness, sharpness
 from unsmear.priors import Prior
-from unsmear.restore.shots import SHARP_DUTY
+from unsmear.restore.shots import blur_px, is_sharp
 from unsmear.restore.windows import Window
 from unsmear.video.colour import luma_of_rgb
 
@@ -70,7 +70,7 @@ class Figures:
     fastest_px: float = 0.0
     """The most, over frames, that the fastest tenth of the picture moves from frame to frame."""
     sharp: int = 0
-    """Frames of shots whose exposure was estimated below ``SHARP_DUTY``."""
+    """Frames without blur worth the name; see ``restore.shots.is_sharp``."""
     origin: str = ""
 
     @property
@@ -129,7 +129,7 @@ def measure(figures: Figures, window: Window, restored: np.ndarray, written: Seq
         if duty is not None:
             second.timed += 1
             second.duty += duty
-            figures.sharp += duty < SHARP_DUTY
+            figures.sharp += is_sharp(duty, blur_px(prior, duty))
         figures.coverage += prior.coverage
         figures.origin = figures.origin or prior.origin
 

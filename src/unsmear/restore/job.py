@@ -15,6 +15,7 @@ from unsmear.restore.outputs import OutputKind, check_free, place, writable_fold
 from unsmear.restore.report import Report, peak_memory_mb
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 from unsmear.restore.restraint import restrained
+from unsmear.restore.shots import blur_px
 from unsmear.restore.sinks import make_sink
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
@@ -161,7 +162,7 @@ class _Job:
         restored, self.so_far.state = self._with_memory_fallback(
             Clip(pixels, window.priors, duty, count, window.number * self.options.window)
         )
-        restored = restrained(pixels[:count], restored, duty)
+        restored = restrained(pixels[:count], restored, duty, [blur_px(prior, duty) for _, prior in window.frames])
         return blend(pixels[:count], restored, self.options.strength), duty
 
     def _with_memory_fallback(self, clip: Clip) -> tuple[np.ndarray, State]:

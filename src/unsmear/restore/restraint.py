@@ -1,16 +1,18 @@
 """What a model may not change: shots that are sharp already, and what is flat. Ours."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from unsmear.restore.shots import SHARP_DUTY
+from unsmear.restore.shots import LONG_BLUR_PX, SHARP_DUTY
 
 CLOSE_DB = 41.0
 """Frames of a sharp shot change by no more than this PSNR, at 8 bits some 2.3 levels of root mean square: 40 are
 promised, and estimates of the exposure scatter."""
 
-FREE_DUTY, FREE_DB = 0.35, 32.0
-"""From this exposure on they may change as they like; just below it, by no more than this."""
+FREE_DUTY, FREE_BLUR_PX, FREE_DB = 0.35, 12.0, 32.0
+"""From this exposure or this blur on they may change as they like; just below it, by no more than this."""
 
 FLAT_REACH_PX, FLAT_SHARE, FLAT_LEVELS, FLAT_NOISE = 8, 0.5, 1.0, 3.0
 """A pixel changes by no more than this share of what values range over so far around it, and this many 8-bit levels;
@@ -39,30 +41,39 @@ def flat_kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return out
 
 
-def closeness_db(duty: float | None) -> float | None:
-    """How close frames of this estimated exposure stay to themselves, PSNR; None: no bound.
+def closeness_db(duty: float | None, blur: float = 0.0) -> float | None:
+    """How close a frame stays to itself, PSNR; None: no bound.
 
-    Up to ``SHARP_DUTY`` ``CLOSE_DB``; from there it loosens evenly, for estimates of what is sharp scatter.
+    Args:
+        duty: estimated exposure of its shot. Up to ``SHARP_DUTY`` ``CLOSE_DB``; from there the bound loosens evenly,
+            for estimates of what is sharp scatter.
+        blur: its typical length, pixels. From ``LONG_BLUR_PX`` on it loosens too: what moves fast is blurred by a short
+            exposure as well.
     """
-    if duty is None or duty >= FREE_DUTY:
+    if duty is None:
         return None
-    loosened = max(duty - SHARP_DUTY, 0.0) / (FREE_DUTY - SHARP_DUTY)
-    return CLOSE_DB + loosened * (FREE_DB - CLOSE_DB)
+    by_duty = (duty - SHARP_DUTY) / (FREE_DUTY - SHARP_DUTY)
+    by_length = (blur - LONG_BLUR_PX) / (FREE_BLUR_PX - LONG_BLUR_PX)
+    loosened = max(by_duty, by_length, 0.0)
+    return None if loosened >= 1 else CLOSE_DB + loosened * (FREE_DB - CLOSE_DB)
 
 
-def restrained(before: np.ndarray, after: np.ndarray, duty: float | None) -> np.ndarray:
-    """``after``, each frame drawn back towards ``before`` as far as a sharp shot asks for.
+def restrained(
+    before: np.ndarray, after: np.ndarray, duty: float | None, blurs: Sequence[float] | None = None
+) -> np.ndarray:
+    """``after``, each frame drawn back towards ``before`` as far as a sharp one asks for.
 
     Args:
         before, after: (T, H, W, 3), uint8 or uint16.
-        duty: estimated exposure of the shot; see ``closeness_db``.
+        duty: estimated exposure of the shot.
+        blurs: of each frame, pixels; see ``closeness_db``. None takes the exposure alone.
     """
-    close = closeness_db(duty)
-    if close is None:
-        return after
-    most = np.iinfo(before.dtype).max * 10 ** (-close / 20)
     out = after.copy()
-    for frame, old in zip(out, before, strict=True):
+    for frame, old, blur in zip(out, before, blurs or [0.0] * len(before), strict=True):
+        close = closeness_db(duty, blur)
+        if close is None:
+            continue
+        most = np.iinfo(before.dtype).max * 10 ** (-close / 20)
         change = frame.astype(np.float32) - old
         rms = float(np.sqrt(np.mean(change**2, dtype=np.float64)))
         if rms > most:
