@@ -217,7 +217,7 @@ def test_sharp_clips_can_be_restored_too(dataset: Path, tmp_path: Path, monkeypa
         assert method is not None
         row = Evaluator(one(dataset, "left"), "set", tmp_path, settings).run(method).result.clips[0]
         assert least <= row.values["kept"] <= most
-    monkeypatch.setattr("unsmear.restore.job.restrained", lambda before, after, duty, blurs: after)
+    monkeypatch.setattr("unsmear.restore.job.restrained", lambda before, after, duty, blur: after)
     upside = Evaluator(one(dataset, "left"), "set", tmp_path, settings).run(Negative()).result.clips[0]
     sharp = np.stack(smeared()[1])
     assert upside.values["kept"] == pytest.approx(np.mean([psnr(255 - f, f) for f in sharp]), abs=1e-6)

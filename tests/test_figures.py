@@ -46,7 +46,7 @@ def figures_of(priors, duty=None, rate=25, windows=1, before=None, after=None) -
     for number, part in enumerate(np.array_split(np.arange(len(frames)), windows)):
         own = [frames[i] for i in part]
         window = SimpleNamespace(number=number, frames=own, after=[])
-        measure(figures, window, np.stack([rgb if after is None else after] * len(own)), range(len(own)), duty)
+        measure(figures, window, np.stack([rgb if after is None else after] * len(own)), range(len(own)), DutyTracker(duty))
     return figures
 
 

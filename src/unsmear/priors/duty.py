@@ -43,13 +43,9 @@ _BORDER = 8
 
 def mean_line(prior: Prior) -> _Float32:
     """V̄ = (a·V_back − b·V) / max(a + b, 1), dense ``(2, H, W)`` in pixels; a, b one unless reset."""
-    return line_of(prior.dense_motion(), prior.dense_motion_back(), prior.reset, prior.reset_back)
-
-
-def line_of(motion: _Float32, motion_back: _Float32, reset: bool, reset_back: bool) -> _Float32:
-    """V̄ on the grid of V and V_back, ``(2, h, w)`` in pixels."""
-    a, b = 1 - int(reset_back), 1 - int(reset)
-    return np.asarray((a * motion_back - b * motion) / max(a + b, 1), np.float32)
+    a, b = 1 - int(prior.reset_back), 1 - int(prior.reset)
+    field = (a * prior.dense_motion_back() - b * prior.dense_motion()) / max(a + b, 1)
+    return np.asarray(field, np.float32)
 
 
 def _read(image: npt.NDArray[Any], x: _Float32, y: _Float32) -> _Float32:

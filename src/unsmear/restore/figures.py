@@ -15,7 +15,7 @@ import numpy as np
 
 from unsmear.metrics.blur import Sharpness, sharpness
 from unsmear.priors import Prior
-from unsmear.restore.shots import blur_px, is_sharp
+from unsmear.restore.shots import DutyTracker, is_sharp
 from unsmear.restore.windows import Window
 from unsmear.video.colour import luma_of_rgb
 
@@ -99,8 +99,10 @@ def motion_lengths(prior: Prior) -> np.ndarray | None:
     return np.linalg.norm(np.mean(ways, axis=0), axis=0) if ways else None
 
 
-def measure(figures: Figures, window: Window, restored: np.ndarray, written: Sequence[int], duty: float | None) -> None:
-    """Add the frames ``written`` of a window, whose frames were ``restored``, to ``figures``."""
+def measure(figures: Figures, window: Window, restored: np.ndarray, written: Sequence[int], shot: DutyTracker) -> None:
+    """Add the frames ``written`` of a window, whose frames were ``restored``, to ``figures``; ``shot`` is what is known
+    of its last shot."""
+    duty, sharp = shot.mean, is_sharp(shot.mean, shot.blur_px)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:  # OpenCV lets go of the interpreter
         pairs = list(
             threads.map(_sharpnesses, [window.frames[i][0].rgb for i in written], [restored[i] for i in written])
@@ -129,7 +131,7 @@ def measure(figures: Figures, window: Window, restored: np.ndarray, written: Seq
         if duty is not None:
             second.timed += 1
             second.duty += duty
-            figures.sharp += is_sharp(duty, blur_px(prior, duty))
+            figures.sharp += sharp
         figures.coverage += prior.coverage
         figures.origin = figures.origin or prior.origin
 

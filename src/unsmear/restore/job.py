@@ -15,7 +15,6 @@ from unsmear.restore.outputs import OutputKind, check_free, place, writable_fold
 from unsmear.restore.report import Report, peak_memory_mb
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 from unsmear.restore.restraint import restrained
-from unsmear.restore.shots import blur_px
 from unsmear.restore.sinks import make_sink
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
@@ -118,14 +117,14 @@ class _Job:
         open_frames = 0
         with closing(self._windows(so_far.next_chunk)) as stream:
             for window in stream:
-                restored, duty = self._restore(window)
+                restored = self._restore(window)
                 wanted = [i for i, (frame, _) in enumerate(window.frames) if self.part.holds(frame.time_s)]
                 if wanted and not open_frames:
                     self.sink.begin_segment(so_far.segments)
                 for i in wanted:
                     self.sink.write(window.frames[i][0], restored[i])
                 open_frames += len(wanted)
-                measure(so_far.figures, window, restored, wanted, duty)
+                measure(so_far.figures, window, restored, wanted, so_far.tracker)
                 if open_frames and (window.number + 1) % SEGMENT_CHUNKS == 0:
                     self._end_segment(window.number + 1)
                     open_frames = 0
@@ -152,8 +151,8 @@ class _Job:
                 if any(self.part.holds(frame.time_s) for frame, _ in window.frames):
                     yield window
 
-    def _restore(self, window: Window) -> tuple[np.ndarray, float | None]:
-        """The window's frames, restored and blended with the input by strength, and their duty cycle."""
+    def _restore(self, window: Window) -> np.ndarray:
+        """The window's frames, restored and blended with the input by strength."""
         count = len(window.frames)
         duty = self.so_far.tracker.update([f.luma for f, _ in window.frames], [p for _, p in window.frames])
         pixels = window.pixels
@@ -162,8 +161,8 @@ class _Job:
         restored, self.so_far.state = self._with_memory_fallback(
             Clip(pixels, window.priors, duty, count, window.number * self.options.window)
         )
-        restored = restrained(pixels[:count], restored, duty, [blur_px(prior, duty) for _, prior in window.frames])
-        return blend(pixels[:count], restored, self.options.strength), duty
+        restored = restrained(pixels[:count], restored, duty, self.so_far.tracker.blur_px)
+        return blend(pixels[:count], restored, self.options.strength)
 
     def _with_memory_fallback(self, clip: Clip) -> tuple[np.ndarray, State]:
         so_far = self.so_far

@@ -1,7 +1,5 @@
 """What a model may not change: shots that are sharp already, and what is flat. Ours."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -11,7 +9,7 @@ CLOSE_DB = 41.0
 """Frames of a sharp shot change by no more than this PSNR, at 8 bits some 2.3 levels of root mean square: 40 are
 promised, and estimates of the exposure scatter."""
 
-FREE_DUTY, FREE_BLUR_PX, FREE_DB = 0.35, 12.0, 32.0
+FREE_DUTY, FREE_BLUR_PX, FREE_DB = 0.35, 10.0, 32.0
 """From this exposure or this blur on they may change as they like; just below it, by no more than this."""
 
 FLAT_REACH_PX, FLAT_SHARE, FLAT_LEVELS, FLAT_NOISE = 8, 0.5, 1.0, 3.0
@@ -58,22 +56,19 @@ def closeness_db(duty: float | None, blur: float = 0.0) -> float | None:
     return None if loosened >= 1 else CLOSE_DB + loosened * (FREE_DB - CLOSE_DB)
 
 
-def restrained(
-    before: np.ndarray, after: np.ndarray, duty: float | None, blurs: Sequence[float] | None = None
-) -> np.ndarray:
-    """``after``, each frame drawn back towards ``before`` as far as a sharp one asks for.
+def restrained(before: np.ndarray, after: np.ndarray, duty: float | None, blur: float = 0.0) -> np.ndarray:
+    """``after``, each frame drawn back towards ``before`` as far as a sharp shot asks for.
 
     Args:
         before, after: (T, H, W, 3), uint8 or uint16.
-        duty: estimated exposure of the shot.
-        blurs: of each frame, pixels; see ``closeness_db``. None takes the exposure alone.
+        duty, blur: estimated exposure of the shot and typical length of its blur; see ``closeness_db``.
     """
+    close = closeness_db(duty, blur)
+    if close is None:
+        return after
+    most = np.iinfo(before.dtype).max * 10 ** (-close / 20)
     out = after.copy()
-    for frame, old, blur in zip(out, before, blurs or [0.0] * len(before), strict=True):
-        close = closeness_db(duty, blur)
-        if close is None:
-            continue
-        most = np.iinfo(before.dtype).max * 10 ** (-close / 20)
+    for frame, old in zip(out, before, strict=True):
         change = frame.astype(np.float32) - old
         rms = float(np.sqrt(np.mean(change**2, dtype=np.float64)))
         if rms > most:
