@@ -14,6 +14,7 @@ from unsmear.metrics.blur import blur_estimate, sharpness
 from unsmear.priors import Prior
 from unsmear.restore.figures import Figures, Second, measure, motion_lengths, notes, summarise
 from unsmear.restore.report import CLEAR, LITTLE, NOTHING, Report
+from unsmear.restore.shots import DutyTracker
 
 SHAPE = (64, 96)
 
@@ -46,7 +47,8 @@ def figures_of(priors, duty=None, rate=25, windows=1, before=None, after=None) -
     for number, part in enumerate(np.array_split(np.arange(len(frames)), windows)):
         own = [frames[i] for i in part]
         window = SimpleNamespace(number=number, frames=own, after=[])
-        measure(figures, window, np.stack([rgb if after is None else after] * len(own)), range(len(own)), DutyTracker(duty))
+        restored = np.stack([rgb if after is None else after] * len(own))
+        measure(figures, window, restored, range(len(own)), DutyTracker(duty))
     return figures
 
 
