@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+import unsmear
+from clips import moving_frames
+from spectrum import line_strengths
 from unsmear import load
 from unsmear.data.pairset import upright_frames
 from unsmear.metrics import psnr
@@ -50,3 +54,27 @@ def test_its_card_is_that_of_its_weights(name):
     assert entry.card["sha256"] == entry.checksum()
     assert entry.card["name"] == name and entry.card["licence"] and entry.card["training_files"] > 0
     assert entry.card["sha256"] in entry.card_text and entry.card["validation"]["clips"]
+
+
+def test_the_default_prints_no_pattern_and_moves_no_colour():
+    """Spectrum of what it changes: no lines at a quarter and half of the sampling frequency; no mean is shifted."""
+    pictures = moving_frames((384, 256), 4, step_px=(7, 3))
+    pictures = [cv2.GaussianBlur(picture, (13, 1), 4) for picture in pictures]
+    priors = chunk_priors([luma_of_rgb(p) for p in pictures], before=None, after=None)
+    restored = unsmear.load("cpfp", device="cpu", dtype="fp32")(Clip(np.stack(pictures), priors, 0.7))
+    for before, after in zip(pictures, restored, strict=True):
+        change = after.astype(np.float32) - before
+        assert np.abs(change).mean() > 0.5
+        assert np.abs(change.mean((0, 1))).max() < 0.3
+        assert max(line_strengths(change.mean(-1))) < 2
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_a_single_picture_comes_out_bit_for_bit(tmp_path, kind):
+    picture = moving_frames((160, 120), 1)[0]
+    source = tmp_path / f"one.{kind}"
+    cv2.imwrite(str(source), picture)
+    report = unsmear.deblur(source, tmp_path / "out.png", device="cpu")
+    assert "single picture" in report.note
+    with open_video(source) as given, open_video(tmp_path / "out.png") as made:
+        assert np.array_equal(next(iter(made)).rgb, next(iter(given)).rgb)
