@@ -82,9 +82,9 @@ def test_one_image(suffix, tmp_path, tiny):
     report = unsmear.deblur(source, model=tiny)
     output = tmp_path / f"photo.deblurred{suffix}"
     assert report.output == str(output)
-    restored = frames_of(output)[0]
+    given, restored = frames_of(source)[0], frames_of(output)[0]
     assert restored.shape == picture.shape
-    assert 0.5 < np.abs(restored.astype(int) - picture).mean() < 60
+    assert np.abs(restored.astype(int) - given).max() <= (0 if suffix == ".png" else 12)  # there is no motion to go by
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, output.name])
 
 
