@@ -84,7 +84,8 @@ def test_one_image(suffix, tmp_path, tiny):
     assert report.output == str(output)
     given, restored = frames_of(source)[0], frames_of(output)[0]
     assert restored.shape == picture.shape
-    assert np.abs(restored.astype(int) - given).max() <= (0 if suffix == ".png" else 12)  # there is no motion to go by
+    # There is no motion to go by: nothing is changed but by a lossy format.
+    assert np.abs(restored.astype(int) - given).mean() <= (0 if suffix == ".png" else 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, output.name])
 
 
