@@ -21,8 +21,7 @@ from unsmear.models.loading import load_pipeline, sampling_defaults
 from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc import prepare
-from unsmear.training.cpc_config import CPCTraining
+from unsmear.training.cpc import CPCTraining, prepare
 from unsmear.training.images import ImageConfig, ImageCrops, middle, spread, strip
 from unsmear.training.loop import train
 from unsmear.video.images import read_image, write_png

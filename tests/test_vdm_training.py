@@ -20,8 +20,7 @@ from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.training.clips import SharpClips
 from unsmear.training.loop import train
-from unsmear.training.vdm import VDMRecipe, prepare
-from unsmear.training.vdm_config import VDMTraining
+from unsmear.training.vdm import VDMRecipe, VDMTraining, prepare
 from unsmear.training.vdm_losses import vdm_loss
 from unsmear.video.images import write_png
 

@@ -1,9 +1,9 @@
 """The compact autoencoder: pictures to latents and back (ours; the full-size models bring Stable Diffusion's)."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, ResBlock
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
-from unsmear.training.config import LoopConfig, from_mapping, read_yaml
+from unsmear.options import Limits, check
+from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
@@ -53,16 +54,15 @@ class AutoencoderTraining:
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     data: ImageConfig = field(default_factory=ImageConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    perceptual: float = 0.5
+    perceptual: Annotated[float, Limits(0)] = 0.5
     """Weight of LPIPS beside L1."""
-    compact: float = 1e-3
+    compact: Annotated[float, Limits(0)] = 1e-3
     """Weight of the distance of the latents from mean 0 and variance 1, which a diffusion model expects."""
     init: str | None = None
     """Folder of weights to start from."""
 
-    @classmethod
-    def read(cls, path: Path) -> "AutoencoderTraining":
-        return from_mapping(cls, read_yaml(path), str(path))
+    def __post_init__(self) -> None:
+        check(self)
 
     def start(self) -> AutoencoderDC:
         """The network with start values: from ``init``, else fresh."""
@@ -128,9 +128,9 @@ class AutoencoderRecipe:
         return out
 
 
-def prepare(config: Path, resuming: bool) -> Job:
-    """What ``train`` needs for a configuration file."""
+def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
+    """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
-    chosen = AutoencoderTraining.read(config)
+    chosen = read_config(AutoencoderTraining, config, changes)
     model = chosen.start()
     return Job(model, AutoencoderRecipe(model, chosen), chosen.loop)

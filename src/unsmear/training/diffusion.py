@@ -1,6 +1,7 @@
 """Noising, target and estimate of a latent diffusion model whose autoencoder is frozen."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -12,7 +13,9 @@ from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import load_autoencoder
 from unsmear.models.zoo import ModelEntry
-from unsmear.training.cpc_config import CPCTraining
+
+if TYPE_CHECKING:
+    from unsmear.training.cpc import CPCTraining
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
@@ -20,7 +23,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 class Diffusion:
     """Noising and target of a latent diffusion model, with frozen parts."""
 
-    def __init__(self, config: CPCTraining):
+    def __init__(self, config: "CPCTraining"):
         self.config = config
         self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
         if config.loop.channels_last:
