@@ -76,7 +76,7 @@ def check(options: Any) -> None:
     Raises:
         OptionError: of the first field that does not keep them.
     """
-    for name, limits, choices in _rules(type(options)):
+    for name, limits, choices in _rules(type(options)):  # type: ignore[arg-type]
         value = getattr(options, name)
         if limits is not None and not limits.allow(value):
             raise OptionError(name, value, str(limits))

@@ -104,9 +104,9 @@ def _check_same(clip: DataClip, settings: PriorSettings) -> None:
         for key, value in asdict(settings).items():
             if made.get(key) != value:
                 raise DataLayoutError(
-                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use --overwrite"
+                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use `overwrite`"
                 )
         if clip.frames and len(archive) != clip.frames:
             raise DataLayoutError(
-                f"{clip.archive} holds {len(archive)} frames where the clip has {clip.frames}: use --overwrite"
+                f"{clip.archive} holds {len(archive)} frames where the clip has {clip.frames}: use `overwrite`"
             )

@@ -192,6 +192,9 @@ def _partner_problems(clip: DataClip, frames: int, blurred: VideoInfo) -> list[s
     return problems
 
 
+_AGAIN = "make it again with `unsmear data augment`"
+
+
 def _archive_problems(clip: DataClip, checksums: list[int], width: int, height: int) -> list[str]:
     """Every record is read, and its frame compared by checksum."""
     try:
@@ -199,10 +202,10 @@ def _archive_problems(clip: DataClip, checksums: list[int], width: int, height: 
             if (archive.width, archive.height, len(archive)) != (width, height, len(checksums)):
                 size = f"{len(archive)} frames of {archive.width}x{archive.height}"
                 clip_size = f"{len(checksums)} of {width}x{height}"
-                return [f"{clip.archive}: holds {size} where the clip has {clip_size}; make it again with --overwrite"]
+                return [f"{clip.archive}: holds {size} where the clip has {clip_size}; {_AGAIN}"]
             for t, (_, checksum) in enumerate(zip(archive, checksums, strict=True)):
                 if archive.luma_crc32[t] != checksum:
-                    return [f"{clip.archive}: frame {t} is not the clip's; make it again with --overwrite"]
+                    return [f"{clip.archive}: frame {t} is not the clip's; {_AGAIN}"]
     except UnsmearError as error:
         return [str(error)]
     return []

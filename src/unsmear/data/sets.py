@@ -219,7 +219,7 @@ def open_priors(clip: DataClip) -> PriorArchive | None:
     else:
         return archive
     archive.close()
-    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again: unsmear data augment --overwrite")
+    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again with `unsmear data augment`")
 
 
 def _partner(clip: DataClip) -> Path:

@@ -60,7 +60,7 @@ class Protocol:
         if all(window is None for window in found):
             raise DataLayoutError(
                 f"{clip}: {frames} frames are too few for the protocol {self.name} ({self.summary}): "
-                "choose --protocol basicsr"
+                "choose `protocol` basicsr"
             )
         return found
 

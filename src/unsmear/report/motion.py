@@ -88,7 +88,7 @@ def motion_source(name: str, raft: Path | None = None, device: str = "cpu") -> M
     if not name.startswith("raft-"):
         return make_source(name)
     if raft is None:
-        raise UsageError(f"motion source {name} needs weights: give --raft WEIGHTS (torchvision's raft_large)")
+        raise UsageError(f"motion source {name} needs weights: give torchvision's raft_large as `raft`")
     import torch
 
     from unsmear.data.raft import RaftFlow

@@ -14,7 +14,7 @@ class Variant:
     """One row of a table."""
 
     key: str
-    """What ``--model KEY=DIR`` calls it; for the paper's rows also their key in ``published.csv``."""
+    """Its key where weights are given as KEY=DIR; for the paper's rows also their key in ``published.csv``."""
     label: str
     part: Part = "stage 1"
     """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates."""

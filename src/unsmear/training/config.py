@@ -114,7 +114,8 @@ def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> st
     """One line on the first of the errors."""
     found = error.errors()
     first = found[0]
-    path, hint, value = [], kind, values
+    path: list[str] = []
+    hint, value = kind, values
     for part in first["loc"]:
         if not is_dataclass(hint):
             break

@@ -122,7 +122,7 @@ def raw_format(path: Path, given: RawFormat | None = None) -> RawFormat:
     if found is None:
         raise UnsupportedVideo(
             f"{path}: raw video does not state its size, and neither does its name; "
-            f"rename it NAME_{EXAMPLE}.yuv, or give --yuv {EXAMPLE} where there is that option"
+            f"rename it NAME_{EXAMPLE}.yuv, or give {EXAMPLE} as `yuv` where there is that option"
         )
     size, each = path.stat().st_size, found.frame_bytes
     if size % each:
