@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli import choices
-from unsmear.cli.words import EXIT_FAILED, complain
+from unsmear.cli.words import EXIT_FAILED, complain, in_options
 from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def ablate(
         def loaded(name: str) -> "Restorer":
             return load(name, device=device, dtype=dtype)
 
-        def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
+        def evaluate(restorer: "Restorer", _row: str) -> "tuple[Result, list[Picture]]":
             done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
             failures.update(done.failures)
             return done.result, done.pictures
@@ -105,7 +105,7 @@ def ablate(
             sample=_sample(clips[0]) if table == "III" else (),
             progress=lambda label: typer.echo(f"{label} …", err=True),
         )
-    typer.echo(block_markdown(ablation_block(table, measured)))
+    typer.echo(in_options(block_markdown(ablation_block(table, measured))))
     if out is not None:
         files = _write(table, measured, out)
         generates = next((row.model for row in measured if row.model), "")

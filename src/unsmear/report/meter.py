@@ -21,7 +21,6 @@ from unsmear.video.colour import luma_of_rgb
 DEFAULT_METRICS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "niqe", "warp", "tlpips", "flicker", "blur")
 """All but what needs weights or packages that do not come with unsmear."""
 
-_OF_PROTOCOL = ("psnr", "ssim", "psnr_y", "ssim_y")
 _OVER_TIME = ("warp", "tlpips", "flicker")
 
 Features = list[torch.Tensor]

@@ -127,14 +127,6 @@ def _mean(rows: Sequence[tuple[float, float]]) -> float | None:
     return float(np.average(values, weights=weights))
 
 
-def _average(rows: Sequence[tuple[float, int]]) -> float | None:
-    """Weighted mean of (value, weight); None of nothing."""
-    if not rows:
-        return None
-    values, weights = zip(*rows, strict=True)
-    return float(np.average(values, weights=weights))
-
-
 def write_results(results: Sequence[Result], path: Path) -> None:
     """All results as one JSON file."""
     write_whole(path, (json.dumps([r.as_dict() for r in results], indent=2) + "\n").encode())

@@ -31,10 +31,6 @@ class Variant:
     only_trained: str = ""
     """For ``stage 2``: why the weights of ``full`` cannot stand in; empty where they can."""
 
-    @property
-    def is_full(self) -> bool:
-        return self.key == "full"
-
 
 def _options() -> tuple[Variant, ...]:
     """Each value of each option of the sampler; the one that ``full`` has anyway is not measured again."""

@@ -201,8 +201,8 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
         notes.append(f"the file does not say what it is for: taken for {held}, as {out} is")
     if decided is None and found.is_video:
         raise WeightsError(
-            f"{source} does not say what its denoiser predicts: give as `family` epsilon (ModelScopeT2V) or "
-            "v-zero-snr (TF-T2V)"
+            f"{source} does not say what its denoiser predicts: give epsilon (ModelScopeT2V) or "
+            "v-zero-snr (TF-T2V) as `family`"
         )
     if decided is None and found.base is not None:
         decided = families.family_by_probe(found.base.unet)
@@ -210,7 +210,7 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
     if decided is None:
         raise WeightsError(
             f"{source} does not say what its denoiser predicts: import Stable Diffusion into {out} first, or give "
-            "as `family` epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1)"
+            "epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1) as `family`"
         )
     if held not in (None, decided) and not overwrite:
         raise UsageError(f"{out} holds {held} and this is {decided}: choose another folder, or `overwrite` to replace")
