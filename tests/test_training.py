@@ -138,19 +138,19 @@ def test_augmented_motion_still_joins_the_frames():
 def test_duty_cycles_that_the_network_is_conditioned_on(pack):
     """Of a sharp sequence a modest duty cycle and never the truth; else estimates, near truths or nothing."""
     arrays = dict(open_pack(pack)) | {"duty_estimated": np.full(6, 0.9, np.float32)}
-    told, told_config = {}, DataConfig(crop_px=16, duty_estimated=0.25, duty_unknown=0.15)
+    conditions, shares = {}, DataConfig(crop_px=16, duty_estimated=0.25, duty_unknown=0.15)
     for true in (0.05, 0.4):
         arrays["duty"] = np.full(6, 0.3 if true == 0.4 else true, np.float32)
         arrays["duty_fitted"] = np.full(6, 0.4, np.float32)
-        draws = [augment(arrays, 0, np.random.default_rng(i), told_config)["duty"] for i in range(300)]
-        told[true] = np.array(draws)
-    sharp = told[0.05][told[0.05] != -1]
+        draws = [augment(arrays, 0, np.random.default_rng(i), shares)["duty"] for i in range(300)]
+        conditions[true] = np.array(draws)
+    sharp = conditions[0.05][conditions[0.05] != -1]
     assert sharp.max() <= 0.25 and 0.1 < sharp.mean() < 0.15
-    near = told[0.4][(told[0.4] != -1) & (told[0.4] != np.float32(0.9))]
+    near = conditions[0.4][(conditions[0.4] != -1) & (conditions[0.4] != np.float32(0.9))]
     assert abs(near.mean() - 0.4) < 0.03 and 0.04 < near.std() < 0.12
-    assert 0.05 < (told[0.4] == -1).mean() < 0.25
+    assert 0.05 < (conditions[0.4] == -1).mean() < 0.25
     arrays["duty_fitted"] = np.full(6, 0.1, np.float32)  # blurred, but not along its motion vectors
-    draws = [augment(arrays, 0, np.random.default_rng(i), told_config)["duty"] for i in range(50)]
+    draws = [augment(arrays, 0, np.random.default_rng(i), shares)["duty"] for i in range(50)]
     assert set(np.concatenate(draws)) == {np.float32(-1), np.float32(0.9)}
 
 

@@ -69,7 +69,7 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def renders(online: OnlineSequences) -> Iterator[None]:
-    """What the virtual camera renders on the device and sends back, which is to wait for it."""
+    """Sequences that the virtual camera renders on the device and sends back, which is to wait for it."""
     if online.camera is None:
         sys.exit("measure_shards: there are no photographs to render")
     for i in count():
@@ -84,7 +84,7 @@ def sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
 
 
 def worker_seconds(online: OnlineSequences, seconds: float) -> float:
-    """What a sequence costs a worker by the clock of its core, with the draws that do not suit."""
+    """Seconds of a worker for a sequence, by the clock of its core, with the draws that do not suit."""
     cv2.setNumThreads(1)
     finished, spent = 0, 0.0
     for i in count():

@@ -17,7 +17,7 @@ from unsmear.video import RawFormat
 
 @dataclass
 class Augmented:
-    """What :func:`augment` did, by the names of the clips."""
+    """Result of :func:`augment`, by the names of the clips."""
 
     made: dict[str, Extraction] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)

@@ -69,7 +69,7 @@ class CameraRanges:
     bright_share: Share = 0.0
     """Share of sequences whose bright parts hold more light than a frame can show."""
     bright_gain: tuple[float, float] = (1.5, 8.0)
-    """How much more light white holds, log-uniform."""
+    """Light of white as a multiple of what a frame can show, log-uniform."""
     lamp_share: Share = 0.0
     """Share of sequences in the dark, with lamps: they leave saturated streaks."""
     lamp_gain: tuple[float, float] = (4.0, 40.0)
@@ -313,7 +313,7 @@ def _cut(photo: np.ndarray, layer: Layer) -> np.ndarray:
 
 
 class _View:
-    """How one sub-frame sees a layer."""
+    """View of one sub-frame on a layer."""
 
     def __init__(self, pose: np.ndarray, size: int):
         self.pose, self.size = pose, size
@@ -335,7 +335,7 @@ def _row_maps(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
-    """What sub-frame ``i`` shows, as levels of the pieces, uint8 (size, size, 3)."""
+    """Sub-frame ``i`` as levels of the pieces, uint8 (size, size, 3)."""
     view = _View(layers[0].poses[i], size).of(pictures[0], cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     for layer, picture in zip(layers[1:], pictures[1:], strict=True):
         if layer.mask is None:

@@ -146,7 +146,7 @@ class DegradeSettings:
     max_frames: Annotated[int, Limits(1)] | None = None
     """Frames read from a clip at most; None reads all."""
     raw: RawFormat | None = None
-    """What ``.yuv`` files hold, instead of what their names state."""
+    """Format of ``.yuv`` files, instead of what their names state."""
 
     command = "unsmear data degrade"
     optional = ("yuv",)
@@ -160,7 +160,7 @@ class DegradeSettings:
         return {"seed": self.seed, **self.ranges.recorded(), "max_frames": self.max_frames, **extra}
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is degraded."""
+        """Prepare the degradation of the clip ``name``."""
         rng = clip_generator(self.seed, name)
         drawn = Degradation.draw(rng, self.ranges)
         facts = {

@@ -45,7 +45,7 @@ class PriorSettings:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What :func:`extract` did."""
+    """Result of :func:`extract`."""
 
     input: str
     output: str

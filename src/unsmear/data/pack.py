@@ -48,7 +48,7 @@ _LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 @dataclass(frozen=True)
 class PackConfig:
-    """How the sequences of a pack are drawn."""
+    """Ranges and shares of the sequences of a pack."""
 
     sequences: Annotated[int, Limits(1)] = 4000
     """Sequences to render."""
@@ -325,7 +325,7 @@ MOST_DRAWS = 200
 
 
 def no_usable_sequence() -> DataLayoutError:
-    """What to raise after ``MOST_DRAWS`` draws in vain."""
+    """The error after ``MOST_DRAWS`` draws in vain."""
     return DataLayoutError(
         f"{MOST_DRAWS} draws gave no usable sequence: the material is too plain or too still for this configuration"
     )

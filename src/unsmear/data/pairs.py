@@ -76,7 +76,7 @@ class BlurSettings:
     noise: Annotated[tuple[float, float], Limits(0, ordered=True, unit="8-bit levels")] = (0.0, 0.0)
     """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn evenly for each clip."""
     raw: RawFormat | None = None
-    """What ``.yuv`` files hold, instead of what their names state."""
+    """Format of ``.yuv`` files, instead of what their names state."""
 
     command = "unsmear data blur"
     optional = ("average", "step", "motion_range_px", "noise", "yuv", "crf_range")
@@ -129,7 +129,7 @@ class BlurSettings:
         }
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is blurred. Raises DataLayoutError where it cannot be."""
+        """Prepare the blur of the clip ``name``. Raises DataLayoutError where it cannot be."""
         rng = clip_generator(self.seed, name)
         duty = float(rng.uniform(*self.duty))
         facts: dict[str, Any] = {}
@@ -247,7 +247,7 @@ def _photo_pairs(reader: VideoReader, duty: float, rng: np.random.Generator, set
 
 
 def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
-    """Whether a clip moves too little for interpolation to add blur, and is long enough to be decimated.
+    """True for a clip that moves too little for interpolation to add blur, and is long enough to be decimated.
 
     The measure of ``exposure.typical_motion_px``, on the six pairs of frames that it would pick.
     """
@@ -261,7 +261,7 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
 def _speed_up(
     reader: VideoReader, target_px: float, most_px: float, duty: float, max_frames: int | None
 ) -> tuple[int, float]:
-    """How many source frames an output frame is, and the 90th percentile of the motion over them, in pixels.
+    """Number of source frames of an output frame, and the 90th percentile of the motion over them, in pixels.
 
     As near to ``target_px`` as can be while the 99th percentile stays below ``most_px`` (what is small and moves before
     a still background would dissolve), with ``_LONGEST_STEP`` source frames and ``_FEWEST_OUTPUT`` output frames.

@@ -34,7 +34,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Prepared:
-    """How one clip is made: its pairs to come, the facts for its entry, and the H.264 quality that the blurred
+    """A clip about to be written: its pairs to come, the facts for its entry, and the H.264 quality that the blurred
     frames go through, None for no encode.
     """
 
@@ -52,7 +52,7 @@ class Recipe(Protocol):
 
     @property
     def raw(self) -> RawFormat | None:
-        """What ``.yuv`` files hold, None for what their names state."""
+        """Format of ``.yuv`` files, None for what their names state."""
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class Recipe(Protocol):
         """The settings as they stand beside every clip."""
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is made from an open video."""
+        """Prepare the clip ``name`` from an open video."""
 
     def too_short(self, source: Path) -> str:
         """The message for a clip that gives no pair."""

@@ -135,7 +135,7 @@ class PairReader:
         return Piece(self.clip.sequence or self.clip.name, np.stack(blurred), np.stack(sharp))
 
     def __len__(self) -> int:
-        """How many pairs there are; a video that does not state it is read through."""
+        """Number of pairs; a video that does not state it is read through."""
         return self.frames or sum(1 for _ in self)
 
     @staticmethod

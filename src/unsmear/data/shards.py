@@ -140,7 +140,7 @@ def open_shards(folder: Path) -> Sources:
 
 
 class _Origins:
-    """What a listing says of the files that shards are made from."""
+    """Authors and licences of the files that shards are made from, by a listing."""
 
     def __init__(self, listing: Path | None, permissive_only: bool):
         self.listing, self.permissive_only = listing, permissive_only

@@ -1,4 +1,4 @@
-"""The figures that are printed, by name: what to call them, how to round them, which way is better."""
+"""Metrics by name: label, rounding and direction."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Metric:
-    """How one figure is shown."""
+    """Name, rounding and direction of a figure."""
 
     name: str
     """Key in results, and in CSV and JSON."""

@@ -44,7 +44,7 @@ class Generators:
         return self._full().first if self.full else None
 
     def shares(self, variant: Variant) -> bool:
-        """Whether a row runs the weights of ``full``, changed in a way that they were not trained for."""
+        """True where a row runs the weights of ``full``, changed in a way that they were not trained for."""
         return bool(variant.blurred_hint or variant.trained) and variant.key not in self.models
 
     def reason(self, variant: Variant) -> str:
@@ -62,7 +62,7 @@ class Generators:
         return self.models.get(variant.key) or self.full or ""
 
     def restorer(self, variant: Variant) -> Restorer:
-        """What runs a row for which there is no reason not to."""
+        """The restorer of a row for which there is no reason not to run it."""
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"

@@ -119,7 +119,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
-    """What one field of motion costs at the size of these frames.
+    """Cost of one field of motion at the size of these frames.
 
     The codec's motion is timed as a whole: re-encoding both ways, residual and cuts included, divided by the number
     of fields that this gives. Its arithmetic counts as none, as in the paper.

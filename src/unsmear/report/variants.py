@@ -34,7 +34,7 @@ class Variant:
 
 def _options() -> tuple[Variant, ...]:
     """Each value of each option of the sampler; the one that ``full`` has anyway is not measured again."""
-    told: dict[str, tuple[str, dict[Any, str]]] = {
+    labels: dict[str, tuple[str, dict[Any, str]]] = {
         "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
         "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
         "carry_latent": ("{} of the clean latent from the frame before", {0.0: "none", 0.5: "half"}),
@@ -48,7 +48,7 @@ def _options() -> tuple[Variant, ...]:
     }
     named = {True: "on", False: "off"}
     rows = []
-    for name, (words, values) in told.items():
+    for name, (words, values) in labels.items():
         for value, shown in values.items():
             key = f"{name}-{named[value] if isinstance(value, bool) else value}"
             trained = {name: value} if name == "joint_time_attention" else {}

@@ -17,7 +17,7 @@ from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
 FIRST_SHARE = 0.1
-"""What a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
+"""Share that a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ class AutoencoderRecipe:
     def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         wanted = batch.float() / 127.5 - 1
         latents = model.encode(wanted).latent  # type: ignore[operator]
-        made = model.decode(latents).sample  # type: ignore[operator]
-        error = (made - wanted).abs().mean()
+        decoded = model.decode(latents).sample  # type: ignore[operator]
+        error = (decoded - wanted).abs().mean()
         flat = latents.float().transpose(0, 1).flatten(1)
         spread = (flat.mean(1) ** 2 + (flat.var(1) - 1) ** 2).mean()
         total = error + self.config.compact * spread
         figures = {"l1": error.item(), "latent_std": flat.detach().std().item()}
         if self.config.perceptual:
-            with torch.autocast(made.device.type, enabled=False):
-                distance = self.lpips.to(made.device)(made.float().clamp(-1, 1), wanted).mean()
+            with torch.autocast(decoded.device.type, enabled=False):
+                distance = self.lpips.to(decoded.device)(decoded.float().clamp(-1, 1), wanted).mean()
             total = total + self.config.perceptual * distance
             figures["lpips"] = distance.item()
         return total, figures
@@ -109,9 +109,9 @@ class AutoencoderRecipe:
         decibels, distances = [], []
         for frame in self.crops.validation:
             wanted = frame.to(device).float() / 127.5 - 1
-            made = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
-            decibels.append(float(-10 * torch.log10(((made - wanted) / 2).square().mean())))
-            distances.append(float(self.lpips.to(device)(made, wanted)))
+            decoded = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
+            decibels.append(float(-10 * torch.log10(((decoded - wanted) / 2).square().mean())))
+            distances.append(float(self.lpips.to(device)(decoded, wanted)))
         if not decibels:
             return {}
         psnr, lpips = float(np.mean(decibels)), float(np.mean(distances))
@@ -123,8 +123,8 @@ class AutoencoderRecipe:
         out = []
         for i, frame in enumerate(self.crops.shown()):
             given = frame.to(next(model.parameters()).device).float() / 255
-            made = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
-            out.append((str(i), strip(given, made)))
+            decoded = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
+            out.append((str(i), strip(given, decoded)))
         return out
 
 

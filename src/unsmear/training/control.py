@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
     text: Tensor
     target: Tensor
     counts: Tensor
-    """How much each sample counts."""
+    """Weight of each sample."""
 
     def error(self, predicted: Tensor) -> Tensor:
         return (self.counts * (predicted - self.target) ** 2).mean()
@@ -116,13 +116,13 @@ class ControlRecipe:
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
         asked = self._asked(batch)
         down, mid = model(asked.noisy, asked.t, asked.text, asked.hint, batch.priors, return_dict=False)
-        made = self.unet(
+        predicted = self.unet(
             asked.noisy, asked.t, asked.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
-        error = asked.error(made)
+        error = asked.error(predicted)
         if not self.config.perceptual:
             return error, {}
-        clean = self.diffusion.clean(asked.noisy, made, asked.t)
+        clean = self.diffusion.clean(asked.noisy, predicted, asked.t)
         seen = self._seen(batch, asked.hint, clean, self.diffusion.gain(asked.t))
         return error + self.config.perceptual * seen, {"noise": float(error.detach()), "seen": seen.item()}
 
@@ -142,12 +142,12 @@ class ControlRecipe:
 
     def _seen(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
         """L1 + LPIPS of the picture of ``clean`` latents, the mean over samples that count by ``gain``."""
-        made = self.diffusion.decode(clean)
+        picture = self.diffusion.decode(clean)
         if self.config.cancel_autoencoder:
             with torch.no_grad():
                 lost = batch.hint - self.diffusion.decode(hint)
-            made = made + lost
-        return (gain * picture_loss(self.lpips, made, batch.sharp / 255)).mean()
+            picture = picture + lost
+        return (gain * picture_loss(self.lpips, picture, batch.sharp / 255)).mean()
 
     @cached_property
     def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -159,8 +159,10 @@ class ControlRecipe:
             if clip.already_sharp:
                 continue
             i, (h, w) = len(clip.given) // 2, (side // 32 * 32 for side in clip.given.shape[1:3])
-            made = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
-            frames = [torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (made, clip.wanted)]
+            restored = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
+            frames = [
+                torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (restored, clip.wanted)
+            ]
             priors = F.interpolate(_priors_of(clip.priors, i), (-(-h // 4), -(-w // 4)), mode="nearest")
             out.append((frames[0], priors, frames[1]))
         return out
@@ -202,8 +204,8 @@ class ControlRecipe:
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             given, wanted, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
             if given.numel():
-                made = pipe(given, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
-                out.append((str(i), strip(given, made, wanted)))
+                generated = pipe(given, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
+                out.append((str(i), strip(given, generated, wanted)))
         return out
 
 

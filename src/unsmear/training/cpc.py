@@ -76,7 +76,7 @@ class CPCTraining:
     """Of stage ``control``: folder of the frozen UNet."""
     control: ControlConfig = field(default_factory=ControlConfig)
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
-    """What the UNet predicts: ``epsilon`` or ``v_prediction``."""
+    """Prediction of the UNet: ``epsilon`` or ``v_prediction``."""
     first_stage: str | None = "cpfp"
     """Model whose frames are the hint; None for the blurred frames themselves (Table II, without CPFP)."""
     latest: Annotated[int, Limits(1, 1000)] = 1000

@@ -99,9 +99,9 @@ def begun(
     return noisy, target, torch.where(there, step.noise**2, torch.ones_like(step.noise))
 
 
-def picture_loss(lpips: LPIPS, made: Tensor, sharp: Tensor) -> Tensor:
+def picture_loss(lpips: LPIPS, picture: Tensor, sharp: Tensor) -> Tensor:
     """L1 + LPIPS of pictures (B, 3, H, W), sharp ones in [0, 1] → (B,)."""
-    with torch.autocast(made.device.type, enabled=False):
-        made, sharp = made.float(), sharp.float()
-        distance = lpips.to(made.device)(made.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
-        return (made - sharp).abs().mean((1, 2, 3)) + distance
+    with torch.autocast(picture.device.type, enabled=False):
+        picture, sharp = picture.float(), sharp.float()
+        distance = lpips.to(picture.device)(picture.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
+        return (picture - sharp).abs().mean((1, 2, 3)) + distance

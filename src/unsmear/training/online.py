@@ -80,15 +80,15 @@ class OnlineSequences:
             DataLayoutError: no draw gave a usable sequence. Whatever else a worker raises comes out as it is.
         """
         keys = ((step, place) for step in steps for place in range(size))
-        with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as made:
+        with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as drawn:
             for _ in steps:
-                yield list(islice(made, size))
+                yield list(islice(drawn, size))
 
     def rows(self, count: int) -> dict[str, np.ndarray]:
         """As many sequences in the form of a pack, not turned."""
         keys = ((0, place) for place in range(count))
-        with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as made:
-            rows = list(made)
+        with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as drawn:
+            rows = list(drawn)
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def render(self, key: tuple[int, ...]) -> tuple[Drawn | None, np.random.Generator]:
@@ -120,8 +120,8 @@ class OnlineSequences:
     def _sequence(self, key: tuple[int, ...], task: Task, pool: ProcessPoolExecutor) -> Arrays:
         for attempt in range(MOST_DRAWS):
             drawn, rng = self.render((*key, attempt))
-            if drawn is not None and (made := pool.submit(task, drawn, rng).result()) is not None:
-                return made
+            if drawn is not None and (finished := pool.submit(task, drawn, rng).result()) is not None:
+                return finished
         raise no_usable_sequence()
 
 

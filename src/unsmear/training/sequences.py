@@ -38,7 +38,7 @@ class DataConfig:
     shards: list[str] = field(default_factory=list)
     """Instead of both: folders made by ``unsmear data shards``, from which sequences are drawn while training."""
     draw: PackConfig = field(default_factory=PackConfig)
-    """How sequences are drawn from shards; their size and number of frames stand here as ``crop_px`` and ``frames``."""
+    """Ranges and shares of sequences from shards; size and number of frames are ``crop_px`` and ``frames`` here."""
     workers: Annotated[int, Limits(1)] = 2
     """Processes that finish sequences from shards."""
     ahead: Annotated[int, Limits(1)] = 4
@@ -117,7 +117,7 @@ class PackSource:
 
 
 def mean_blur_px(pack: dict[str, np.ndarray]) -> np.ndarray:
-    """How long the blur of each sequence of a pack is on the mean: the fitted exposure times |V|, pixels (N,)."""
+    """Mean length of the blur of each sequence of a pack: the fitted exposure times |V|, pixels (N,)."""
     speed = [np.linalg.norm(motion.astype(np.float32), axis=1).mean() for motion in pack["motion"]]
     return np.asarray(pack["duty_fitted"]) * np.array(speed)
 

@@ -99,7 +99,7 @@ class VDMTraining:
     compact: CompactConfig = field(default_factory=CompactConfig)
     """Of ``pretrain`` without ``init``."""
     image_tokens: bool = True
-    """Whether stage ``encoder`` trains the image tokens too: where nobody has trained them before. Not TF-T2V's."""
+    """Train the image tokens in stage ``encoder`` too: where nobody has trained them before. Not TF-T2V's."""
     drop_image: Share = 0.1
     """Share of clips whose image vector is dropped (§4.1: "with a designated probability")."""
     coherence: Annotated[float, Limits(0)] = COHERENCE
@@ -242,8 +242,8 @@ class VDMRecipe:
             given = torch.cat([encode(self.vae, clip) for clip in blurred])
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
         noisy, wanted, frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
-        made = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
-        return tuple(x.unflatten(0, clean.shape[:2]) for x in made)  # type: ignore[return-value]
+        moved = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in moved)  # type: ignore[return-value]
 
     def _seen(
         self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor
@@ -294,8 +294,8 @@ class VDMRecipe:
         options = VDMSampling(SHOWN_STEPS, start=self.config.latest / self.sampler.config["num_train_timesteps"])
         for i, clip in enumerate(spread(self.validation)):
             sharp, blurred = (frames.float() / 255 for frames in clip)
-            made = pipe(blurred[0], options=options).frames[None]
-            out.append((str(i), strip(centre(blurred), centre(made), centre(sharp))))
+            generated = pipe(blurred[0], options=options).frames[None]
+            out.append((str(i), strip(centre(blurred), centre(generated), centre(sharp))))
         return out
 
 

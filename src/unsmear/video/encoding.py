@@ -1,4 +1,4 @@
-"""How the output is to be encoded: as close to the source as an encoder and the container allow."""
+"""Encoder settings of the output: as close to the source as an encoder and the container allow."""
 
 import io
 from collections.abc import Iterator
@@ -134,7 +134,7 @@ def choose_encoding(
 
 
 def container_accepts(suffix: str, encoder: str) -> bool:
-    """Whether the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
+    """True if the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
     try:
         with av.open(f"x{suffix}", "w") as container:  # nothing is created: no header is written
             if container.format.name in _PROGRAM_STREAMS and encoder not in ("mpeg1video", "mpeg2video"):
@@ -222,7 +222,7 @@ def _with_details(
 
 
 def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
-    """Whether the encoder starts with these settings, and the container's header can be written for it."""
+    """True if the encoder starts with these settings, and the container's header can be written for it."""
     silence_encoder_libraries()
     rate = encoder_rate(encoder, info)
     begun = False
@@ -278,7 +278,7 @@ def _note_departures(notes: list[str], info: VideoInfo, encoder: str, form: str,
 
 
 def _sampling(name: str) -> tuple[bool, int, int, int]:
-    """What a pixel format can hold: whether RGB, bits a sample, and the chroma's share of a 16x16 block."""
+    """Capacity of a pixel format: whether RGB, bits a sample, and the chroma's share of a 16x16 block."""
     form = av.VideoFormat(name, 16, 16)
     bits = max(int(part.bits) for part in form.components)
     if form.is_rgb or len(form.components) < 3:
