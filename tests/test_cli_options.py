@@ -1,5 +1,7 @@
 """Options: declared once, the same on every command, and named by the command line alone."""
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -108,3 +110,9 @@ def test_training_takes_changes_and_refuses_a_run_that_is_there(tmp_path):
     assert wrong.exit_code == 2 and "loop.steps many: expected a whole number" in wrong.complaint
     changed = unsmear("train", "cpfp", tmp_path / "c.yaml", "-o", tmp_path / "new", "data.packs=[elsewhere]")
     assert changed.exit_code == 1 and "elsewhere is not a finished pack" in changed.complaint
+
+
+def test_help_of_a_command_loads_no_torch():
+    lines = ["import sys", "from unsmear.cli.main import COMMANDS, load", "for name in COMMANDS: load(name)"]
+    script = "\n".join([*lines, "sys.exit('torch' in sys.modules)"])
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=120).returncode == 0

@@ -437,5 +437,5 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a finished pack, memory-mapped, read-only."""
     if not (folder / "pack.json").is_file():
-        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): build it first")
+        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): make it with `unsmear data pack`")
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
