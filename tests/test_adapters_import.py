@@ -90,7 +90,7 @@ def test_a_contradiction_is_refused():
 def test_a_step_on_noise_tells_epsilon_and_nothing_else():
     assert family_by_probe(tiny_unet()) == "epsilon"
     torch.manual_seed(3)
-    with pytest.raises(WeightsError, match="give --family epsilon or --family v-zero-snr"):
+    with pytest.raises(WeightsError, match="give epsilon or v-zero-snr as `family`"):
         family_by_probe(shaken(UNet2DConditionModel(**TINY_UNET)))
 
 
@@ -150,7 +150,7 @@ def test_a_folder_with_older_names_text_encoder_and_tokenizer(tmp_path, monkeypa
     assert same(AutoencoderKL.from_pretrained(tmp_path / "made" / "vae"), tiny_vae())
     assert load_file(tmp_path / "made" / "text_encoder" / "model.safetensors")["text_model.final_layer_norm.bias"].sum()
     assert (tmp_path / "made" / "tokenizer" / "vocab.json").read_text() == "{}"
-    with pytest.raises(UsageError, match=r"says v-zero-snr, --family says epsilon"):
+    with pytest.raises(UsageError, match=r"says v-zero-snr, `family` says epsilon"):
         import_weights(folder, tmp_path / "other", "epsilon")
 
 
@@ -253,7 +253,7 @@ def test_a_control_network_alone_asks_for_its_family(tmp_path, tiny_folder, capf
     (tmp_path / "base" / "unet").rename(tmp_path / "unfamilied" / "unet")
     capfd.readouterr()
     assert run(["models", "import", str(path), "-o", str(tmp_path / "unfamilied")]) == 1
-    assert "--family epsilon (DiffBIR v1, v2) or --family v-zero-snr (DiffBIR v2.1)" in capfd.readouterr().err
+    assert "epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1) as --family" in capfd.readouterr().err
     assert [part.name for part in (tmp_path / "unfamilied").iterdir()] == ["unet"]
     wanted = ["models", "import", str(path), "-o", str(tmp_path / "unfamilied"), "--family"]
     assert run([*wanted, "sideways"]) == 2
@@ -273,7 +273,7 @@ def test_a_family_that_the_directory_does_not_have_is_refused(tmp_path, tiny_fol
         import_weights(path, tmp_path / "made", "v-zero-snr")
     released = tmp_path / "cpgd.safetensors"
     save_file(diffbir(tiny_control(shared_query=True)), released)
-    with pytest.raises(UsageError, match=r"CPGD-Net's release says epsilon, --family says v-zero-snr"):
+    with pytest.raises(UsageError, match=r"CPGD-Net's release says epsilon, `family` says v-zero-snr"):
         import_weights(released, tmp_path / "made", "v-zero-snr")
     assert not (tmp_path / "made" / "control").exists()
 

@@ -26,6 +26,7 @@ LAYERS = [
     {"models", "data"},
     {"metrics"},
     {"nn", "priors", "video"},
+    {"options"},
     {"errors", "version"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,15 +1,13 @@
-"""tools/average.py: weights of several checkpoints become one network's."""
+"""``unsmear models average``: weights of several checkpoints become one network's."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from unsmear.cli.main import run
 from unsmear.models.cpfp import CPFP, CPFPConfig, PriorTensors
 
-TOOL = Path(__file__).parents[1] / "tools" / "average.py"
 TINY = {"channels": 8, "encoder_depth": 1, "body_depth": 1, "decoder_depth": 1, "offset_groups": 2, "line_blocks": 1}
 
 
@@ -22,8 +20,8 @@ def random(seed: int, **changes) -> CPFP:
 
 
 def average(*parts: str, out: Path, confidence: float = 1.0) -> CPFP:
-    command = [sys.executable, str(TOOL), *parts, "--confidence", str(confidence), "-o", str(out)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    words = ["models", "average", *parts, "--confidence", str(confidence), "-o", str(out), "--overwrite"]
+    assert run(words) == 0
     return CPFP.from_pretrained(out, low_cpu_mem_usage=False).eval()
 
 
@@ -48,8 +46,21 @@ def test_shares_confidence_and_a_head_that_one_lacks(tmp_path):
         torch.testing.assert_close(firmer(frames, priors).frames - frames, 1.5 * change, atol=1e-5, rtol=1e-4)
 
 
-def test_shares_that_do_not_add_up_are_refused(tmp_path):
+def test_parts_that_cannot_be_averaged_are_one_line(tmp_path, capsys):
     random(0).save_pretrained(tmp_path / "a")
-    command = [sys.executable, str(TOOL), f"{tmp_path / 'a'}:0.5", "-o", str(tmp_path / "out")]
-    told = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert told.returncode == 1 and "add up to 0.5" in told.stderr and not (tmp_path / "out").exists()
+    random(0, neighbours=True).save_pretrained(tmp_path / "more")
+    (tmp_path / "empty").mkdir()
+    a, more, empty = (tmp_path / name for name in ("a", "more", "empty"))
+    wrong = {
+        (f"{a}:0.5",): (2, "add up to 0.5"),
+        (f"{a}",): (2, "expected FOLDER:SHARE"),
+        (f"{empty}:1",): (2, "none of the folders has a config.json"),
+        (f"{empty}:0.5", f"{a}:0.5"): (1, "cannot be read"),
+        (f"{more}:0.5", f"{a}:0.5"): (1, "has to_neighbours"),
+    }
+    for parts, (status, line) in wrong.items():
+        assert run(["models", "average", *parts, "-o", str(tmp_path / "out")]) == status
+        [line_of_it] = capsys.readouterr().err.splitlines()
+        assert line in line_of_it and not (tmp_path / "out").exists()
+    assert run(["models", "average", f"{a}:1", "-o", str(a)]) == 1
+    assert "give --overwrite" in capsys.readouterr().err

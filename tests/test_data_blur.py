@@ -9,10 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from clips import make_clip, make_yuv, moving_frames, texture
-from unsmear.cli.data import app
+from command import unsmear
 from unsmear.data.camera import CameraRanges, render
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import (
@@ -37,7 +36,7 @@ from unsmear.data.pack import (
 )
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
 from unsmear.data.pairset import upright_frames
-from unsmear.errors import DataLayoutError, OutputError, UnsmearError, UsageError
+from unsmear.errors import DataLayoutError, OutputError
 from unsmear.video import open_video, write_png
 
 
@@ -222,7 +221,7 @@ def sharp(tmp_path_factory) -> Path:
 
 
 def run(*args: object):
-    return CliRunner().invoke(app, ["blur", *map(str, args)])
+    return unsmear("data", "blur", *map(str, args))
 
 
 def read(folder: Path) -> list[np.ndarray]:
@@ -481,16 +480,16 @@ def test_a_folder_that_is_not_ours_is_left_alone(sharp, tmp_path):
 )
 def test_options_out_of_range_are_named(sharp, tmp_path, options, words):
     result = run(sharp / "frames", "-o", tmp_path / "set", *options)
-    assert isinstance(result.exception, UsageError)
-    assert words in str(result.exception)
+    assert result.exit_code == 2
+    assert words in result.complaint
     assert not (tmp_path / "set").exists()
 
 
 def test_a_pack_that_cannot_be_is_refused(tmp_path):
     def refused(*args: object) -> str:
-        result = CliRunner().invoke(app, ["pack", "-o", str(tmp_path / "pack"), *map(str, args)])
-        assert isinstance(result.exception, UnsmearError)
-        return str(result.exception)
+        result = unsmear("data", "pack", "-o", str(tmp_path / "pack"), *map(str, args))
+        assert result.exit_code in (1, 2)
+        return result.complaint
 
     assert "--photos" in refused()
     assert "nowhere is not a folder" in refused("--photos", tmp_path / "nowhere")
@@ -516,7 +515,7 @@ def test_material_can_be_left_out_and_clips_shortened(tmp_path):
     assert levels == [pytest.approx([2, 61], abs=2), pytest.approx([68, 127], abs=2)]
     middle = load_sources(None, tmp_path, exclude=["b.mkv", "c.mkv"], clip_frames=20).clips
     assert len(middle) == 1 and len(middle[0]) == 20 and middle[0][0].mean() / 2 == pytest.approx(55, abs=2)
-    with pytest.raises(DataLayoutError, match=r"--exclude d\.mkv: no photograph or clip"):
+    with pytest.raises(DataLayoutError, match=r"`exclude` d\.mkv: no photograph or clip"):
         load_sources(None, tmp_path, exclude=["d.mkv"])
 
 
@@ -539,7 +538,7 @@ def test_a_pack_of_strong_blur(tmp_path):
     asked = "--size 64 --frames 3 --sequences 2 --speed 8 24 --duty 0.5 1 --fast --turning 1 4 --foregrounds 3"
     asked += " --rolling 0.5 --bright 0.5 --lamps 0.5 --psnr 8 38 --sharp-share 0 --exclude 0.png --workers 1"
     where = ["--photos", str(tmp_path / "photos"), "-o", str(tmp_path / "pack")]
-    result = CliRunner().invoke(app, ["pack", *where, *asked.split()])
+    result = unsmear("data", "pack", *where, *asked.split())
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "pack" / "pack.json").read_text())
     shares = {key: config["camera"][key] for key in ("fast", "foregrounds", "turning", "shutter_share", "lamp_share")}
@@ -556,7 +555,7 @@ def test_rows_of_a_pack_depend_on_seed_and_number_alone(tmp_path):
     for name, rows, seed, workers in (("a", 3, 5, 1), ("b", 2, 5, 2), ("c", 2, 6, 2)):
         options = f"--size 64 --frames 3 --sequences {rows} --seed {seed} --workers {workers}".split()
         # A process of its own: packs are built by forking, which threads that OpenCV has started do not bear.
-        start = [sys.executable, "-c", "from unsmear.cli.data import app; app()", "pack"]
+        start = [sys.executable, "-m", "unsmear", "data", "pack"]
         where = ["--photos", str(tmp_path / "photos"), "--interpolated", "0.5", "-o", str(tmp_path / name)]
         subprocess.run([*start, *where, *options], check=True, timeout=120)
         packs.append(open_pack(tmp_path / name))

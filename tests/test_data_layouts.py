@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from clips import make_clip, make_yuv, moving_frames
-from unsmear.cli.data import app
+from command import unsmear
 from unsmear.data.check import ClipCheck, check, describe
 from unsmear.data.layouts import find_clips
 from unsmear.data.lists import ListedClip, read_clip_list
 from unsmear.data.published import DVD_TEST, GOPRO_TEST, PUBLISHED, gopro_window
-from unsmear.errors import DataLayoutError, UsageError
+from unsmear.errors import DataLayoutError
 
 A, B = "GOPR0372_07_00", "GOPR0384_11_00"  # of GoPro's training and test clips
 # Layout → its folders, and for every clip its name, sequence, split, role and whether it has a partner.
@@ -253,7 +252,7 @@ def test_check_reads_videos_and_raw_yuv(tmp_path):
         make_clip(tmp_path / kind / "three.y4m", codec="wrapped_avframe", content=frames)
 
     def run(*options: str):
-        return CliRunner().invoke(app, ["check", str(tmp_path), "--workers", "1", *options])
+        return unsmear("data", "check", str(tmp_path), "--workers", "1", *options)
 
     result = run()
     assert result.exit_code == 1
@@ -271,4 +270,4 @@ def test_check_reads_videos_and_raw_yuv(tmp_path):
     assert "layout: sorted by kind\nblur: 3 clips, 9 frames\n" in result.output
     (tmp_path / "list.txt").write_text("two 3\n")
     assert "1 clips, 3 frames, 1 with a sharp" in run("--yuv", "48x32_30", "--list", str(tmp_path / "list.txt")).output
-    assert isinstance(run("--yuv", "big").exception, UsageError)
+    assert run("--yuv", "big").exit_code == 2

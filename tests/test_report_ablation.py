@@ -44,7 +44,7 @@ class Echo:
         return None
 
 
-NO_GENERATOR = "needs a model that generates: give --model full=DIR"
+NO_GENERATOR = "needs a model that generates: give full=DIR as `models`"
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_what_motion_costs(moving: Clip):
 
 
 def test_raft_says_what_it_lacks(tmp_path: Path):
-    with pytest.raises(UsageError, match="--raft WEIGHTS"):
+    with pytest.raises(UsageError, match="raft_large as `raft`"):
         motion_source("raft-4")
     assert motion_source("dis").name == "dis"
 
@@ -164,7 +164,7 @@ def test_table_iii_takes_its_motion_from_each_source(moving: Clip):
     by_key = {row.variant.key: row for row in rows}
     assert "trained without coding residuals" in by_key["without_crs"].reason
     assert {by_key[k].reason for k in ("raft-4", "raft-4-warm", "raft-20")} == {
-        "needs RAFT's weights: give --raft WEIGHTS"
+        "needs RAFT's weights: give them as `raft`"
     }
     assert (by_key["dis"].cost.source, by_key["dis"].cost_size) == ("dis", (128, 96))
     block = ablation_block("III", rows)

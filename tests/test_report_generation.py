@@ -137,9 +137,9 @@ def test_what_full_was_trained_for_is_not_asked_for_again(clip, tmp_path):
 
 
 def test_rows_and_models_that_cannot_be(weights, clip, tmp_path):
-    with pytest.raises(UsageError, match=r"--rows ful: .* has no such row"):
+    with pytest.raises(UsageError, match=r"`only` ful: .* has no such row"):
         measured("II", clip, {"full": str(weights)}, only=["ful"])
-    with pytest.raises(UsageError, match="this is no model that generates"):
+    with pytest.raises(UsageError, match="no model that generates"):
         measured("II", clip, {"full": "cpfp"})
     rows, _ = measured("IV", clip, {"full": str(weights)}, only=["without_extra_data"])
     assert rows["without_extra_data"].reason.startswith("needs a control network trained without additional data")

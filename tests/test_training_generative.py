@@ -20,9 +20,9 @@ from unsmear.models.cpc.pipeline import Sampling
 from unsmear.models.loading import load_pipeline, sampling_defaults
 from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
+from unsmear.training.config import read_config
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc import prepare
-from unsmear.training.cpc_config import CPCTraining
+from unsmear.training.cpc import CPCTraining, prepare
 from unsmear.training.images import ImageConfig, ImageCrops, middle, spread, strip
 from unsmear.training.loop import train
 from unsmear.video.images import read_image, write_png
@@ -246,7 +246,7 @@ def test_the_estimate_of_a_perfect_prediction_is_the_clean_latent(prediction, co
 
 
 def test_a_timestep_beyond_the_latest_is_never_drawn(control, tmp_path):
-    config = CPCTraining.read(written(tmp_path, {**control, "latest": 50}))
+    config = read_config(CPCTraining, written(tmp_path, {**control, "latest": 50}))
     job = prepare(tmp_path / "c.yaml", False)
     drawn = torch.cat([job.recipe.diffusion.noised(torch.zeros(64, 4, 2, 2), i)[1] for i in range(5)])
     assert config.latest == 50 and drawn.max() < 50 and drawn.min() >= 0 and len(drawn.unique()) > 25
@@ -275,11 +275,11 @@ def test_crops_are_of_the_pictures_and_of_the_seed(photos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stage": "both"}, "stage 'both'"),
-        ({"autoencoder": ""}, "autoencoder is missing"),
-        ({"prior": ""}, "prior is missing"),
+        ({"stage": "both"}, "stage both: expected prior or control"),
+        ({"autoencoder": ""}, "autoencoder '': expected a folder"),
+        ({"prior": ""}, "prior '': expected the folder of the frozen UNet"),
         ({"prior": "nowhere"}, "nowhere"),
-        ({"perceptual": -1.0}, "perceptual -1.0"),
+        ({"perceptual": -1.0}, "perceptual -1: expected 0 or more"),
         ({"data": {}}, "data.packs"),
     ],
 )

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file
 from torch import nn
 
-from unsmear.errors import UsageError
+from unsmear.errors import UsageError, WeightsError
 from unsmear.training.config import LoopConfig, OptimiserConfig
 from unsmear.training.loop import train
 from unsmear.video.images import read_image
@@ -67,11 +67,11 @@ def run(folder, steps, batch, accumulate, *, kind=Fit, resume=False, clip_norm=N
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 def test_two_half_batches_make_the_step_of_the_whole(clip_norm, tmp_path):
-    whole, told, _ = run(tmp_path / "whole", 5, 8, 1, clip_norm=clip_norm)
+    whole, of_whole, _ = run(tmp_path / "whole", 5, 8, 1, clip_norm=clip_norm)
     halves, of_halves, recipe = run(tmp_path / "halves", 5, 4, 2, clip_norm=clip_norm)
-    assert recipe.numbers == list(range(10)) and len(told) == len(of_halves) == 5
+    assert recipe.numbers == list(range(10)) and len(of_whole) == len(of_halves) == 5
     torch.testing.assert_close(halves, whole)
-    for one, other in zip(told, of_halves, strict=True):
+    for one, other in zip(of_whole, of_halves, strict=True):
         for name in ("loss", "seen", *(["gradient_norm"] if clip_norm else [])):
             assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
     other, _, _ = run(tmp_path / "other", 5, 4, 1, clip_norm=clip_norm)
@@ -93,5 +93,29 @@ def test_each_validation_leaves_its_pictures(tmp_path):
 
 
 def test_a_step_takes_a_batch_at_least():
-    with pytest.raises(UsageError, match=r"loop\.accumulate 0"):
+    with pytest.raises(UsageError, match="`accumulate` 0: expected 1 or more"):
         LoopConfig(accumulate=0)
+
+
+class Diverging(Fit):
+    """Its fifth loss is not a number."""
+
+    def loss(self, model, batch):
+        loss, figures = super().loss(model, batch)
+        return loss * (float("nan") if len(self.numbers) == 5 else 1.0), figures
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    good, _, _ = run(tmp_path / "good", 3, 2, 1)
+    with pytest.raises(WeightsError, match=r"step 5: the loss is nan; .*last keeps the last good checkpoint"):
+        run(tmp_path / "bad", 8, 2, 1, kind=Diverging)
+    assert torch.equal(load_file(tmp_path / "bad" / "last" / "model.safetensors")["weight"], good)
+    assert not (tmp_path / "bad" / "last.new").exists()
+
+
+def test_a_run_that_is_there_is_not_trained_over(tmp_path):
+    run(tmp_path, 3, 2, 1)
+    before = (tmp_path / "log.jsonl").read_text()
+    with pytest.raises(UsageError, match="holds a run already: give `resume`"):
+        run(tmp_path, 3, 2, 1)
+    assert (tmp_path / "log.jsonl").read_text() == before

@@ -225,12 +225,12 @@ def test_a_family_that_nothing_tells_is_asked_for(modelscope, tmp_path):
     shutil.rmtree(bare / "scheduler")
     save_file({k: v.contiguous() for k, v in small().items()}, path)
     for source in (bare, path):
-        with pytest.raises(WeightsError, match=r"give --family epsilon \(ModelScopeT2V\) or --family v-zero-snr"):
+        with pytest.raises(WeightsError, match=r"give epsilon \(ModelScopeT2V\) or v-zero-snr"):
             import_weights(source, tmp_path / "made", video=SMALL)
     assert not (tmp_path / "made").exists()
     assert import_weights(path, tmp_path / "made", "epsilon", video=SMALL).family == "epsilon"
     torch.save(tf_t2v(), tmp_path / "tf.pth")
-    with pytest.raises(UsageError, match="TF-T2V says v-zero-snr, --family says epsilon"):
+    with pytest.raises(UsageError, match="TF-T2V says v-zero-snr, `family` says epsilon"):
         import_weights(tmp_path / "tf.pth", tmp_path / "other", "epsilon", video=SMALL)
 
 

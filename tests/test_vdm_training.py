@@ -19,9 +19,9 @@ from unsmear.errors import DataLayoutError
 from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.training.clips import SharpClips
+from unsmear.training.config import read_config
 from unsmear.training.loop import train
-from unsmear.training.vdm import VDMRecipe, prepare
-from unsmear.training.vdm_config import VDMTraining
+from unsmear.training.vdm import VDMRecipe, VDMTraining, prepare
 from unsmear.training.vdm_losses import vdm_loss
 from unsmear.video.images import write_png
 
@@ -222,7 +222,7 @@ def test_validations_have_pictures(encoder, pretrain, tmp_path):
     (name, image), *others = job.recipe.pictures(job.model)
     assert not others and name == "0"
     assert image.shape == (64, 3 * 64, 3) and image.dtype == np.uint8
-    pair = job.recipe.validation.clips[0]
+    pair = job.recipe.validation[0]
     for place, frames in ((0, pair.blurred), (2, pair.sharp)):
         shown = image[:, 64 * place : 64 * (place + 1)]
         assert np.array_equal(shown, frames[0, FRAMES // 2].permute(1, 2, 0).numpy())
@@ -270,9 +270,9 @@ def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_
         ({"from_blurred": 2}, "from_blurred 2"),
         ({"perceptual": -1}, "perceptual -1"),
         ({"stage": "pretrain", "perceptual": 1}, "leave them out of stage pretrain"),
-        ({"stage": "both"}, "stage 'both' is unknown"),
-        ({"init": None}, "init is missing"),
-        ({"stage": "pretrain", "init": None}, "autoencoder is missing"),
+        ({"stage": "both"}, "stage both: expected pretrain, encoder or all"),
+        ({"init": None}, "init null: expected for stage encoder a folder"),
+        ({"stage": "pretrain", "init": None}, "autoencoder '': expected a folder"),
         ({"init": "nowhere"}, "nowhere has no unet"),
         ({"data": {}}, "data.packs"),
         ({"drop_image": 1.5}, "drop_image 1.5"),
@@ -289,7 +289,7 @@ def test_configurations_that_cannot_be(change, message, encoder, tmp_path, capsy
 
 @pytest.mark.parametrize("name", ["vdm", "vdm-compact", "vdm-compact-encoder", "vdm-compact-all", "vdm-compact-late"])
 def test_the_recipes_can_be_read(name):
-    config = VDMTraining.read(Path(__file__).parent.parent / "configs" / f"{name}.yaml")
+    config = read_config(VDMTraining, Path(__file__).parent.parent / "configs" / f"{name}.yaml")
     assert config.coherence == 0.1
     if name == "vdm":
         optimiser = config.loop.optimiser
@@ -298,7 +298,7 @@ def test_the_recipes_can_be_read(name):
 
 
 def test_the_compact_model_has_its_size():
-    chosen = VDMTraining.read(Path(__file__).parent.parent / "configs" / "vdm-compact.yaml").compact
+    chosen = read_config(VDMTraining, Path(__file__).parent.parent / "configs" / "vdm-compact.yaml").compact
     with torch.device("meta"):
         parts = chosen.unet(16), chosen.image_tokens()
     assert sum(p.numel() for part in parts for p in part.parameters()) < 13.2e6

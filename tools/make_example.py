@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from unsmear.data.camera import _poses, _trajectory
+from unsmear.data.camera_motion import CameraPath, CameraTurn
 from unsmear.data.light import expose, quantise
 from unsmear.video import read_image
 
@@ -48,10 +48,10 @@ def walk(photo: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndar
     rng = np.random.default_rng(SEED)
     offsets = np.linspace(-DUTY / 2, DUTY / 2, SUBFRAMES)
     times = (np.arange(FRAMES)[:, None] - (FRAMES - 1) / 2 + offsets).ravel()
-    path = _trajectory(times, rng, SPEED_PX)
+    path = CameraPath(times, rng, SPEED_PX).at(times)
     path -= (path.max(0) + path.min(0)) / 2
     centre = np.array(photo.shape[1::-1]) * np.array(CENTRE)
-    poses = _poses(times, path, centre, WIDTH, SPEED_PX, rng)
+    poses = CameraTurn(rng, SPEED_PX / WIDTH, WIDTH).poses(times, centre + path)
     middle = np.eye(3)
     middle[1, 2] = (WIDTH - HEIGHT) / 2  # poses are made for a square view; ours is the strip in its middle
     reach = np.abs(path).max(0) + np.array([WIDTH, HEIGHT]) / 2

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUMMARIES = {
     "cpfp": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
     "cpgd": "CPGD-Net, compact: latent diffusion steered by stage 1 (`cpfp`) and by coding priors",
-    "vdm": "video diffusion model, compact: whole clips in latent space, told of the blurred frames",
+    "vdm": "video diffusion model, compact: whole clips in latent space, conditioned on the blurred frames",
 }
 
 
@@ -100,7 +100,7 @@ def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
 
 
 def training_commands(config: Path) -> list[str]:
-    """What the head of a configuration says is to be run for it."""
+    """The training command in the head of a configuration."""
     return re.findall(r"^#\s+(unsmear train .*)$", config.read_text(), re.MULTILINE)[-1:]
 
 
@@ -129,13 +129,13 @@ measured by `{command}`. "Sharp input kept" is the PSNR between a sharp clip and
 def as_markdown(card: dict, commands: list[str], results: list[Result], notes: Path | None) -> str:
     """The card for people."""
     several = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in card["parts"].items())
-    told = {
+    facts = {
         "summary": card["summary"][0].upper() + card["summary"][1:],
         "millions": card["parameters"] / 1e6,
         "parts": f" ({several})" if len(card["parts"]) > 1 else "",
         "commands": "; ".join(f"`{command}`" for command in commands),
     }
-    parts = [CARD.format(**card | told)]
+    parts = [CARD.format(**card | facts)]
     if results:
         blocks = [*overall_blocks(results), *clip_blocks(results[-1:])]
         tables = "\n".join(block_markdown(block) for block in blocks).strip()

@@ -2,8 +2,8 @@
 
     python tools/study.py configs/cpfp-study.yaml -o runs/study
 
-The file holds ``base``, the training configuration, and ``rows``: a name for each variant and what it changes, by
-dotted keys. ``after: ROW`` starts from the weights that another row ended with. Runs are kept and resumed, so rows can
+The file is a training configuration with ``rows`` beside it: a name for each variant and what it changes, by dotted
+keys. ``after: ROW`` starts from the weights that another row ended with. Runs are kept and resumed, so rows can
 be added. Each starts from the same seed and, unless it changes the data, sees the same batches. Time is that of the
 processor, so that other work beside a study does not count.
 """
@@ -16,21 +16,9 @@ from typing import Any
 
 import torch
 
-from unsmear.training.config import from_mapping, read_yaml
+from unsmear.training.config import changed, from_mapping, read_yaml
 from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
 from unsmear.training.loop import train
-
-
-def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with values replaced by dotted keys; nothing is shared with it."""
-    out = json.loads(json.dumps(base))
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        place = out
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return out
 
 
 def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
@@ -53,7 +41,7 @@ def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
 
     recipe.validate = validated  # type: ignore[method-assign]
     seconds.append(-time.process_time())
-    average = train(model, recipe, config.loop, folder, resume=start > 0)
+    average = train(model, recipe, config.loop, folder, resume=True)
     seconds.append(time.process_time())
     average.save_pretrained(folder / "end")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -97,13 +85,13 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     study = read_yaml(given.study)
     rows = []
-    for name, changes in study["rows"].items():
+    for name, changes in study.pop("rows").items():
         if given.only and name not in given.only:
             continue
         changes = dict(changes or {})
         if earlier := changes.pop("after", None):
             changes["init"] = str(given.output / earlier.replace(" ", "-") / "end")
-        config = from_mapping(CPFPTraining, changed(study["base"], changes), f"{given.study}: {name}")
+        config = from_mapping(CPFPTraining, changed(study, changes), f"{given.study}: {name}")
         rows.append(run(name, config, given.output / name.replace(" ", "-")))
         print(f"{name}: {rows[-1]['score']:+.3f} dB", flush=True)
         (given.output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="cpgd")
     parser.add_argument("--tile", type=int, default=256, help="pixels of a tile's side")
     parser.add_argument("--count", type=int, default=4, help="the first so many frames")
-    parser.add_argument("--duty", type=float, default=0.7, help="exposure that stage 1 is told of")
+    parser.add_argument("--duty", type=float, default=0.7, help="exposure that stage 1 is conditioned on")
     given = parser.parse_args()
     frames = np.stack([read_image(file) for file in list_images(given.frames)[: given.count]])
     restorer = load(given.model)

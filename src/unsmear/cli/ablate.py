@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli import choices
-from unsmear.cli.words import EXIT_FAILED, complain
+from unsmear.cli.words import EXIT_FAILED, complain, in_options
 from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:
@@ -36,16 +36,18 @@ def ablate(
         Path | None,
         typer.Option("-o", "--out", help="Folder for the table, pictures and the page.", show_default="print only"),
     ] = None,
-    model: Annotated[
+    models: Annotated[
         list[str] | None,
         typer.Option(
+            "--model",
             metavar="ROW=DIR",
             help="Weights of one row; those of `full` also run rows that they can express. Repeatable.",
             show_default="cpfp where it serves",
         ),
     ] = None,
-    rows: Annotated[
-        str | None, typer.Option(metavar="ROW,…", help="Only these rows, comma-separated.", show_default="all")
+    only: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="ROW,…", help="Only these rows, comma-separated.", show_default="all"),
     ] = None,
     raft: Annotated[
         Path | None, typer.Option(help="RAFT weights: torchvision's raft_large.", show_default=False)
@@ -77,8 +79,8 @@ def ablate(
     from unsmear.restore.devices import choose_device, load
 
     table = find_table(table)
-    models = dict(_row_and_model(text) for text in model or [])
-    names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else _all_metrics(DEFAULT_METRICS)
+    weights = dict(_row_and_model(text) for text in models or [])
+    names = choices.names_of(metrics, _all_metrics(DEFAULT_METRICS))
     settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1)
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     failures: dict[str, UnsmearError] = {}
@@ -88,7 +90,7 @@ def ablate(
         def loaded(name: str) -> "Restorer":
             return load(name, device=device, dtype=dtype)
 
-        def evaluate(restorer: "Restorer", row: str) -> "tuple[Result, list[Picture]]":
+        def evaluate(restorer: "Restorer", _row: str) -> "tuple[Result, list[Picture]]":
             done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
             failures.update(done.failures)
             return done.result, done.pictures
@@ -97,13 +99,13 @@ def ablate(
             table,
             loaded,
             evaluate,
-            models=models,
-            only=[key.strip() for key in rows.split(",")] if rows else None,
+            models=weights,
+            only=choices.names_of(only, ()) or None,
             raft=raft,
             sample=_sample(clips[0]) if table == "III" else (),
             progress=lambda label: typer.echo(f"{label} …", err=True),
         )
-    typer.echo(block_markdown(ablation_block(table, measured)))
+    typer.echo(in_options(block_markdown(ablation_block(table, measured))))
     if out is not None:
         files = _write(table, measured, out)
         generates = next((row.model for row in measured if row.model), "")
@@ -120,7 +122,7 @@ def ablate(
 def _row_and_model(text: str) -> tuple[str, str]:
     row, equals, folder = text.partition("=")
     if not (row and equals and folder):
-        raise UsageError(f"--model {text!r} is not ROW=DIR, such as without_crs=runs/without-crs/best")
+        raise UsageError(f"`models` {text!r} is not ROW=DIR, such as without_crs=runs/without-crs/best")
     return row, folder
 
 

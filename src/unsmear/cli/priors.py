@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from unsmear.cli.words import EXIT_FAILED, EXIT_USAGE, complain
-from unsmear.errors import Interrupted, OutputError, UnsmearError, UsageError
+from unsmear.cli import choices
+from unsmear.cli.choices import field
+from unsmear.cli.words import complain, each, leave_with
+from unsmear.data.extract import PriorSettings
+from unsmear.errors import OutputError, UnsmearError, UsageError
 
 if TYPE_CHECKING:
-    from unsmear.data.extract import Extraction, PriorSettings
+    from unsmear.data.extract import Extraction
 
-ModeOption = Annotated[
-    Literal["auto", "native", "reencode"],
-    typer.Option(help="The file's own vectors if they qualify, those or nothing, or always re-encoded ones."),
-]
-ProfileOption = Annotated[Literal["fast", "best"], typer.Option(help="Search of the re-encode.")]
-QpOption = Annotated[int, typer.Option(help="Quantiser of the re-encode, 1 to 51.")]
-ChunkOption = Annotated[int, typer.Option(help="Frames a chunk; part of the result.")]
-_SOURCES = "mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."
-MotionOption = Annotated[str, typer.Option(help=f"Source of the motion to the frame before: {_SOURCES}")]
-MotionBackOption = Annotated[str, typer.Option(help="The same for the motion to the frame after.")]
+Mode = Annotated[Literal["auto", "native", "reencode"], field(PriorSettings, "mode")]
+Profile = Annotated[Literal["fast", "best"], field(PriorSettings, "profile")]
+Qp = Annotated[int, field(PriorSettings, "qp")]
+Chunk = Annotated[int, field(PriorSettings, "chunk_frames", "--chunk")]
+Motion = Annotated[str, field(PriorSettings, "motion")]
+MotionBack = Annotated[str, field(PriorSettings, "motion_back")]
 
 
 def priors(
@@ -30,33 +29,33 @@ def priors(
         list[Path], typer.Argument(metavar="INPUT...", help="Videos, folders of videos or frames, images.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for NAME.priors.npz.", show_default=False)],
-    mode: ModeOption = "auto",
+    mode: Mode = PriorSettings.mode,
     preview: Annotated[
         Path | None, typer.Option(help="Also draw motion, residual and validity beside each frame.")
     ] = None,
-    profile: ProfileOption = "fast",
-    qp: QpOption = 24,
-    chunk: ChunkOption = 24,
-    motion: MotionOption = "mv",
-    motion_back: MotionBackOption = "mv",
+    profile: Profile = PriorSettings.profile,
+    qp: Qp = PriorSettings.qp,
+    chunk_frames: Chunk = PriorSettings.chunk_frames,
+    motion: Motion = PriorSettings.motion,
+    motion_back: MotionBack = PriorSettings.motion_back,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    overwrite: choices.Overwrite = False,
+    quiet: choices.Quiet = False,
+    debug: choices.Debug = False,
 ) -> None:
     """Motion and residual of every frame, from the codec, into an archive."""
-    from unsmear.data.extract import PriorSettings, find_source
+    from unsmear.data.extract import find_source
     from unsmear.priors.archive import SUFFIX
     from unsmear.video import find_inputs
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
-    settings = PriorSettings(mode, profile, qp, chunk, motion, motion_back)
+    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
     for name in (motion, motion_back):
         find_source(name)
     if out.exists() and not out.is_dir():
-        raise UsageError(f"-o {out} is a file; name a folder")
+        raise UsageError(f"`out` {out} is a file; name a folder")
     if report is not None and report.exists() and not overwrite:
-        raise OutputError(f"{report} exists already; add --overwrite or choose another --report")
+        raise OutputError(f"{report} exists already; give `overwrite` or choose another `report`")
     failures: list[Exception] = []
     targets: dict[Path, Path] = {}
     for given in inputs:
@@ -73,27 +72,19 @@ def priors(
             failures.append(error)
             complain(error)
     if preview is not None and len(targets) > 1:
-        raise UsageError(f"--preview {preview} is one file, but there are {len(targets)} inputs; give one input")
-    done: list[Extraction] = []
-    for target, path in targets.items():
-        try:
-            done.append(_one(path, target, settings, preview, overwrite, quiet))
-        except Interrupted:
-            raise
-        except Exception as error:  # the other inputs are still done
-            if debug:
-                raise
-            failures.append(error)
-            complain(error)
+        raise UsageError(f"`preview` {preview} is one file, but there are {len(targets)} inputs; give one input")
+
+    def one(target: Path, path: Path) -> "Extraction":
+        return _one(path, target, settings, preview, overwrite, quiet)
+
+    done = each(targets.items(), one, failures, debug)
     if report is not None and done:
         _write_report(report, [extraction.as_dict() for extraction in done])
-    if failures:
-        usage = not done and all(isinstance(error, UsageError) for error in failures)
-        raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED)
+    leave_with(failures, done)
 
 
 def _one(
-    path: Path, target: Path, settings: "PriorSettings", preview: Path | None, overwrite: bool, quiet: bool
+    path: Path, target: Path, settings: PriorSettings, preview: Path | None, overwrite: bool, quiet: bool
 ) -> "Extraction":
     from unsmear.data.extract import extract
 

@@ -17,7 +17,7 @@ from unsmear.video import RawFormat
 
 @dataclass
 class Augmented:
-    """What :func:`augment` did, by the names of the clips."""
+    """Result of :func:`augment`, by the names of the clips."""
 
     made: dict[str, Extraction] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -104,9 +104,9 @@ def _check_same(clip: DataClip, settings: PriorSettings) -> None:
         for key, value in asdict(settings).items():
             if made.get(key) != value:
                 raise DataLayoutError(
-                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use --overwrite"
+                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use `overwrite`"
                 )
         if clip.frames and len(archive) != clip.frames:
             raise DataLayoutError(
-                f"{clip.archive} holds {len(archive)} frames where the clip has {clip.frames}: use --overwrite"
+                f"{clip.archive} holds {len(archive)} frames where the clip has {clip.frames}: use `overwrite`"
             )

@@ -7,10 +7,12 @@ measured to transfer to real clips.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import cv2
 import numpy as np
 
+from unsmear.data.camera_motion import CameraPath, CameraTurn
 from unsmear.data.light import (
     DARK_TOP,
     Curve,
@@ -22,6 +24,8 @@ from unsmear.data.light import (
     quantise,
     to_linear,
 )
+from unsmear.errors import UsageError
+from unsmear.options import Limits, Share, check
 
 ROW_KNOTS = 9
 """With a rolling shutter, so many poses a sub-frame, spread over the rows; matrices between are interpolated."""
@@ -33,36 +37,40 @@ _TRIES = 24
 
 @dataclass(frozen=True)
 class CameraRanges:
-    """What is drawn for a sequence; ranges are (low, high)."""
+    """Ranges (low, high) and shares to draw from for a sequence."""
 
-    size_px: int = 160
-    frames: int = 6
-    speed_px: tuple[float, float] = (1.5, 24.0)
+    size_px: Annotated[int, Limits(16, step=16)] = 160
+    """Side of the square frames, a multiple of 16."""
+    frames: Annotated[int, Limits(1)] = 6
+    """Frames of a sequence."""
+    speed_px: Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels a frame")] = (1.5, 24.0)
     """Mean background motion a frame step, log-uniform."""
-    duty: tuple[float, float] = (0.3, 1.0)
-    sharp_share: float = 0.12
+    duty: Annotated[tuple[float, float], Limits(0, 1, ordered=True, unit="fractions of the frame step")] = (0.3, 1.0)
+    """Exposure as a fraction of the frame step."""
+    sharp_share: Share = 0.12
     """Share of sequences with a duty of at most 0.1: sharp must stay sharp."""
-    foreground_share: float = 0.6
-    noise_levels: tuple[float, float] = (0.0, 3.0)
+    foreground_share: Share = 0.6
+    """Share of sequences with pieces in front."""
+    noise_levels: Annotated[tuple[float, float], Limits(0, ordered=True, unit="8-bit levels")] = (0.0, 3.0)
     """Standard deviation of sensor noise at mid grey, in 8-bit levels."""
     curve: Curve = "srgb"
     fast: bool = False
     """Drawn for motion of up to about 72 pixels a frame: photographs large enough for the camera's way are chosen, so
     that none is enlarged; an exposure has a sub-frame a pixel, up to 65; no instant is faster than 1.3 times the upper
     ``speed_px``; clips are exposed over the frames between output frames. Off, as packs were drawn before."""
-    foregrounds: int = 1
+    foregrounds: Annotated[int, Limits(1, 8)] = 1
     """Pieces in front at most, where there are any; the later ones cover the earlier ones."""
-    turning: tuple[float, float] = (1.0, 1.0)
+    turning: Annotated[tuple[float, float], Limits(0, above=True, ordered=True)] = (1.0, 1.0)
     """Strength of roll, zoom and tilt, log-uniform; 1 is a calm hand, 8 moves corners by some 25 pixels a frame."""
-    shutter_share: float = 0.0
+    shutter_share: Share = 0.0
     """Share of sequences with a rolling shutter."""
     shutter: tuple[float, float] = (0.1, 0.7)
     """From the first row to the last, in frame steps."""
-    bright_share: float = 0.0
+    bright_share: Share = 0.0
     """Share of sequences whose bright parts hold more light than a frame can show."""
     bright_gain: tuple[float, float] = (1.5, 8.0)
-    """How much more light white holds, log-uniform."""
-    lamp_share: float = 0.0
+    """Light of white as a multiple of what a frame can show, log-uniform."""
+    lamp_share: Share = 0.0
     """Share of sequences in the dark, with lamps: they leave saturated streaks."""
     lamp_gain: tuple[float, float] = (4.0, 40.0)
     """Light of the strongest lamp as a multiple of white, log-uniform."""
@@ -70,6 +78,14 @@ class CameraRanges:
     """The photograph's light between lamps, of what it was, log-uniform."""
     lamps: tuple[int, int] = (5, 60)
     """Lamps in an area as large as a frame."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.bright_share + self.lamp_share > 1:
+            raise UsageError(
+                f"`bright_share` {self.bright_share:g} and `lamp_share` {self.lamp_share:g}: "
+                "expected shares that add up to 1 at most"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,61 +101,6 @@ def draw_duty(rng: np.random.Generator, ranges: CameraRanges) -> float:
     if rng.random() < ranges.sharp_share:
         return float(rng.uniform(0.0, 0.1))
     return float(rng.uniform(*ranges.duty))
-
-
-class _Path:
-    """A smooth 2-D path with a mean speed of ``speed`` px a frame step over ``times``: a drift plus three shakes."""
-
-    def __init__(self, times: np.ndarray, rng: np.random.Generator, speed: float):
-        heading = rng.uniform(0, 2 * np.pi)
-        self.drift = np.stack([np.cos(heading), np.sin(heading)]) * rng.uniform(0.3, 1)
-        self.shakes: list[tuple[float, np.ndarray, np.ndarray]] = []
-        for _ in range(3):
-            frequency = rng.uniform(0.05, 0.45)
-            amplitude = rng.normal(size=2) * 0.35 / (2 * np.pi * frequency)
-            self.shakes.append((frequency, amplitude, rng.uniform(0, 2 * np.pi, 2)))
-        self.scale, self.origin = 1.0, np.zeros(2)
-        travelled = np.linalg.norm(np.diff(self.at(times), axis=0), axis=-1).sum() / (times[-1] - times[0])
-        self.scale = speed / max(travelled, 1e-6)
-
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """Places (…, 2) in pixels."""
-        path = times[..., None] * self.drift
-        for frequency, amplitude, phase in self.shakes:
-            path = path + amplitude * np.sin(2 * np.pi * frequency * times[..., None] + phase)
-        return path * self.scale - self.origin
-
-
-class _Turn:
-    """Roll, zoom and a little tilt; ``sway`` is how much of them there is."""
-
-    def __init__(self, rng: np.random.Generator, sway: float, size: int):
-        self.rolling, self.swinging = rng.normal() * 0.35 * sway, rng.normal() * 0.1 * sway
-        self.frequency = rng.uniform(0.3, 2)
-        self.zooming = rng.normal() * 0.25 * sway
-        self.tilt = rng.normal(size=2) * 0.15 * sway / size
-        self.size = size
-
-    def poses(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
-        """(n, 3, 3): maps from view to picture pixels; ``path`` (n, 2) is where the view's centre is."""
-        roll = self.rolling * times + self.swinging * np.sin(times * self.frequency)
-        zoom = np.exp(self.zooming * times)
-        half = self.size / 2
-        to_centre = np.array([[1, 0, -half], [0, 1, -half], [0, 0, 1]], np.float64)
-        c, s = np.cos(roll) * zoom, np.sin(roll) * zoom
-        spin = np.zeros((len(times), 3, 3))
-        spin[:, 0, 0], spin[:, 0, 1], spin[:, 1, 0], spin[:, 1, 1] = c, -s, s, c
-        spin[:, 2, 0], spin[:, 2, 1], spin[:, 2, 2] = self.tilt[0] * times, self.tilt[1] * times, 1
-        shift = np.tile(np.eye(3), (len(times), 1, 1))
-        shift[:, :2, 2] = path
-        return shift @ spin @ to_centre
-
-    def corners(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
-        """(n, 4, 2): where the corners of the view lie in the picture."""
-        last = self.size - 1
-        corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]], np.float64)
-        seen = corners @ self.poses(times, path).transpose(0, 2, 1)
-        return seen[..., :2] / seen[..., 2:]
 
 
 @dataclass(frozen=True)
@@ -244,10 +205,10 @@ def draw_shot(
         whole = frames - 1 + duty + shutter
         times = np.linspace(-whole / 2, whole / 2, 16 * frames + 1)
 
-    path = _Path(times, rng, speed)
+    path = CameraPath(times, rng, speed)
     if fast:
         _hold_back(path, times, fastest_px)
-        turn = _Turn(rng, sway, size)
+        turn = CameraTurn(rng, sway, size)
         corners = turn.corners(times, path.at(times)).reshape(-1, 2)
         path.origin = (corners.max(0) + corners.min(0)) / 2
         photo, piece, side = _fitting_piece(shapes, int(np.ceil(np.ptp(corners, axis=0).max())) + 6, rng)
@@ -259,13 +220,13 @@ def draw_shot(
         side = near = int(size * 1.35) + 2 * reach
         photo = int(rng.integers(len(shapes)))
         piece = _piece(shapes[photo], side, rng)
-        turn = _Turn(rng, sway, size)
+        turn = CameraTurn(rng, sway, size)
     placed = [(path, np.full(2, side / 2), turn)]
     drawn = [Layer(photo, *piece, side, np.empty(0))]
 
     count = 1 if ranges.foregrounds == 1 else int(rng.integers(1, ranges.foregrounds + 1))
     for _ in range(count if rng.random() < ranges.foreground_share else 0):
-        own = _Path(times, rng, speed * float(np.exp(rng.normal() * 0.6)))
+        own = CameraPath(times, rng, speed * float(np.exp(rng.normal() * 0.6)))
         if fast:
             _hold_back(own, times, fastest_px)
             photo, piece, side = _fitting_piece(shapes, near, rng)
@@ -275,7 +236,7 @@ def draw_shot(
         own.origin = own.at(times)[len(times) // 2]
         mask = _blob((side, side), size * float(rng.uniform(0.12, 0.4)), rng)
         place = side / 2 + rng.uniform(-size / 3, size / 3, 2)
-        placed.append((own, place, _Turn(rng, sway, size)))
+        placed.append((own, place, CameraTurn(rng, sway, size)))
         drawn.append(Layer(photo, *piece, side, np.empty(0), mask))
 
     if fast and duty:
@@ -309,12 +270,12 @@ def _peak_px(places: np.ndarray, times: np.ndarray) -> float:
     return float(np.linalg.norm(np.diff(places, axis=0), axis=-1).max() / (times[1] - times[0]))
 
 
-def _hold_back(path: _Path, times: np.ndarray, most_px: float) -> None:
+def _hold_back(path: CameraPath, times: np.ndarray, most_px: float) -> None:
     """Shrink a path that is faster than ``most_px`` a frame step at some time."""
     path.scale *= min(1.0, most_px / max(_peak_px(path.at(times), times), 1e-6))
 
 
-def _poses(times: np.ndarray, shutter: float, path: _Path, place: np.ndarray, turn: _Turn) -> np.ndarray:
+def _poses(times: np.ndarray, shutter: float, path: CameraPath, place: np.ndarray, turn: CameraTurn) -> np.ndarray:
     if not shutter:
         return turn.poses(times, place + path.at(times))
     rows = (times[:, None] + shutter * np.linspace(-0.5, 0.5, ROW_KNOTS)).ravel()
@@ -352,7 +313,7 @@ def _cut(photo: np.ndarray, layer: Layer) -> np.ndarray:
 
 
 class _View:
-    """How one sub-frame sees a layer."""
+    """View of one sub-frame on a layer."""
 
     def __init__(self, pose: np.ndarray, size: int):
         self.pose, self.size = pose, size
@@ -374,7 +335,7 @@ def _row_maps(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
-    """What sub-frame ``i`` shows, as levels of the pieces, uint8 (size, size, 3)."""
+    """Sub-frame ``i`` as levels of the pieces, uint8 (size, size, 3)."""
     view = _View(layers[0].poses[i], size).of(pictures[0], cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     for layer, picture in zip(layers[1:], pictures[1:], strict=True):
         if layer.mask is None:

@@ -1,4 +1,4 @@
-"""Whether a data set is whole: partners, counts, sizes, damaged files, and priors that belong to their frames."""
+"""Checks of a data set: partners, counts, sizes, damaged files, and priors that belong to their frames."""
 
 import multiprocessing
 import zlib
@@ -21,7 +21,7 @@ from unsmear.video.images import list_images
 
 @dataclass(frozen=True)
 class ClipCheck:
-    """What was found out about one clip: its size, whether it has a sharp partner and priors, and what is wrong.
+    """Findings on one clip: its size, whether it has a sharp partner and priors, and what is wrong.
 
     ``sequence``, ``split``, ``role`` and ``layout`` are those of its :class:`~unsmear.data.layouts.DataClip`.
     """
@@ -79,7 +79,7 @@ def check(
 
 
 def describe(found: Sequence[ClipCheck]) -> list[str]:
-    """What the clips of a set add up to, a line each: the layouts, the counts of each part, and where a set that
+    """Summary of the clips of a set, a line each: the layouts, the counts of each part, and where a set that
     looks like a published one differs from it.
     """
     layouts = Counter(clip.layout for clip in found)
@@ -96,7 +96,7 @@ def describe(found: Sequence[ClipCheck]) -> list[str]:
 
 
 def _difference(clips: Sequence[ClipCheck], split: str) -> str | None:
-    """How one part of a set differs from the published one that it looks like."""
+    """Differences of one part of a set from the published one that it looks like."""
     known = published_split(_family(clips) or "", split)
     if known is None:
         return None
@@ -192,6 +192,9 @@ def _partner_problems(clip: DataClip, frames: int, blurred: VideoInfo) -> list[s
     return problems
 
 
+_AGAIN = "make it again with `unsmear data augment`"
+
+
 def _archive_problems(clip: DataClip, checksums: list[int], width: int, height: int) -> list[str]:
     """Every record is read, and its frame compared by checksum."""
     try:
@@ -199,10 +202,10 @@ def _archive_problems(clip: DataClip, checksums: list[int], width: int, height: 
             if (archive.width, archive.height, len(archive)) != (width, height, len(checksums)):
                 size = f"{len(archive)} frames of {archive.width}x{archive.height}"
                 clip_size = f"{len(checksums)} of {width}x{height}"
-                return [f"{clip.archive}: holds {size} where the clip has {clip_size}; make it again with --overwrite"]
+                return [f"{clip.archive}: holds {size} where the clip has {clip_size}; {_AGAIN}"]
             for t, (_, checksum) in enumerate(zip(archive, checksums, strict=True)):
                 if archive.luma_crc32[t] != checksum:
-                    return [f"{clip.archive}: frame {t} is not the clip's; make it again with --overwrite"]
+                    return [f"{clip.archive}: frame {t} is not the clip's; {_AGAIN}"]
     except UnsmearError as error:
         return [str(error)]
     return []

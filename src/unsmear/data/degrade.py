@@ -13,51 +13,41 @@ interpolation upwards, and the noise is drawn for each channel by itself.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 
 from unsmear.data.light import quantise
 from unsmear.data.pairset import Pair, PairSet, Prepared, clip_generator, make_set, upright_frames
-from unsmear.errors import UsageError
+from unsmear.options import Limits, OptionError, Share, check
 from unsmear.video import RawFormat, VideoReader
 
 
 @dataclass(frozen=True)
 class DegradeRanges:
-    """What is drawn for a clip, evenly from (low, high); the defaults are those of CPGD-Net's release.
+    """Ranges (low, high) to draw from for a clip, evenly; the defaults are those of CPGD-Net's release.
 
     Raises UsageError for values out of range.
     """
 
-    kernel_px: int = 41
+    kernel_px: Annotated[int, Limits(1, 255)] = 41
     """Side of the blur kernel, odd."""
-    sigma_px: tuple[float, float] = (0.1, 12.0)
+    sigma_px: Annotated[tuple[float, float], Limits(0.01, 100, ordered=True)] = (0.1, 12.0)
     """Standard deviations of the Gaussian kernel, along and across its axis."""
-    isotropic_share: float = 0.5
+    isotropic_share: Share = 0.5
     """Share of the clips whose kernel has one standard deviation for both (ours)."""
-    scale: tuple[float, float] = (1.0, 2.0)
+    scale: Annotated[tuple[float, float], Limits(1, 16, ordered=True)] = (1.0, 2.0)
     """Factor by which frames are made smaller, and larger again."""
-    noise_levels: tuple[float, float] = (0.0, 15.0)
+    noise_levels: Annotated[tuple[float, float], Limits(0, 255, ordered=True)] = (0.0, 15.0)
     """Standard deviation of Gaussian noise in 8-bit levels."""
-    jpeg_quality: tuple[int, int] = (40, 60)
+    jpeg_quality: Annotated[tuple[int, int], Limits(1, 100, ordered=True)] = (40, 60)
     """Of the JPEG compression, 1 to 100."""
 
     def __post_init__(self) -> None:
-        if not (1 <= self.kernel_px <= 255 and self.kernel_px % 2):
-            raise UsageError(f"--kernel {self.kernel_px}: expected an odd number of pixels, 1 to 255")
-        if not 0 <= self.isotropic_share <= 1:
-            raise UsageError(f"isotropic share {self.isotropic_share:g}: expected 0 to 1")
-        limits: tuple[tuple[str, tuple[float, float], float, float], ...] = (
-            ("--sigma", self.sigma_px, 0.01, 100),
-            ("--scale", self.scale, 1, 16),
-            ("--noise", self.noise_levels, 0, 255),
-            ("--jpeg", self.jpeg_quality, 1, 100),
-        )
-        for option, (low, high), least, most in limits:
-            if not least <= low <= high <= most:
-                raise UsageError(f"{option} {low:g} {high:g}: expected {least:g} <= MIN <= MAX <= {most:g}")
+        check(self)
+        if self.kernel_px % 2 == 0:
+            raise OptionError("kernel_px", self.kernel_px, "an odd number of pixels, 1 to 255")
 
     def recorded(self) -> dict[str, Any]:
         """The ranges as they stand beside every clip."""
@@ -73,7 +63,7 @@ class DegradeRanges:
 
 @dataclass(frozen=True)
 class Degradation:
-    """What was drawn for one clip; ``angle_rad`` is that of the kernel's first axis."""
+    """The draws of one clip; ``angle_rad`` is that of the kernel's first axis."""
 
     kernel_px: int
     sigma_px: tuple[float, float]
@@ -145,26 +135,24 @@ def degrade(
 
 @dataclass(frozen=True)
 class DegradeSettings:
-    """What the degraded pairs of a set have in common; a :class:`~unsmear.data.pairset.Recipe`.
+    """Settings of all degraded pairs of a set; a :class:`~unsmear.data.pairset.Recipe`.
 
     Raises UsageError for values out of range.
     """
 
     ranges: DegradeRanges = DegradeRanges()
-    seed: int = 0
-    max_frames: int | None = None
+    seed: Annotated[int, Limits(0)] = 0
+    """Same seed and name, same clip."""
+    max_frames: Annotated[int, Limits(1)] | None = None
     """Frames read from a clip at most; None reads all."""
     raw: RawFormat | None = None
-    """What ``.yuv`` files hold, instead of what their names state."""
+    """Format of ``.yuv`` files, instead of what their names state."""
 
     command = "unsmear data degrade"
     optional = ("yuv",)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: expected 0 or more")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise UsageError(f"--max-frames {self.max_frames}: expected at least 1")
+        check(self)
 
     def recorded(self) -> dict[str, Any]:
         """The settings as they stand beside every clip."""
@@ -172,7 +160,7 @@ class DegradeSettings:
         return {"seed": self.seed, **self.ranges.recorded(), "max_frames": self.max_frames, **extra}
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is degraded."""
+        """Prepare the degradation of the clip ``name``."""
         rng = clip_generator(self.seed, name)
         drawn = Degradation.draw(rng, self.ranges)
         facts = {
@@ -191,7 +179,7 @@ class DegradeSettings:
             yield drawn.apply(frame, kernel, rng), frame
 
     def too_short(self, source: Path) -> str:
-        """What to say of a clip that gives no pair."""
+        """The message for a clip that gives no pair."""
         return f"{source}: holds not one frame; give a video or a folder of frames"
 
 
@@ -210,7 +198,7 @@ def make_degraded(
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """What a JPEG encode and decode make of a uint8 RGB image."""
+    """A uint8 RGB image after a JPEG encode and decode."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     bgr = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

@@ -27,21 +27,25 @@ _PREVIEW_LONGEST_PX = 960  # of one of its panels
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How priors are made. All of it is part of the result and is kept in the archive."""
+    """Settings of the priors. All of them are part of the result and are kept in the archive."""
 
     mode: Mode = "auto"
+    """The file's own vectors if they qualify, those or nothing (native), or always re-encoded ones."""
     profile: Profile = "fast"
+    """Search of the re-encode."""
     qp: int = 24
+    """Quantiser of the re-encode, 1 to 51."""
     chunk_frames: int = DEFAULT_CHUNK_FRAMES
+    """Frames a chunk; part of the result."""
     motion: str = "mv"
-    """Source of the motion to the frame before; see :mod:`unsmear.priors.sources`."""
+    """Source of the motion to the frame before: mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."""
     motion_back: str = "mv"
-    """Source of the motion to the frame after."""
+    """Source of the motion to the frame after; the same."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What :func:`extract` did."""
+    """Result of :func:`extract`."""
 
     input: str
     output: str
@@ -64,7 +68,7 @@ class Extraction:
     """Of the two motion sources, forward and backward. That of ``mv`` is the codec's work as a whole."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields of ``--report``."""
+        """The fields of a report."""
         return asdict(self)
 
 
@@ -194,7 +198,7 @@ class Preview:
         """Begin a file beside ``path``. Raises OutputError where it exists or cannot be written."""
         self.path = path
         if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already; add --overwrite or choose another --preview")
+            raise OutputError(f"{path} exists already; give `overwrite` or choose another file")
         if path.suffix.lower() not in (".mp4", ".mkv", ".mov"):
             raise OutputError(f"{path}: a preview is written as .mp4, .mkv or .mov; choose one of these endings")
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")

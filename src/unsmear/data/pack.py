@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from unsmear.data.light import expose, quantise
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
+from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.duty import estimate_duty, mean_line
 from unsmear.video import open_video
@@ -47,21 +48,29 @@ _LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 @dataclass(frozen=True)
 class PackConfig:
-    """How a pack is drawn."""
+    """Ranges and shares of the sequences of a pack."""
 
-    sequences: int = 4000
-    seed: int = 0
-    photo_share: float = 0.6
-    interpolated_share: float = 0.0
+    sequences: Annotated[int, Limits(1)] = 4000
+    """Sequences to render."""
+    seed: Annotated[int, Limits(0)] = 0
+    """Sequence i depends on the seed and i alone."""
+    photo_share: Share = 0.6
+    """Share of sequences from photographs, the rest is from clips."""
+    interpolated_share: Share = 0.0
     """Of the sequences from photographs, those whose exposures are interpolated from sharp frames, as of clips."""
     camera: CameraRanges = field(default_factory=CameraRanges)
-    crf: tuple[float, float] = (10.0, 27.0)
-    uncompressed_share: float = 0.2
-    psnr_range: tuple[float, float] = (17.0, 38.0)
+    crf: Annotated[tuple[float, float], Limits(ordered=True)] = (10.0, 27.0)
+    """Range of the H.264 encode of the result."""
+    uncompressed_share: Share = 0.2
+    psnr_range: Annotated[tuple[float, float], Limits(ordered=True, unit="dB")] = (17.0, 38.0)
     """Blurred sequences outside are drawn again: hopeless ones and ones already sharp teach little."""
     detail: float = 6.0
     """Least standard deviation of the Laplacian of the sharp centre frame, in 8-bit levels."""
-    clip_motion_px: tuple[float, float] = (1.5, 25.0)
+    clip_motion_px: Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels")] = (1.5, 25.0)
+    """Range of motion in clips, pixels a frame."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def load_sources(
     names = {path.name for paths in kept for path in paths}
     for name in exclude:
         if name not in names:
-            raise DataLayoutError(f"--exclude {name}: no photograph or clip of this name; give the names of files")
+            raise DataLayoutError(f"`exclude` {name}: no photograph or clip of this name; give the names of files")
     kept = [[path for path in paths if path.name not in exclude] for paths in kept]
     pictures = [read_photo(path, longest_px) for path in kept[0]]
     pictures += some_leaves(leaves, pictures, seed)
@@ -316,7 +325,7 @@ MOST_DRAWS = 200
 
 
 def no_usable_sequence() -> DataLayoutError:
-    """What to raise after ``MOST_DRAWS`` draws in vain."""
+    """The error after ``MOST_DRAWS`` draws in vain."""
     return DataLayoutError(
         f"{MOST_DRAWS} draws gave no usable sequence: the material is too plain or too still for this configuration"
     )
@@ -428,5 +437,5 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a finished pack, memory-mapped, read-only."""
     if not (folder / "pack.json").is_file():
-        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): build it first")
+        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): make it with `unsmear data pack`")
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}

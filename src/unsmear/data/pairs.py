@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from unsmear.data.light import Curve, quantise
 from unsmear.data.pairset import Pair, PairSet, Prepared, clip_generator, make_set, upright_frames, write_manifest
 from unsmear.data.published import gopro_window
 from unsmear.errors import DataLayoutError, UsageError
+from unsmear.options import Limits, OptionError, check
 from unsmear.video import RawFormat, VideoReader
 
 __all__ = ["BlurSettings", "Pair", "PairSet", "clip_generator", "make_pairs", "write_manifest"]
@@ -42,19 +43,21 @@ _FEWEST_OUTPUT, _LONGEST_STEP = 8, 12
 
 @dataclass(frozen=True)
 class BlurSettings:
-    """What the pairs of a set have in common; a :class:`~unsmear.data.pairset.Recipe`.
+    """Settings of all pairs of a set; a :class:`~unsmear.data.pairset.Recipe`.
 
     Raises UsageError for values out of range.
     """
 
-    duty: tuple[float, float] = (0.4, 1.0)
+    duty: Annotated[tuple[float, float], Limits(0, 1, ordered=True, unit="fractions of the frame step")] = (0.4, 1.0)
     """Exposure as a fraction of the frame step, drawn evenly from this range for each clip."""
-    seed: int = 0
+    seed: Annotated[int, Limits(0)] = 0
+    """Same seed and name, same clip."""
     curve: Curve = "srgb"
+    """Curve undone to average light."""
     crf: float | tuple[float, float] | None = 18
     """Quality of the H.264 encode that the blurred frames go through, or a range from which it is drawn evenly
     for each clip; None leaves it out."""
-    max_frames: int | None = None
+    max_frames: Annotated[int, Limits(3, unit="motion needs neighbours")] | None = None
     """Frames read from a clip at most; None reads all."""
     photo_px: int = 480
     """Side of the square frames rendered from a photograph; less where the photograph is small."""
@@ -64,54 +67,42 @@ class BlurSettings:
     it (GOPR0384_11_00: 11). The middle one is the target. None chooses between real and interpolated ones."""
     step: int | None = None
     """With ``average``: frames from one target to the next; None for as many as are averaged, as in GoPro."""
-    motion_px: tuple[float, float] | None = None
+    motion_px: (
+        Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels an output frame")] | None
+    ) = None
     """Clips are sped up: one of so many source frames becomes an output frame that the 90th percentile of the motion
     between these comes near a number drawn (log-uniform) from this range for each clip, in pixels, and the 99th stays
     below twice the range. Exposures go over the frames in between. None leaves the speed as it is."""
-    noise: tuple[float, float] = (0.0, 0.0)
+    noise: Annotated[tuple[float, float], Limits(0, ordered=True, unit="8-bit levels")] = (0.0, 0.0)
     """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn evenly for each clip."""
     raw: RawFormat | None = None
-    """What ``.yuv`` files hold, instead of what their names state."""
+    """Format of ``.yuv`` files, instead of what their names state."""
 
     command = "unsmear data blur"
     optional = ("average", "step", "motion_range_px", "noise", "yuv", "crf_range")
 
     def __post_init__(self) -> None:
-        low, high = self.duty
-        if not 0 <= low <= high <= 1:
-            raise UsageError(f"--duty {low:g} {high:g}: expected 0 <= MIN <= MAX <= 1 (fractions of the frame step)")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: expected 0 or more")
-        if self.curve not in ("srgb", "2.2"):
-            raise UsageError(f"--gamma {self.curve}: expected srgb or 2.2")
+        check(self)
         for crf in self.crf if isinstance(self.crf, tuple) else (self.crf,):
             if crf is not None and not 0 <= crf <= 51:
-                raise UsageError(f"--crf {crf:g}: expected 0 (lossless) to 51, or none for no encode")
+                raise OptionError("crf", crf, "0 (lossless) to 51, or none for no encode")
         if isinstance(self.crf, tuple) and self.crf[0] > self.crf[1]:
-            raise UsageError(f"--crf {self.crf[0]:g}-{self.crf[1]:g}: expected the lower one first")
-        if self.max_frames is not None and self.max_frames < 3:
-            raise UsageError(f"--max-frames {self.max_frames}: expected at least 3, as motion needs neighbours")
-        if not 0 <= self.noise[0] <= self.noise[1]:
-            raise UsageError(f"--noise {self.noise[0]:g} {self.noise[1]:g}: expected 0 <= MIN <= MAX (8-bit levels)")
-        if self.motion_px is not None:
-            low, high = self.motion_px
-            if not 0 < low <= high:
-                raise UsageError(f"--motion {low:g} {high:g}: expected 0 < MIN <= MAX (pixels an output frame)")
-            if self.average is not None:
-                raise UsageError("--motion speeds clips up by itself: leave --average out")
+            raise OptionError("crf", f"{self.crf[0]:g}-{self.crf[1]:g}", "the lower one first")
+        if self.motion_px is not None and self.average is not None:
+            raise UsageError("`motion_px` speeds clips up by itself: leave `average` out")
         self._check_average()
 
     def _check_average(self) -> None:
         if self.step is not None and (self.average is None or self.step < 1):
-            raise UsageError(f"--step {self.step}: expected 1 or more, together with --average")
+            raise OptionError("step", self.step, "1 or more, together with `average`")
         if self.average is None or self.average == "name":
             return
         wrong = next((window for window in self.average if window < 3 or window % 2 == 0), None)
         if wrong is not None or not self.average:
-            raise UsageError(f"--average {wrong}: expected odd numbers from 3 on, as the middle frame is the target")
+            raise OptionError("average", wrong, "odd numbers from 3 on, as the middle frame is the target")
         if self.step is not None and self.step < max(self.average):
             raise UsageError(
-                f"--step {self.step}: shorter than --average {max(self.average)}; "
+                f"`step` {self.step}: shorter than `average` {max(self.average)}; "
                 "an exposure cannot outlast the frame step"
             )
 
@@ -138,7 +129,7 @@ class BlurSettings:
         }
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is blurred. Raises DataLayoutError where it cannot be."""
+        """Prepare the blur of the clip ``name``. Raises DataLayoutError where it cannot be."""
         rng = clip_generator(self.seed, name)
         duty = float(rng.uniform(*self.duty))
         facts: dict[str, Any] = {}
@@ -146,7 +137,7 @@ class BlurSettings:
             window = self._window(name, reader)
             step = self.step or window
             if step < window:
-                raise DataLayoutError(f"{reader.info.path}: averages {window} frames, more than --step {step}")
+                raise DataLayoutError(f"{reader.info.path}: averages {window} frames, more than `step` {step}")
             pairs = average_stream(upright_frames(reader, self.max_frames), window, step, self.curve)
             method, duty, facts = "average", window / step, {"window": window, "target_every": step}
         elif reader.info.kind == "image":
@@ -173,21 +164,21 @@ class BlurSettings:
 
     def _window(self, name: str, reader: VideoReader) -> int:
         if reader.info.kind == "image":
-            raise DataLayoutError(f"{reader.info.path}: one image has no frames to average; leave --average out")
+            raise DataLayoutError(f"{reader.info.path}: one image has no frames to average; leave `average` out")
         if isinstance(self.average, tuple):
             return int(clip_generator(self.seed, f"{name}/average").choice(self.average))
         window = gopro_window(name)
         if window is None:
             raise DataLayoutError(
                 f"{reader.info.path}: its name does not state how many frames to average, as GOPR0384_11_00 does; "
-                "give --average N"
+                "give their number as `average`"
             )
         return window
 
     def too_short(self, source: Path) -> str:
-        """What to say of a clip that gives no pair."""
+        """The message for a clip that gives no pair."""
         if self.average is not None:
-            return f"{source}: fewer frames than are to be averaged; give a longer clip or a smaller --average"
+            return f"{source}: fewer frames than are to be averaged; give a longer clip or a smaller `average`"
         return f"{source}: fewer than 3 frames, too few to blur along their motion; give a longer clip"
 
 
@@ -256,7 +247,7 @@ def _photo_pairs(reader: VideoReader, duty: float, rng: np.random.Generator, set
 
 
 def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
-    """Whether a clip moves too little for interpolation to add blur, and is long enough to be decimated.
+    """True for a clip that moves too little for interpolation to add blur, and is long enough to be decimated.
 
     The measure of ``exposure.typical_motion_px``, on the six pairs of frames that it would pick.
     """
@@ -270,7 +261,7 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
 def _speed_up(
     reader: VideoReader, target_px: float, most_px: float, duty: float, max_frames: int | None
 ) -> tuple[int, float]:
-    """How many source frames an output frame is, and the 90th percentile of the motion over them, in pixels.
+    """Number of source frames of an output frame, and the 90th percentile of the motion over them, in pixels.
 
     As near to ``target_px`` as can be while the 99th percentile stays below ``most_px`` (what is small and moves before
     a still background would dissolve), with ``_LONGEST_STEP`` source frames and ``_FEWEST_OUTPUT`` output frames.

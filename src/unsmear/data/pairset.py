@@ -34,8 +34,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Prepared:
-    """How one clip will be made: its pairs to come, what its entry tells of them, and the H.264 quality that the
-    blurred frames go through, None for no encode.
+    """A clip about to be written: its pairs to come, the facts for its entry, and the H.264 quality that the blurred
+    frames go through, None for no encode.
     """
 
     pairs: Iterator[Pair]
@@ -52,25 +52,25 @@ class Recipe(Protocol):
 
     @property
     def raw(self) -> RawFormat | None:
-        """What ``.yuv`` files hold, None for what their names state."""
+        """Format of ``.yuv`` files, None for what their names state."""
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Keys of ``recorded`` that are there only where they say something."""
+        """Keys of ``recorded`` that are left out where they hold nothing."""
 
     def recorded(self) -> dict[str, Any]:
         """The settings as they stand beside every clip."""
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """How the clip ``name`` is made from an open video."""
+        """Prepare the clip ``name`` from an open video."""
 
     def too_short(self, source: Path) -> str:
-        """What to say of a clip that gives no pair."""
+        """The message for a clip that gives no pair."""
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """What ``make_set`` did: the manifest, which clips were there already, and what failed."""
+    """Result of ``make_set``: the manifest, which clips were there already, and what failed."""
 
     manifest: dict[str, Any]
     skipped: list[str]
@@ -108,7 +108,7 @@ def make_set(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with -o") from None
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
     skipped, todo = [], []
     for name, source in sources.items():
         if overwrite or not (folder / name).exists():
@@ -190,14 +190,14 @@ def _check_same(clip: Path, source: Path, recipe: Recipe) -> None:
         entry = json.loads((clip / ENTRY).read_text())
     except (OSError, ValueError):
         raise DataLayoutError(
-            f"{clip} exists and was not made by `{recipe.command}`: name another folder, or give --overwrite"
+            f"{clip} exists and was not made by `{recipe.command}`: name another folder, or give `overwrite`"
         ) from None
     # Settings have gone through JSON in the entry, so they do here.
     wanted = json.loads(json.dumps({"source": source.name, **recipe.recorded()}))
     for key in (*wanted, *(key for key in recipe.optional if key not in wanted)):
         if entry.get(key) != wanted.get(key):
             raise DataLayoutError(
-                f"{clip} was made with {key} {entry.get(key)}, not {wanted.get(key)}: use --overwrite or another folder"
+                f"{clip} was made with {key} {entry.get(key)}, not {wanted.get(key)}: use `overwrite` or another folder"
             )
 
 

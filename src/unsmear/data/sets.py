@@ -1,6 +1,6 @@
 """Blurred and sharp frames of a data set's clips, pair by pair, and the priors that were made of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -21,6 +21,15 @@ class FramePair(NamedTuple):
     """
 
     name: str
+    blurred: np.ndarray
+    sharp: np.ndarray
+
+
+class Piece(NamedTuple):
+    """Some frames of a clip, (T, H, W, 3) uint8 RGB both."""
+
+    name: str
+    """Of the clip."""
     blurred: np.ndarray
     sharp: np.ndarray
 
@@ -95,7 +104,7 @@ class PairReader:
 
     def __iter__(self) -> Iterator[FramePair]:
         """Pairs in order. Raises DataLayoutError where a file is damaged or one side ends before the other."""
-        blurred, sharp = self._side(self._blurred), self._side(self._sharp)
+        blurred, sharp = (self._side(side, slice(None)) for side in (self._blurred, self._sharp))
         count = 0
         while True:
             b, s = next(blurred, None), next(sharp, None)
@@ -116,10 +125,23 @@ class PairReader:
                 "complete the clip or correct the list"
             )
 
+    def piece(self, span: slice) -> Piece:
+        """The frames of a span, 16-bit ones rounded to 8 bits; fewer where the clip ends before the span.
+
+        Raises:
+            DataLayoutError: a file is damaged.
+        """
+        blurred, sharp = (list(map(eight_bit, self._side(side, span))) for side in (self._blurred, self._sharp))
+        return Piece(self.clip.sequence or self.clip.name, np.stack(blurred), np.stack(sharp))
+
+    def __len__(self) -> int:
+        """Number of pairs; a video that does not state it is read through."""
+        return self.frames or sum(1 for _ in self)
+
     @staticmethod
-    def _side(reader: VideoReader) -> Iterator[np.ndarray]:
+    def _side(reader: VideoReader, span: slice) -> Iterator[np.ndarray]:
         try:
-            for frame in reader:
+            for frame in reader.frames(span.start or 0, span.stop):
                 yield _upright(frame, reader.info)
         except DataLayoutError:
             raise
@@ -154,6 +176,27 @@ def open_pairs(clip: DataClip) -> PairReader:
     return PairReader(clip)
 
 
+def read_pieces(dataset: Path, spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
+    """Pieces of every pair of clips of a data set, in natural order of the clips.
+
+    Args:
+        dataset: its top folder.
+        spans: which frames of a clip of so many frames are read, a piece for each span.
+
+    Raises:
+        DataLayoutError: as ``find_pairs`` and ``open_pairs``.
+    """
+    for clip in find_pairs(dataset):
+        with open_pairs(clip) as pairs:
+            for span in spans(len(pairs)):
+                yield pairs.piece(span)
+
+
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """uint8 of uint8 or uint16 (the full range), rounded."""
+    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def open_priors(clip: DataClip) -> PriorArchive | None:
     """The priors beside a clip, as ``unsmear data augment`` left them; nothing is computed. Close it in the end.
 
@@ -176,7 +219,7 @@ def open_priors(clip: DataClip) -> PriorArchive | None:
     else:
         return archive
     archive.close()
-    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again: unsmear data augment --overwrite")
+    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again with `unsmear data augment`")
 
 
 def _partner(clip: DataClip) -> Path:

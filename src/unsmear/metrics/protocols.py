@@ -41,10 +41,10 @@ class Protocol:
 
     name: str
     summary: str
-    """What is done, in one line; printed beside figures."""
+    """Description in one line; printed beside figures."""
     average: Average
     rounded: bool
-    """Whether frames are rounded to 8 bits before they are compared."""
+    """True where frames are rounded to 8 bits before they are compared."""
     windows: Callable[[int], list[int | None]]
     """From the number of frames of a clip to the window that each is scored in; None leaves a frame out."""
     score: Score
@@ -60,7 +60,7 @@ class Protocol:
         if all(window is None for window in found):
             raise DataLayoutError(
                 f"{clip}: {frames} frames are too few for the protocol {self.name} ({self.summary}): "
-                "choose --protocol basicsr"
+                "choose `protocol` basicsr"
             )
         return found
 

@@ -90,11 +90,11 @@ def run_ablation(
     table = find_table(table)
     models = dict(models or {})
     variants = TABLES[table]
-    for option, keys in (("--model", models), ("--rows", only or ())):
-        strange = sorted(set(keys) - {v.key for v in variants})
-        if strange:
+    for option, keys in (("`models`", models), ("`only`", only or ())):
+        unknown = sorted(set(keys) - {v.key for v in variants})
+        if unknown:
             known = ", ".join(v.key for v in variants)
-            raise UsageError(f"{option} {strange[0]}: {TITLES[table]} has no such row; its rows are {known}")
+            raise UsageError(f"{option} {unknown[0]}: {TITLES[table]} has no such row; its rows are {known}")
     for variant in variants:
         if variant.part == "own" and variant.key in models:
             _check_lacks(variant, models[variant.key])
@@ -125,10 +125,10 @@ def _reason(variant: Variant, models: Mapping[str, str], generators: Generators,
     if variant.part == "stage 2":
         return generators.reason(variant)
     if variant.part == "own" and variant.key not in models:
-        return f"needs a checkpoint trained without {variant.lacks}: give --model {variant.key}=DIR"
+        return f"needs a checkpoint trained without {variant.lacks}: give {variant.key}=DIR as `models`"
     if variant.motion.startswith("raft"):
         if raft is None:
-            return "needs RAFT's weights: give --raft WEIGHTS"
+            return "needs RAFT's weights: give them as `raft`"
         try:
             motion_source(variant.motion, raft)
         except UsageError as error:
@@ -156,7 +156,7 @@ def _measured(
 def _check_lacks(variant: Variant, model: str) -> None:
     if zoo.find(model).config.get("use_residual", True):
         raise UsageError(
-            f"--model {variant.key}={model}: this network reads coding residuals; "
+            f"`models` {variant.key}={model}: this network reads coding residuals; "
             "give one trained with use_residual: false"
         )
 

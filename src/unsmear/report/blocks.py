@@ -38,7 +38,7 @@ class Block:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     words: int = 1
-    """How many columns on the left hold words rather than numbers."""
+    """Number of columns on the left hold words rather than numbers."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -53,7 +53,7 @@ def clip_blocks(results: Iterable[Result]) -> list[Block]:
 
 
 def published_blocks(results: Iterable[Result]) -> list[Block]:
-    """What the papers printed on the data sets of these results: one block a protocol, never ranked.
+    """Published figures on the data sets of these results: one block a protocol, never ranked.
 
     Figures of unknown protocol are kept apart by the table that they come from.
     """
@@ -267,10 +267,10 @@ def _published(protocol: str, rows: Sequence[PublishedRow]) -> Block:
     for row in rows:
         for remark in row.remarks:
             remarks.setdefault(remark, []).append(row.method)
-    told = f"unknown ({_source(rows[0])})" if protocol == "unknown" else protocol
+    label = f"unknown ({_source(rows[0])})" if protocol == "unknown" else protocol
     return Block(
         "published",
-        f"Published on {rows[0].dataset}, protocol {told}",
+        f"Published on {rows[0].dataset}, protocol {label}",
         ("method", "source", *(heading(m) for m in metrics)),
         tuple(body),
         2,

@@ -44,7 +44,7 @@ class Generators:
         return self._full().first if self.full else None
 
     def shares(self, variant: Variant) -> bool:
-        """Whether a row runs the weights of ``full``, changed in a way that they were not trained for."""
+        """True where a row runs the weights of ``full``, changed in a way that they were not trained for."""
         return bool(variant.blurred_hint or variant.trained) and variant.key not in self.models
 
     def reason(self, variant: Variant) -> str:
@@ -52,9 +52,9 @@ class Generators:
         if variant.key in self.models:
             return ""
         if variant.only_trained and not (self.full and self._is_full_anyway(variant)):
-            return f"needs {variant.only_trained}: give --model {variant.key}=DIR"
+            return f"needs {variant.only_trained}: give {variant.key}=DIR as `models`"
         if not self.full:
-            return "needs a model that generates: give --model full=DIR"
+            return "needs a model that generates: give full=DIR as `models`"
         return "is what `full` does" if self._is_full_anyway(variant) else ""
 
     def model(self, variant: Variant) -> str:
@@ -62,7 +62,7 @@ class Generators:
         return self.models.get(variant.key) or self.full or ""
 
     def restorer(self, variant: Variant) -> Restorer:
-        """What runs a row for which there is no reason not to."""
+        """The restorer of a row for which there is no reason not to run it."""
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"
@@ -87,14 +87,14 @@ class Generators:
         entry = zoo.find(model)
         if not entry.is_pipeline:
             raise UsageError(
-                f"--model {variant.key}={model}: this is no model that generates; give a folder with unet, vae, control"
+                f"`models` {variant.key}={model}: no model that generates; give a folder with unet, vae, control"
             )
         control = entry.parts.get("control")
         config = UNCONTROLLED | (control.config if control else {})
         for name, wanted in variant.trained.items():
             if config[name] != wanted:
                 raise UsageError(
-                    f"--model {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
+                    f"`models` {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
                     f"give one trained with {name}: {_yaml(wanted)}"
                 )
 

@@ -21,7 +21,6 @@ from unsmear.video.colour import luma_of_rgb
 DEFAULT_METRICS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "niqe", "warp", "tlpips", "flicker", "blur")
 """All but what needs weights or packages that do not come with unsmear."""
 
-_OF_PROTOCOL = ("psnr", "ssim", "psnr_y", "ssim_y")
 _OVER_TIME = ("warp", "tlpips", "flicker")
 
 Features = list[torch.Tensor]
@@ -41,9 +40,9 @@ class Measures:
 
     def __init__(self, names: Sequence[str], lpips_vgg: Path | None = None, device: str = "cpu"):
         known = [name for name in METRICS if name != "kept"]
-        strange = [name for name in names if name not in known]
-        if strange:
-            raise UsageError(f"metric {strange[0]!r} is unknown; choose of {', '.join(known)}")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UsageError(f"metric {unknown[0]!r} is unknown; choose of {', '.join(known)}")
         self.names, self.device = tuple(name for name in METRICS if name in names), device
         self.alex: LPIPS | None = None
         self.vgg: LPIPS | None = None
@@ -71,7 +70,7 @@ def _load_musiq(device: str) -> Any:
 
 @dataclass
 class _Previous:
-    """What comparing with the frame before needs of it."""
+    """Features of a frame that comparing the next one with it needs."""
 
     image: np.ndarray
     truth: np.ndarray

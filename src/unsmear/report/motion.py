@@ -88,7 +88,7 @@ def motion_source(name: str, raft: Path | None = None, device: str = "cpu") -> M
     if not name.startswith("raft-"):
         return make_source(name)
     if raft is None:
-        raise UsageError(f"motion source {name} needs weights: give --raft WEIGHTS (torchvision's raft_large)")
+        raise UsageError(f"motion source {name} needs weights: give torchvision's raft_large as `raft`")
     import torch
 
     from unsmear.data.raft import RaftFlow
@@ -119,7 +119,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
-    """What one field of motion costs at the size of these frames.
+    """Cost of one field of motion at the size of these frames.
 
     The codec's motion is timed as a whole: re-encoding both ways, residual and cuts included, divided by the number
     of fields that this gives. Its arithmetic counts as none, as in the paper.

@@ -1,4 +1,4 @@
-"""What an evaluation measured: plain data that tables, pages and files are made from."""
+"""Results of an evaluation: plain data that tables, pages and files are made from."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from unsmear.metrics.catalogue import METRICS
 from unsmear.video.images import write_whole
 
 INPUT = "blurred input"
-"""What tables call the frames that methods are given."""
+"""Name in tables of the frames that methods are given."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +127,13 @@ def _mean(rows: Sequence[tuple[float, float]]) -> float | None:
     return float(np.average(values, weights=weights))
 
 
-def _average(rows: Sequence[tuple[float, int]]) -> float | None:
-    """Weighted mean of (value, weight); None of nothing."""
-    if not rows:
-        return None
-    values, weights = zip(*rows, strict=True)
-    return float(np.average(values, weights=weights))
-
-
 def write_results(results: Sequence[Result], path: Path) -> None:
     """All results as one JSON file."""
     write_whole(path, (json.dumps([r.as_dict() for r in results], indent=2) + "\n").encode())
 
 
 def read_results(path: Path) -> list[Result]:
-    """What ``write_results`` wrote.
+    """Read the results that ``write_results`` wrote.
 
     Raises:
         DataLayoutError: the file is missing or something else.

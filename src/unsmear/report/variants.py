@@ -14,7 +14,7 @@ class Variant:
     """One row of a table."""
 
     key: str
-    """What ``--model KEY=DIR`` calls it; for the paper's rows also their key in ``published.csv``."""
+    """Its key where weights are given as KEY=DIR; for the paper's rows also their key in ``published.csv``."""
     label: str
     part: Part = "stage 1"
     """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates."""
@@ -31,14 +31,10 @@ class Variant:
     only_trained: str = ""
     """For ``stage 2``: why the weights of ``full`` cannot stand in; empty where they can."""
 
-    @property
-    def is_full(self) -> bool:
-        return self.key == "full"
-
 
 def _options() -> tuple[Variant, ...]:
     """Each value of each option of the sampler; the one that ``full`` has anyway is not measured again."""
-    told: dict[str, tuple[str, dict[Any, str]]] = {
+    labels: dict[str, tuple[str, dict[Any, str]]] = {
         "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
         "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
         "carry_latent": ("{} of the clean latent from the frame before", {0.0: "none", 0.5: "half"}),
@@ -52,7 +48,7 @@ def _options() -> tuple[Variant, ...]:
     }
     named = {True: "on", False: "off"}
     rows = []
-    for name, (words, values) in told.items():
+    for name, (words, values) in labels.items():
         for value, shown in values.items():
             key = f"{name}-{named[value] if isinstance(value, bool) else value}"
             trained = {name: value} if name == "joint_time_attention" else {}

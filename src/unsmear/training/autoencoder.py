@@ -1,9 +1,9 @@
 """The compact autoencoder: pictures to latents and back (ours; the full-size models bring Stable Diffusion's)."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, ResBlock
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
-from unsmear.training.config import LoopConfig, from_mapping, read_yaml
+from unsmear.options import Limits, check
+from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
 FIRST_SHARE = 0.1
-"""What a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
+"""Share that a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ class AutoencoderTraining:
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     data: ImageConfig = field(default_factory=ImageConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    perceptual: float = 0.5
+    perceptual: Annotated[float, Limits(0)] = 0.5
     """Weight of LPIPS beside L1."""
-    compact: float = 1e-3
+    compact: Annotated[float, Limits(0)] = 1e-3
     """Weight of the distance of the latents from mean 0 and variance 1, which a diffusion model expects."""
     init: str | None = None
     """Folder of weights to start from."""
 
-    @classmethod
-    def read(cls, path: Path) -> "AutoencoderTraining":
-        return from_mapping(cls, read_yaml(path), str(path))
+    def __post_init__(self) -> None:
+        check(self)
 
     def start(self) -> AutoencoderDC:
         """The network with start values: from ``init``, else fresh."""
@@ -89,15 +89,15 @@ class AutoencoderRecipe:
     def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         wanted = batch.float() / 127.5 - 1
         latents = model.encode(wanted).latent  # type: ignore[operator]
-        made = model.decode(latents).sample  # type: ignore[operator]
-        error = (made - wanted).abs().mean()
+        decoded = model.decode(latents).sample  # type: ignore[operator]
+        error = (decoded - wanted).abs().mean()
         flat = latents.float().transpose(0, 1).flatten(1)
         spread = (flat.mean(1) ** 2 + (flat.var(1) - 1) ** 2).mean()
         total = error + self.config.compact * spread
         figures = {"l1": error.item(), "latent_std": flat.detach().std().item()}
         if self.config.perceptual:
-            with torch.autocast(made.device.type, enabled=False):
-                distance = self.lpips.to(made.device)(made.float().clamp(-1, 1), wanted).mean()
+            with torch.autocast(decoded.device.type, enabled=False):
+                distance = self.lpips.to(decoded.device)(decoded.float().clamp(-1, 1), wanted).mean()
             total = total + self.config.perceptual * distance
             figures["lpips"] = distance.item()
         return total, figures
@@ -109,9 +109,9 @@ class AutoencoderRecipe:
         decibels, distances = [], []
         for frame in self.crops.validation:
             wanted = frame.to(device).float() / 127.5 - 1
-            made = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
-            decibels.append(float(-10 * torch.log10(((made - wanted) / 2).square().mean())))
-            distances.append(float(self.lpips.to(device)(made, wanted)))
+            decoded = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
+            decibels.append(float(-10 * torch.log10(((decoded - wanted) / 2).square().mean())))
+            distances.append(float(self.lpips.to(device)(decoded, wanted)))
         if not decibels:
             return {}
         psnr, lpips = float(np.mean(decibels)), float(np.mean(distances))
@@ -123,14 +123,14 @@ class AutoencoderRecipe:
         out = []
         for i, frame in enumerate(self.crops.shown()):
             given = frame.to(next(model.parameters()).device).float() / 255
-            made = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
-            out.append((str(i), strip(given, made)))
+            decoded = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
+            out.append((str(i), strip(given, decoded)))
         return out
 
 
-def prepare(config: Path, resuming: bool) -> Job:
-    """What ``train`` needs for a configuration file."""
+def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
+    """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
-    chosen = AutoencoderTraining.read(config)
+    chosen = read_config(AutoencoderTraining, config, changes)
     model = chosen.start()
     return Job(model, AutoencoderRecipe(model, chosen), chosen.loop)

@@ -1,18 +1,20 @@
-"""Training sequences side by side, as tensors."""
+"""Training batches: sequences of packs, data sets or shards side by side, as tensors."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unsmear.models.cpfp import PriorTensors
+from unsmear.training.online import OnlineSequences
 from unsmear.training.sequences import Arrays, DataConfig, open_sources
 
 
 class Batch(NamedTuple):
-    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8, which is a quarter of what a device would have to be sent."""
+    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8, a quarter of the bytes of float32 on the way to a device."""
 
     blurred: Tensor
     sharp: Tensor
@@ -34,21 +36,48 @@ def stacked(samples: Sequence[Arrays]) -> Batch:
     return Batch(blurred, sharp, priors)
 
 
-class PackBatches:
-    """Batches from packs and data sets; that of a step comes from the seed and the step's number alone.
+class Batches(Protocol):
+    """Training batches by the number of their step."""
+
+    def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
+        """The batch of each step; its draws come from the seed and the step's number alone.
+
+        All steps are named at once, since batches may be drawn ahead. Closing the generator ends what draws them.
+        """
+
+
+def open_batches(config: DataConfig, seed: int, count: int) -> Batches:
+    """Batches of ``count`` sequences from all that a configuration names: packs and data sets, or shards.
 
     Raises:
-        UsageError, DataLayoutError: as ``open_sources``.
+        UsageError, DataLayoutError: as ``open_sources`` and ``OnlineSequences.open``.
     """
+    return ShardBatches(config, seed, count) if config.shards else PackBatches(config, seed, count)
+
+
+class ShardBatches:
+    """Batches that are drawn from shards while training."""
+
+    def __init__(self, config: DataConfig, seed: int, count: int):
+        self.online, self.count = OnlineSequences.open(config, seed), count
+
+    def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
+        with closing(self.online.batches(steps, self.count)) as drawn:
+            yield from map(stacked, drawn)
+
+
+class PackBatches:
+    """Batches from packs and data sets."""
 
     def __init__(self, config: DataConfig, seed: int, count: int):
         self.config, self.seed, self.count = config, seed, count
         self.sources = open_sources(config)
         self.ends = np.cumsum([len(source) for source in self.sources])
 
-    def at(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
-        return stacked([self._sample(rng) for _ in range(self.count)])
+    def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
+        for step in steps:
+            rng = np.random.default_rng((self.seed, step))
+            yield stacked([self._sample(rng) for _ in range(self.count)])
 
     def _sample(self, rng: np.random.Generator) -> Arrays:
         row = int(rng.integers(self.ends[-1]))

@@ -1,8 +1,6 @@
-"""Clips to train a video diffusion model on: sequences of blurred and sharp frames, or of sharp frames alone."""
+"""Crops of sharp videos, and pairs of clips for validation, for the video diffusion model."""
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,47 +10,11 @@ import torch
 from torch import Tensor
 
 from unsmear.data.pack import CLIP_SUFFIXES, material, read_clip
-from unsmear.errors import DataLayoutError, UsageError
-from unsmear.training.batches import PackBatches, stacked
-from unsmear.training.online import OnlineSequences
-from unsmear.training.sequences import DataConfig
-from unsmear.video.images import list_images, read_image
+from unsmear.data.sets import read_pieces
+from unsmear.errors import DataLayoutError
 
 SHRINK = (0.5, 1.0)
 """A video is shrunk by a factor between these before a clip is cut out of it."""
-
-
-class ClipPair(NamedTuple):
-    """``sharp`` and ``blurred`` (B, F, 3, S, S) uint8."""
-
-    sharp: Tensor
-    blurred: Tensor
-
-
-class PairBatches:
-    """Blurred and sharp clips from packs, data sets or shards.
-
-    Raises:
-        UsageError, DataLayoutError: as ``open_sources``; or shards beside the others.
-    """
-
-    def __init__(self, config: DataConfig, seed: int, count: int):
-        if config.shards and (config.packs or config.pairs):
-            raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
-        self.count = count
-        self.online = OnlineSequences.open(config, seed) if config.shards else None
-        self.packs = None if self.online else PackBatches(config, seed, count)
-
-    def batches(self, steps: range) -> Generator[ClipPair, None, None]:
-        """One for each step; its draws come from the seed and the step's number alone."""
-        if self.packs is not None:
-            for step in steps:
-                batch = self.packs.at(step)
-                yield ClipPair(batch.sharp, batch.blurred)
-        elif self.online is not None:
-            with closing(self.online.batches(steps, self.count)) as drawn:
-                for batch in map(stacked, drawn):
-                    yield ClipPair(batch.sharp, batch.blurred)
 
 
 class SharpClips:
@@ -101,41 +63,37 @@ class SharpClips:
         return torch.from_numpy(np.ascontiguousarray(drawn.transpose(0, 1, 4, 2, 3)))
 
 
-class ValidationClips:
-    """The middle of every CLIP/{blur,sharp}, cut to the size that is trained on.
+class ClipPair(NamedTuple):
+    """``sharp`` and ``blurred`` (1, F, 3, h, w) uint8."""
+
+    sharp: Tensor
+    blurred: Tensor
+
+
+def validation_clips(folder: str | None, size: int, frames: int) -> list[ClipPair]:
+    """The middle of every pair of clips of a data set, cut to the size that is trained on.
 
     Args:
-        folder: made by ``unsmear data blur``; None for no validation.
+        folder: the data set; None for no validation.
         size: longest side, pixels; sides become multiples of 64.
         frames: at most so many of each.
+
+    Raises:
+        DataLayoutError: as ``read_pieces``; frames that are too small.
     """
 
-    def __init__(self, folder: str | None, size: int, frames: int):
-        self.folder, self.size, self.frames = folder, size, frames
+    def middle(total: int) -> Iterator[slice]:
+        first = max(0, (total - frames) // 2)
+        yield slice(first, first + frames)
 
-    @cached_property
-    def clips(self) -> list[ClipPair]:
-        """A batch of one each. Raises DataLayoutError: there are none, or frames are unpaired or too small."""
-        if self.folder is None:
-            return []
-        places = [place for place in sorted(Path(self.folder).iterdir()) if (place / "blur").is_dir()]
-        if not places:
-            raise DataLayoutError(f"{self.folder} holds no CLIP/blur and CLIP/sharp: make it with `unsmear data blur`")
-        return [self._clip(place) for place in places]
+    pieces = () if folder is None else read_pieces(Path(folder), middle)
+    return [ClipPair(_cut(piece.name, piece.sharp, size), _cut(piece.name, piece.blurred, size)) for piece in pieces]
 
-    def _clip(self, place: Path) -> ClipPair:
-        blurred, sharp = (list_images(place / kind) for kind in ("blur", "sharp"))
-        if len(blurred) != len(sharp):
-            raise DataLayoutError(f"{place} has {len(blurred)} blurred and {len(sharp)} sharp frames")
-        first = max(0, (len(sharp) - self.frames) // 2)
-        span = slice(first, first + self.frames)
-        return ClipPair(self._cut(sharp[span]), self._cut(blurred[span]))
 
-    def _cut(self, files: Sequence[Path]) -> Tensor:
-        frames = np.stack([read_image(file) for file in files])
-        height, width = (min(side, self.size) // 64 * 64 for side in frames.shape[1:3])
-        if not height or not width:
-            raise DataLayoutError(f"{files[0]} is smaller than 64 pixels: validation wants larger frames")
-        y, x = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
-        cut = frames[:, y : y + height, x : x + width]
-        return torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 3, 1, 2)))[None]
+def _cut(name: str, frames: np.ndarray, size: int) -> Tensor:
+    height, width = (min(side, size) // 64 * 64 for side in frames.shape[1:3])
+    if not height or not width:
+        raise DataLayoutError(f"{name} is smaller than 64 pixels: validation wants larger frames")
+    y, x = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
+    cut = frames[:, y : y + height, x : x + width]
+    return torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 3, 1, 2)))[None]

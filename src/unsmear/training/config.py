@@ -1,94 +1,239 @@
-"""Training configurations: YAML files checked against dataclasses, unknown keys named."""
+"""Training configurations: YAML files checked against dataclasses.
 
-from dataclasses import dataclass, field, fields
+Files are read by YAML 1.2's rules: ``1e-4`` is a number, ``yes`` is text. ``base: OTHER.yaml``, relative to the file,
+names one whose values hold wherever the file does not give its own; mappings are merged key by key.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from unsmear.errors import UsageError
+from unsmear.options import Limits, OptionError, Share, check, described, shown
 
 T = TypeVar("T")
+BASE, PRESET = "base", "preset"
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    name: str = "adam"
+    """The optimiser and its learning rate."""
+
+    name: Literal["adam", "adamw"] = "adam"
     """``adam`` (the paper's) or ``adamw``."""
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    decay_from: int | None = None
+    lr: Annotated[float, Limits(0)] = 1e-4
+    betas: Annotated[tuple[float, float], Limits(0, 1)] = (0.9, 0.999)
+    weight_decay: Annotated[float, Limits(0)] = 0.0
+    warmup_steps: Annotated[int, Limits(0)] = 0
+    decay_from: Annotated[int, Limits(0)] | None = None
     """From this step the rate falls along a cosine to zero at the last step; None keeps it constant."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, Limits(0)] | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, how often, from which seed."""
+    """Steps, batches, intervals and seed of the training loop."""
 
-    steps: int = 300_000
-    batch: int = 8
-    accumulate: int = 1
+    steps: Annotated[int, Limits(1)] = 300_000
+    batch: Annotated[int, Limits(1)] = 8
+    accumulate: Annotated[int, Limits(1)] = 1
     """Batches whose gradients are averaged for one step."""
-    seed: int = 0
-    ema: float = 0.999
-    checkpoint_every: int = 500
-    validate_every: int = 1000
-    log_every: int = 50
-    precision: str = "no"
+    seed: Annotated[int, Limits(0)] = 0
+    ema: Share = 0.999
+    checkpoint_every: Annotated[int, Limits(1)] = 500
+    validate_every: Annotated[int, Limits(1)] = 1000
+    log_every: Annotated[int, Limits(1)] = 50
+    precision: Literal["no", "bf16", "fp16"] = "no"
     """``no`` (float32), ``bf16`` or ``fp16``."""
     channels_last: bool = False
     """Memory format of the weights: faster where a network is all convolutions, on a CPU in bf16 too."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UsageError(f"loop.accumulate {self.accumulate}: give 1 (a batch a step) or more")
+        check(self)
+
+
+def read_config(kind: type[T], path: Path, changes: Sequence[str] = ()) -> T:
+    """Read a configuration file as dataclass ``kind``.
+
+    Args:
+        kind: a dataclass; fields may be dataclasses themselves.
+        path: the YAML file.
+        changes: ``dotted.key=value`` each, values as in YAML; they replace those of the file.
+
+    Raises:
+        UsageError: as ``read_yaml``, ``changed`` and ``from_mapping``.
+    """
+    return from_mapping(kind, changed(read_yaml(path), parse_changes(changes)), str(path))
 
 
 def from_mapping(kind: type[T], values: Any, where: str) -> T:
     """Build dataclass ``kind`` from a mapping, nested dataclasses too.
 
-    Where ``kind`` has presets, the key ``preset`` names the one that the other keys change.
+    Where a dataclass has presets, the key ``preset`` names the one that the other keys change.
 
     Raises:
-        UsageError: not a mapping, a key that ``kind`` does not have, or a preset that it does not have.
+        UsageError: a key, a type, a value or a preset that ``kind`` does not allow; one line that names the dotted
+            key in ``where``, the value and what is allowed.
     """
-    if not isinstance(values, dict):
-        raise UsageError(f"{where}: expected a mapping, found {type(values).__name__}")
-    base: dict[str, Any] = {}
-    preset = getattr(kind, "preset", None)
-    if "preset" in values and preset is not None:
-        try:
-            base = dict(vars(preset(values["preset"])))
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
-        values = {key: value for key, value in values.items() if key != "preset"}
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    strange = sorted(set(values) - set(known))
-    if strange:
-        raise UsageError(f"{where}: unknown key {strange[0]!r}; known are {', '.join(sorted(known))}")
-    made = {}
-    for key, value in values.items():
-        default = known[key].default_factory
-        if isinstance(default, type) and hasattr(default, "__dataclass_fields__"):
-            value = from_mapping(default, value, f"{where}.{key}")
-        elif isinstance(value, list) and "tuple" in str(known[key].type):
-            value = tuple(value)
-        made[key] = value
-    return kind(**(base | made))
+    values = _without_presets(kind, values, where)
+    try:
+        # As JSON, where a list is the only way to write a tuple and a strict reader takes it for one.
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise UsageError(_explained(kind, values, error, where)) from None
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _without_presets(kind: Any, values: Any, where: str) -> Any:
+    """The same mapping with the values of presets written out."""
+    if not isinstance(values, Mapping) or not is_dataclass(kind):
+        return values
+    hints = get_type_hints(kind)
+    out = {key: _without_presets(hints.get(key), value, f"{where}: {key}") for key, value in values.items()}
+    named = getattr(kind, PRESET, None)
+    if named is None or PRESET not in out:
+        return out
+    try:
+        return asdict(named(out.pop(PRESET))) | out
+    except ValueError as error:
+        raise UsageError(f"{where}.{PRESET}: {error}") from None
+
+
+def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> str:
+    """One line on the first of the errors."""
+    found = error.errors()
+    first = found[0]
+    path: list[str] = []
+    hint, value = kind, values
+    for part in first["loc"]:
+        if not is_dataclass(hint):
+            break
+        known = get_type_hints(hint, include_extras=True)
+        if part not in known:
+            name = ".".join((*path, str(part)))
+            return f"{where}: unknown key {name!r}; known are {', '.join(sorted(known))}{_others(found)}"
+        path, hint, value = [*path, str(part)], known[part], value[part]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, OptionError):
+        return f"{where}: {'.'.join((*path, own.field))} {shown(own.value)}: expected {own.expected}{_others(found)}"
+    if own is not None:
+        return f"{where}: {'.'.join(path)}{': ' if path else ''}{own}"
+    return f"{where}: {'.'.join(path) or 'top level'} {shown(value)}: expected {described(hint)}{_others(found)}"
+
+
+def _others(errors: Sequence[Any]) -> str:
+    others = len({tuple(map(str, error["loc"])) for error in errors}) - 1
+    return f" (and {others} more)" if others else ""
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """``dotted.key=value`` → values by dotted key. Raises UsageError: one without ``=``, or with no value of YAML."""
+    out = {}
+    for text in changes:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UsageError(f"{text}: expected KEY=VALUE, such as loop.steps=100")
+        out[key] = _parsed(value, text)
+    return out
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with some replaced by dotted keys; ``values`` itself stays as it is.
+
+    Raises:
+        UsageError: a key below one that is no mapping.
+    """
+    out = dict(values)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = out
+        for i, part in enumerate(path):
+            below = place.get(part, {})
+            if not isinstance(below, Mapping):
+                raise UsageError(f"{key}: {'.'.join(path[: i + 1])} is {shown(below)}, which has no keys below it")
+            place[part] = dict(below)
+            place = place[part]
+        place[last] = value
+    return out
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file."""
+    """The top-level mapping of a YAML file, with that of its ``base`` below it.
+
+    Raises:
+        UsageError: a file that is missing, is not YAML, or holds no mapping; bases that name each other.
+    """
+    return _read_with_bases(path, ())
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise UsageError(f"{path}: is its own base, by way of {above[-1].name}; take one of the bases out")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = _parsed(path.read_text(), str(path))
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: give a training configuration (YAML)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        by = f", which {above[-1].name} names as its base" if above else ""
+        raise UsageError(f"{path} does not exist{by}: give a training configuration (YAML)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): give a training configuration (YAML)") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a mapping at the top level")
-    return values
+    base = values.pop(BASE, None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: {BASE} {shown(base)}: expected the name of a file")
+    return _merged(_read_with_bases(path.parent / base, (*above, path.resolve())), values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema: PyYAML's own is 1.1, where ``1e-4`` is text and ``no`` is false."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as PyYAML declares it
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0) if node.value[:2] in ("0x", "0o") else int(node.value)
+
+
+_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", _NUMBER, list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None

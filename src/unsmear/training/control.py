@@ -5,9 +5,10 @@ model, and as an option (ours) what the picture looks like that its prediction m
 """
 
 from collections.abc import Generator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +25,20 @@ from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
 from unsmear.models.cpfp import CPFP, PriorTensors
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
-from unsmear.training.batches import Batch, PackBatches
+from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import read_yaml
-from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.diffusion import Diffusion, picture_loss
 from unsmear.training.images import ImageCrops, middle, spread, strip
 from unsmear.training.validation import ValidationClip, restore
+
+if TYPE_CHECKING:
+    from unsmear.training.cpc import CPCTraining
 
 SHOWN_STEPS = 4
 
 
 class ControlBatch(NamedTuple):
-    """Frames to generate and what the control network is given of them."""
+    """Frames to generate, and the conditions of the control network."""
 
     sharp: Tensor
     """(B, 3, S, S) uint8."""
@@ -47,7 +50,7 @@ class ControlBatch(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What networks are asked of a batch, and what they should answer; of latents (B, 4, h, w)."""
+    """Inputs of the networks for a batch, and the target; of latents (B, 4, h, w)."""
 
     hint: Tensor
     noisy: Tensor
@@ -55,7 +58,7 @@ class _Asked(NamedTuple):
     text: Tensor
     target: Tensor
     counts: Tensor
-    """How much each sample counts."""
+    """Weight of each sample."""
 
     def error(self, predicted: Tensor) -> Tensor:
         return (self.counts * (predicted - self.target) ** 2).mean()
@@ -64,12 +67,12 @@ class _Asked(NamedTuple):
 class ControlRecipe:
     """Phase II: only the control network is moved."""
 
-    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: CPCTraining):
+    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: "CPCTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.unet = unet.eval().requires_grad_(False)
         if config.loop.channels_last:
             nn.Module.to(self.unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pairs = PackBatches(config.data, config.loop.seed, config.loop.batch)
+        self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
         self.first: CPFP | None = load_model(find(config.first_stage)) if config.first_stage else None
@@ -79,12 +82,15 @@ class ControlRecipe:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
     def batches(self, steps: range) -> Generator[ControlBatch, None, None]:
-        for step in steps:
-            rng = np.random.default_rng((self.config.loop.seed, step, 1))
-            if self.crops is not None and rng.random() < self.config.hybrid:
-                yield self._degraded(rng)
-            else:
-                yield self._deblurred(self.pairs.at(step), rng)
+        with closing(self.pairs.at([step for step in steps if not self._draw(step)[1]])) as pairs:
+            for step in steps:
+                rng, degraded = self._draw(step)
+                yield self._degraded(rng) if degraded else self._deblurred(next(pairs), rng)
+
+    def _draw(self, step: int) -> tuple[np.random.Generator, bool]:
+        """The generator of a step, and whether its batch is one of degraded pictures."""
+        rng = np.random.default_rng((self.config.loop.seed, step, 1))
+        return rng, self.crops is not None and rng.random() < self.config.hybrid
 
     @torch.inference_mode()
     def _deblurred(self, batch: Batch, rng: np.random.Generator) -> ControlBatch:
@@ -110,13 +116,13 @@ class ControlRecipe:
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
         asked = self._asked(batch)
         down, mid = model(asked.noisy, asked.t, asked.text, asked.hint, batch.priors, return_dict=False)
-        made = self.unet(
+        predicted = self.unet(
             asked.noisy, asked.t, asked.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
-        error = asked.error(made)
+        error = asked.error(predicted)
         if not self.config.perceptual:
             return error, {}
-        clean = self.diffusion.clean(asked.noisy, made, asked.t)
+        clean = self.diffusion.clean(asked.noisy, predicted, asked.t)
         seen = self._seen(batch, asked.hint, clean, self.diffusion.gain(asked.t))
         return error + self.config.perceptual * seen, {"noise": float(error.detach()), "seen": seen.item()}
 
@@ -136,12 +142,12 @@ class ControlRecipe:
 
     def _seen(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
         """L1 + LPIPS of the picture of ``clean`` latents, the mean over samples that count by ``gain``."""
-        made = self.diffusion.decode(clean)
+        picture = self.diffusion.decode(clean)
         if self.config.cancel_autoencoder:
             with torch.no_grad():
                 lost = batch.hint - self.diffusion.decode(hint)
-            made = made + lost
-        return (gain * picture_loss(self.lpips, made, batch.sharp / 255)).mean()
+            picture = picture + lost
+        return (gain * picture_loss(self.lpips, picture, batch.sharp / 255)).mean()
 
     @cached_property
     def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -153,8 +159,10 @@ class ControlRecipe:
             if clip.already_sharp:
                 continue
             i, (h, w) = len(clip.given) // 2, (side // 32 * 32 for side in clip.given.shape[1:3])
-            made = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
-            frames = [torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (made, clip.wanted)]
+            restored = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
+            frames = [
+                torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (restored, clip.wanted)
+            ]
             priors = F.interpolate(_priors_of(clip.priors, i), (-(-h // 4), -(-w // 4)), mode="nearest")
             out.append((frames[0], priors, frames[1]))
         return out
@@ -166,7 +174,7 @@ class ControlRecipe:
         ``share`` is the mean ratio of the loss, without ``perceptual``, to that of the UNet alone; 1 is no help.
         """
         losses: list[float] = []
-        told: dict[str, list[float]] = {}
+        collected: dict[str, list[float]] = {}
         for n, (hint, priors, sharp) in enumerate(self.clips):
             for k in range(2):
                 batch = ControlBatch((sharp * 255).round().byte(), hint, priors, torch.tensor(2 * n + k))
@@ -176,10 +184,10 @@ class ControlRecipe:
                 losses.append(float(error))
                 figures["share"] = figures.get("noise", losses[-1]) / self.unsteered(batch)
                 for name, value in figures.items():
-                    told.setdefault(name, []).append(value)
+                    collected.setdefault(name, []).append(value)
         if not losses:
             return {}
-        means = {name: round(float(np.mean(values)), 5) for name, values in sorted(told.items())}
+        means = {name: round(float(np.mean(values)), 5) for name, values in sorted(collected.items())}
         mean = round(float(np.mean(losses)), 5)
         return {"loss": mean, **means, "score": -mean}
 
@@ -194,27 +202,27 @@ class ControlRecipe:
         pipe = CPCPipeline(self.diffusion.vae, self.unet, model, scheduler)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
-            given, wanted, told = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
+            given, wanted, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
             if given.numel():
-                made = pipe(given, told[:, :2] * LONGEST_PX, told[:, 2:], options=options).frames
-                out.append((str(i), strip(given, made, wanted)))
+                generated = pipe(given, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
+                out.append((str(i), strip(given, generated, wanted)))
         return out
 
 
-def _restored_already(config: CPCTraining) -> bool:
-    """Whether the packs hold what stage 1 makes of the blurred frames (``tools/restored_pack.py``).
+def _restored_already(config: "CPCTraining") -> bool:
+    """True where the packs hold the frames that stage 1 restored (``unsmear data restore``).
 
     Raises:
         UsageError: some do and some do not, or another stage 1 made them.
     """
-    told = {name: read_yaml(Path(name, "pack.json")).get("restored_by") for name in config.data.packs}
-    made = {name: checksum for name, checksum in told.items() if checksum}
-    if not made:
+    makers = {name: read_yaml(Path(name, "pack.json")).get("restored_by") for name in config.data.packs}
+    restored = {name: checksum for name, checksum in makers.items() if checksum}
+    if not restored:
         return False
     wanted = find(config.first_stage).checksum() if config.first_stage else None
     for name in config.data.packs:
-        if told[name] != wanted:
-            by = f"by the model {str(told[name])[:12]}…" if told[name] else "by none"
+        if makers[name] != wanted:
+            by = f"by the model {str(makers[name])[:12]}…" if makers[name] else "by none"
             raise UsageError(
                 f"{name}: frames were restored {by}, expected {(wanted or 'none')[:12]} as first_stage says; "
                 "make all packs anew with it, or use none that was restored"

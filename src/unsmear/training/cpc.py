@@ -2,25 +2,117 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from unsmear.data.degrade import DegradeRanges
 from unsmear.models.cpc.control import CPControlNet
 from unsmear.models.loading import SAMPLING_FILE, load_denoiser
 from unsmear.models.zoo import ModelEntry
+from unsmear.options import Limits, OptionError, Share, check
+from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.denoiser import PriorRecipe
+from unsmear.training.images import ImageConfig
 from unsmear.training.loop import Job
+from unsmear.training.sequences import DataConfig
 
 
-def prepare(config: Path, resuming: bool) -> Job:
-    """What ``train`` needs for a configuration file."""
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the compact denoiser, a ``UNet2DConditionModel`` whose two lowest levels have attention."""
+
+    channels: tuple[int, ...] = (64, 96, 128, 192)
+    layers: int = 1
+    head_px: int = 32
+    """Channels of an attention head."""
+    latent_channels: int = 4
+    text_width: int = 32
+    """Of the prompt embedding; the compact model has an empty prompt of zeros."""
+
+    def build(self) -> UNet2DConditionModel:
+        plain = len(self.channels) - 2
+        return UNet2DConditionModel(
+            in_channels=self.latent_channels,
+            out_channels=self.latent_channels,
+            block_out_channels=self.channels,
+            layers_per_block=self.layers,
+            down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
+            attention_head_dim=tuple(max(c // self.head_px, 1) for c in self.channels),
+            cross_attention_dim=self.text_width,
+            use_linear_projection=True,
+        )
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Options of ``CPControlNet``."""
+
+    guided: bool = True
+    prior_width: int | None = None
+    shared_query: bool = False
+    joint_time_attention: bool = False
+
+
+@dataclass(frozen=True)
+class CPCTraining:
+    """The whole of a ``train cpc`` configuration."""
+
+    stage: Literal["prior", "control"] = "control"
+    """``prior`` or ``control``."""
+    autoencoder: str = ""
+    """Folder of an ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Of stage ``prior``."""
+    prior: str = ""
+    """Of stage ``control``: folder of the frozen UNet."""
+    control: ControlConfig = field(default_factory=ControlConfig)
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    """Prediction of the UNet: ``epsilon`` or ``v_prediction``."""
+    first_stage: str | None = "cpfp"
+    """Model whose frames are the hint; None for the blurred frames themselves (Table II, without CPFP)."""
+    latest: Annotated[int, Limits(1, 1000)] = 1000
+    """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    from_hint: Share = 0.0
+    """Of stage ``control``: share of samples whose noise lies on the hint's latent, where a sampler with ``start``
+    below 1 begins, and not on the sharp one's. Ours."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Deblurring pairs, of stage ``control``; ``data.validation`` is used there."""
+    images: ImageConfig = field(default_factory=ImageConfig)
+    """Sharp pictures: all of stage ``prior``, and the hybrid share of ``control``."""
+    hybrid: Share = 0.0
+    """Share of the batches of stage ``control`` that are sharp pictures, degraded, with priors of nothing (§IV)."""
+    degrade: DegradeRanges = field(default_factory=DegradeRanges)
+    perceptual: Annotated[float, Limits(0)] = 0.0
+    """Of stage ``control``: weight of L1 + LPIPS of the picture that the prediction means, beside the noise loss. Ours.
+    The autoencoder is run backwards too; 0 leaves it out."""
+    cancel_autoencoder: bool = True
+    """That picture is X + D(z) − D(E(X)), as the sampler makes it with its option of this name; else D(z)."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    init: str | None = None
+    """Folder of weights to start from; without, ``control`` starts as the UNet's encoder."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.autoencoder:
+            expected = "a folder made by `unsmear train autoencoder`, or an imported one"
+            raise OptionError("autoencoder", self.autoencoder, expected)
+        if self.stage == "control" and not self.prior:
+            raise OptionError("prior", self.prior, "the folder of the frozen UNet; stage prior makes a compact one")
+
+
+def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
+    """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
-    chosen = CPCTraining.read(config)
+    chosen = read_config(CPCTraining, config, changes)
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
         unet = load_denoiser(ModelEntry("init", Path(chosen.init))) if chosen.init else chosen.unet.build()
@@ -37,7 +129,7 @@ def prepare(config: Path, resuming: bool) -> Job:
 
 
 def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
-    """``run/pipeline``: all that ``--model`` needs, with the control network of the best validation, or the average."""
+    """Write ``run/pipeline``, a folder to restore with; its control network is that of the best validation."""
     folder, config = run / "pipeline", recipe.config
     shutil.rmtree(folder, ignore_errors=True)
     for part, source in {"vae": config.autoencoder, "unet": config.prior}.items():

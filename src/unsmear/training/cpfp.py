@@ -1,7 +1,6 @@
 """The recipe of stage 1 (CPGD-Net §III-B; sizes, losses and data of the compact model are ours)."""
 
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.data.pack import open_pack
-from unsmear.errors import UsageError
 from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig
-from unsmear.training.batches import Batch, PackBatches, stacked
-from unsmear.training.config import LoopConfig, from_mapping, read_yaml
+from unsmear.training.batches import Batch, open_batches
+from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.line_fit import fit_line_bank
 from unsmear.training.loop import Job
 from unsmear.training.losses import LossConfig
@@ -34,11 +32,7 @@ class CPFPTraining:
     init: str | None = None
     """Folder of weights to start from."""
     more_validation: list[str] = field(default_factory=list)
-    """Folders like ``data.validation``, such as one of strong blur; all of them count alike."""
-
-    @classmethod
-    def read(cls, path: Path) -> "CPFPTraining":
-        return from_mapping(cls, read_yaml(path), str(path))
+    """Data sets like ``data.validation``, such as one of strong blur; all of them count alike."""
 
 
 BANK_LR_SCALE = 0.02
@@ -49,10 +43,7 @@ class CPFPRecipe:
 
     def __init__(self, model: CPFP, config: CPFPTraining):
         self.model, self.config = model, config
-        if config.data.shards and (config.data.packs or config.data.pairs):
-            raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
-        self.online = OnlineSequences.open(config.data, config.loop.seed) if config.data.shards else None
-        self.packs = None if self.online else PackBatches(config.data, config.loop.seed, config.loop.batch)
+        self.sequences = open_batches(config.data, config.loop.seed, config.loop.batch)
         folders = [Path(name) for name in (config.data.validation, *config.more_validation) if name]
         self.clips = {folder.name: ValidationClip.load_all(folder) for folder in folders}
 
@@ -63,12 +54,7 @@ class CPFPRecipe:
         return [{"params": rest}, {"params": bank, "lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}]
 
     def batches(self, steps: range) -> Generator[Batch, None, None]:
-        """The batch of each step. Those from shards are drawn ahead, which is why all steps are named at once."""
-        if self.packs is not None:
-            yield from (self.packs.at(step) for step in steps)
-        elif self.online is not None:
-            with closing(self.online.batches(steps, self.config.loop.batch)) as drawn:
-                yield from map(stacked, drawn)
+        return self.sequences.at(steps)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         blurred, sharp = batch.blurred.float() / 255, batch.sharp.float() / 255
@@ -106,9 +92,12 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
     return model
 
 
-def prepare(config: Path, resuming: bool) -> Job:
-    """What ``train`` needs for a configuration file; ``resuming`` saves fitting a bank that a checkpoint replaces."""
-    chosen = CPFPTraining.read(config)
+def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
+    """Network, recipe and loop of a configuration file with ``changes``.
+
+    ``resuming`` saves fitting a line bank that a checkpoint replaces.
+    """
+    chosen = read_config(CPFPTraining, config, changes)
     model = start_model(chosen, fit_line=not resuming)
     return Job(model, CPFPRecipe(model, chosen), chosen.loop)
 

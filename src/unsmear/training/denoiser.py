@@ -1,7 +1,7 @@
 """The recipe of a compact denoiser on sharp pictures: stage ``prior`` (ours; Stable Diffusion's place at full size)."""
 
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from unsmear.models.cpc.steering import start_timesteps
-from unsmear.training.cpc_config import CPCTraining
 from unsmear.training.diffusion import Diffusion
 from unsmear.training.images import ImageCrops, strip
+
+if TYPE_CHECKING:
+    from unsmear.training.cpc import CPCTraining
 
 SHOWN_STEPS = 8
 
@@ -26,7 +28,7 @@ class PriorBatch(NamedTuple):
 class PriorRecipe:
     """A denoiser of the latents of sharp pictures."""
 
-    def __init__(self, model: UNet2DConditionModel, config: CPCTraining):
+    def __init__(self, model: UNet2DConditionModel, config: "CPCTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.crops = ImageCrops(config.images)
 

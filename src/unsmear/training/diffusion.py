@@ -1,6 +1,7 @@
 """Noising, target and estimate of a latent diffusion model whose autoencoder is frozen."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -12,7 +13,9 @@ from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import load_autoencoder
 from unsmear.models.zoo import ModelEntry
-from unsmear.training.cpc_config import CPCTraining
+
+if TYPE_CHECKING:
+    from unsmear.training.cpc import CPCTraining
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
@@ -20,7 +23,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 class Diffusion:
     """Noising and target of a latent diffusion model, with frozen parts."""
 
-    def __init__(self, config: CPCTraining):
+    def __init__(self, config: "CPCTraining"):
         self.config = config
         self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
         if config.loop.channels_last:
@@ -96,9 +99,9 @@ def begun(
     return noisy, target, torch.where(there, step.noise**2, torch.ones_like(step.noise))
 
 
-def picture_loss(lpips: LPIPS, made: Tensor, sharp: Tensor) -> Tensor:
+def picture_loss(lpips: LPIPS, picture: Tensor, sharp: Tensor) -> Tensor:
     """L1 + LPIPS of pictures (B, 3, H, W), sharp ones in [0, 1] → (B,)."""
-    with torch.autocast(made.device.type, enabled=False):
-        made, sharp = made.float(), sharp.float()
-        distance = lpips.to(made.device)(made.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
-        return (made - sharp).abs().mean((1, 2, 3)) + distance
+    with torch.autocast(picture.device.type, enabled=False):
+        picture, sharp = picture.float(), sharp.float()
+        distance = lpips.to(picture.device)(picture.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
+        return (picture - sharp).abs().mean((1, 2, 3)) + distance

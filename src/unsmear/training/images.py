@@ -1,10 +1,10 @@
 """Random crops of sharp pictures, for networks that learn what sharp things look like."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import cv2
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, material, read_clip, read_photo, some_leaves
-from unsmear.errors import DataLayoutError, UsageError
-from unsmear.video.images import list_images, read_image
+from unsmear.data.sets import read_pieces
+from unsmear.errors import UsageError
+from unsmear.options import Limits, check
 
 T = TypeVar("T")
 
@@ -26,17 +27,20 @@ class ImageConfig:
     """Folders of photographs."""
     clips: list[str] = field(default_factory=list)
     """Folders of videos; every ``clip_stride``-th frame is a picture."""
-    clip_stride: int = 10
-    leaves: int = 0
+    clip_stride: Annotated[int, Limits(1)] = 10
+    leaves: Annotated[int, Limits(0)] = 0
     """Pictures of dead leaves in the photographs' colours that are added."""
-    longest_px: int = 1600
-    crop_px: int = 128
-    shrink: tuple[float, float] = (0.25, 1.0)
+    longest_px: Annotated[int, Limits(16)] = 1600
+    crop_px: Annotated[int, Limits(16)] = 128
+    shrink: Annotated[tuple[float, float], Limits(0, 1, above=True, ordered=True)] = (0.25, 1.0)
     """A picture is shrunk by a factor between these, drawn evenly over its logarithm, before it is cut."""
     validation: str | None = None
-    """Folder of CLIP/sharp, as ``unsmear data blur`` makes it."""
-    validation_frames: int = 2
+    """A data set of blurred and sharp clips, such as ``unsmear data blur`` makes; its sharp frames are used."""
+    validation_frames: Annotated[int, Limits(1)] = 2
     """Of each clip."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class ImageCrops:
@@ -84,16 +88,17 @@ class ImageCrops:
         """Whole sharp frames (1, 3, H, W) uint8 from all over the validation clips, sides cut to multiples of 32."""
         if self.config.validation is None:
             return []
-        folders = sorted(Path(self.config.validation).glob("*/sharp"))
-        if not folders:
-            raise DataLayoutError(f"{self.config.validation} holds no CLIP/sharp: make it with `unsmear data blur`")
+        count = self.config.validation_frames
+
+        def spread_over(total: int) -> Iterator[slice]:
+            for k in range(count):
+                place = int(total * (k + 0.5) / count)
+                yield slice(place, place + 1)
+
         out = []
-        for folder in folders:
-            files = list_images(folder)
-            for k in range(self.config.validation_frames):
-                image = read_image(files[int(len(files) * (k + 0.5) / self.config.validation_frames)])
-                h, w = (side // 32 * 32 for side in image.shape[:2])
-                out.append(torch.from_numpy(image[:h, :w]).permute(2, 0, 1)[None])
+        for piece in read_pieces(Path(self.config.validation), spread_over):
+            h, w = (side // 32 * 32 for side in piece.sharp.shape[1:3])
+            out.append(torch.from_numpy(piece.sharp[:, :h, :w]).permute(0, 3, 1, 2))
         return out
 
     def shown(self) -> list[Tensor]:

@@ -7,6 +7,7 @@ was killed and resumed equals one that was not.
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -28,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Recipe(Protocol):
-    """What differs from model to model."""
+    """Parameters, batches, loss and validation of a model's training."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser moves: its groups; ``lr_scale`` multiplies a group's rate."""
+        """Groups for the optimiser; ``lr_scale`` multiplies a group's learning rate."""
 
     def batches(self, steps: range) -> Generator[Any, None, None]:
         """A training batch, on the CPU, for each number; its draws come from the seed and that number alone."""
@@ -45,20 +46,20 @@ class Recipe(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A recipe that can show what its network does."""
+    """A recipe that makes pictures of its network's results."""
 
     def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
         """(name, (H, W, 3) uint8 RGB) of validation data; a few, and small, for they are made at each validation."""
 
 
 class Job(NamedTuple):
-    """A network with start values and how it is trained."""
+    """A network with start values, its recipe and its loop."""
 
     model: nn.Module
     recipe: Recipe
     loop: LoopConfig
     finish: Callable[[nn.Module, Path], None] | None = None
-    """What is done at the end with the average and the run's folder."""
+    """Called at the end with the average and the run's folder."""
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
@@ -72,8 +73,6 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
 
 def _optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> torch.optim.Optimizer:
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if config.name not in kinds:
-        raise UsageError(f"optimiser {config.name!r} is unknown; choose one of {', '.join(kinds)}")
     return kinds[config.name](groups, config.lr, config.betas, weight_decay=config.weight_decay)
 
 
@@ -97,9 +96,14 @@ def train(
             time of a step that passed before its batches were there.
         resume: continue from ``folder/last`` where it exists.
         on_step: called after each step with its number and figures.
+
+    Raises:
+        UsageError: without ``resume``, a folder that holds a run.
+        WeightsError: a checkpoint that cannot be resumed; a loss that is not finite.
     """
     from accelerate import Accelerator
 
+    refuse_run(folder, resume)
     accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
     folder.mkdir(parents=True, exist_ok=True)
     if config.channels_last:
@@ -131,14 +135,16 @@ def train(
                 with accelerator.accumulate(trained):
                     with accelerator.autocast():
                         loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
+                    if not math.isfinite(value := loss.item()):
+                        raise _diverged(value, step, last)
                     accelerator.backward(loss)
                     if config.optimiser.clip_norm and accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(moved, config.optimiser.clip_norm)
                         figures["gradient_norm"] = float(norm) * config.accumulate  # one norm a step
                     optimiser.step()
                     optimiser.zero_grad()
-                for key, value in {"loss": loss.item(), **figures}.items():
-                    figures_sum[key] = figures_sum.get(key, 0.0) + value / config.accumulate
+                for key, figure in {"loss": value, **figures}.items():
+                    figures_sum[key] = figures_sum.get(key, 0.0) + figure / config.accumulate
                 waiting, working = waiting + given - asked, working + time.monotonic() - given
             _follow(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
 
@@ -165,6 +171,18 @@ def train(
             if done % config.checkpoint_every == 0 or done == config.steps:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average
+
+
+def refuse_run(folder: Path, resume: bool) -> None:
+    """Raise UsageError where ``folder`` holds a run that is not to be resumed."""
+    log_file = folder / "log.jsonl"
+    if not resume and ((folder / "last").exists() or (log_file.exists() and log_file.stat().st_size)):
+        raise UsageError(f"{folder} holds a run already: give `resume` to go on with it, or another folder")
+
+
+def _diverged(loss: float, step: int, last: Path) -> WeightsError:
+    kept = f"{last} keeps the last good checkpoint" if last.is_dir() else "no checkpoint was written yet"
+    return WeightsError(f"step {step + 1}: the loss is {loss}; {kept}, lower loop.optimiser.lr or set clip_norm")
 
 
 def _to(batch: Any, device: torch.device) -> Any:
@@ -198,20 +216,11 @@ def _save(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, st
     torch.save(optimiser.state_dict(), fresh / "optimiser.pt")
     (fresh / "state.json").write_text(json.dumps({"step": step, "best": best}))
     old = folder.with_name(folder.name + ".old")
-    for stale in (old,):
-        if stale.exists():
-            _remove(stale)
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    if old.exists():
-        _remove(old)
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _load(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any) -> tuple[int, float]:
@@ -222,6 +231,6 @@ def _load(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any) ->
         state = json.loads((folder / "state.json").read_text())
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
-            f"{folder} cannot be resumed ({str(error).splitlines()[0]}): start afresh without --resume"
+            f"{folder} cannot be resumed ({str(error).splitlines()[0]}): start afresh without `resume`"
         ) from None
     return state["step"], state["best"]

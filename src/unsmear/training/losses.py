@@ -1,12 +1,13 @@
-"""Losses of stage 1. The paper's is L1; the others, and the terms that may be added to one, are ours."""
+"""Losses of stage 1. The paper's is L1; the others, and the perceptual term, are ours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from unsmear.errors import UsageError
+from unsmear.options import Limits, check
 
 
 def l1(restored: Tensor, sharp: Tensor) -> Tensor:
@@ -29,12 +30,6 @@ def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "charbonnier": charbonnier, "psnr": psnr_loss}
 
 
-def frequency_loss(restored: Tensor, sharp: Tensor) -> Tensor:
-    """L1 between spectra (orthonormal, real and imaginary part) of the frames."""
-    difference = torch.fft.rfft2((restored - sharp).float(), norm="ortho")
-    return torch.view_as_real(difference).abs().mean()
-
-
 def perceptual_loss(restored: Tensor, sharp: Tensor, frames: int) -> Tensor:
     """LPIPS (AlexNet) of ``frames`` evenly spaced frames of each sequence."""
     from unsmear.metrics.lpips import load_lpips
@@ -47,26 +42,21 @@ def perceptual_loss(restored: Tensor, sharp: Tensor, frames: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised."""
+    """The loss that is minimised."""
 
-    name: str = "l1"
+    name: Literal["l1", "charbonnier", "psnr"] = "l1"
     """``l1`` (the paper's), ``charbonnier``, or ``psnr``: mean over samples of 10 log10 of their MSE."""
-    frequency: float = 0.0
-    """Weight of the L1 difference of spectra."""
-    perceptual: float = 0.0
+    perceptual: Annotated[float, Limits(0)] = 0.0
     """Weight of LPIPS."""
-    perceptual_frames: int = 2
-    """Frames of a sequence that LPIPS looks at."""
+    perceptual_frames: Annotated[int, Limits(1)] = 2
+    """Frames of a sequence that LPIPS is computed on."""
 
     def __post_init__(self) -> None:
-        if self.name not in LOSSES:
-            raise UsageError(f"loss {self.name!r} is unknown; choose one of {', '.join(LOSSES)}")
+        check(self)
 
     def __call__(self, restored: Tensor, sharp: Tensor) -> Tensor:
         """The loss of frames (B, T, 3, H, W) in [0, 1]."""
         total = LOSSES[self.name](restored, sharp)
-        if self.frequency:
-            total = total + self.frequency * frequency_loss(restored, sharp)
         if self.perceptual:
             with torch.autocast(restored.device.type, enabled=False):
                 total = total + self.perceptual * perceptual_loss(restored.float(), sharp, self.perceptual_frames)

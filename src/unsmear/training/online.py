@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -38,7 +38,7 @@ from unsmear.training.sequences import Arrays, DataConfig, augment
 
 Drawn = Rendered | list[np.ndarray]
 Task = Callable[[Drawn, np.random.Generator], Arrays | None]
-"""What a worker makes of a draw; None if it does not suit."""
+"""A draw → the finished sequence; None if it does not suit."""
 
 
 class OnlineSequences:
@@ -56,10 +56,8 @@ class OnlineSequences:
 
         from unsmear.data.synthesis import DeviceCamera
 
-        if config.crop_px % 16 or config.crop_px < 64:
+        if config.crop_px < 64:
             raise UsageError(f"data.crop_px {config.crop_px}: sequences from shards want a multiple of 16, at least 64")
-        if config.workers < 1 or config.ahead < 1:
-            raise UsageError(f"data.workers {config.workers}, data.ahead {config.ahead}: expected at least 1 of each")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config, self.seed, self.clips = config, seed, sources.clips
         ranges = replace(config.draw.camera, size_px=config.crop_px, frames=config.frames)
@@ -75,32 +73,32 @@ class OnlineSequences:
         photos, clips = ([item for sources in opened for item in getattr(sources, k)] for k in ("photos", "clips"))
         return cls(Sources(photos, clips), config, seed, device)
 
-    def batches(self, steps: range, size: int) -> Generator[list[Arrays], None, None]:
+    def batches(self, steps: Sequence[int], size: int) -> Generator[list[Arrays], None, None]:
         """``size`` sequences for each step, in the form of ``training.sequences``. Closing it ends the workers.
 
         Raises:
             DataLayoutError: no draw gave a usable sequence. Whatever else a worker raises comes out as it is.
         """
         keys = ((step, place) for step in steps for place in range(size))
-        with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as made:
+        with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as drawn:
             for _ in steps:
-                yield list(islice(made, size))
+                yield list(islice(drawn, size))
 
     def rows(self, count: int) -> dict[str, np.ndarray]:
-        """As many sequences in the form of a pack, neither turned nor recoloured."""
+        """As many sequences in the form of a pack, not turned."""
         keys = ((0, place) for place in range(count))
-        with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as made:
-            rows = list(made)
+        with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as drawn:
+            rows = list(drawn)
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def render(self, key: tuple[int, ...]) -> tuple[Drawn | None, np.random.Generator]:
-        """What is drawn for a key, before any worker sees it, and the generator with which to go on."""
+        """The draw of a key, before it goes to a worker, and the generator with which to go on."""
         rng = np.random.default_rng((self.seed, *key))
         with self.turn:
             return draw_frames(self.camera, self.clips, rng, self.draw), rng
 
     def _in_order(self, keys: Iterable[tuple[int, ...]], task: Task, most: int) -> Generator[Arrays, None, None]:
-        """What ``task`` makes for each key, in order; up to ``most`` are in hand beside the one that is waited for."""
+        """The results of ``task`` for the keys, in order; up to ``most`` are in hand beside the one waited for."""
         workers = self.config.workers
         # Spawned, not forked: neither OpenCV's threads nor CUDA survive a fork.
         context = multiprocessing.get_context("spawn")
@@ -122,8 +120,8 @@ class OnlineSequences:
     def _sequence(self, key: tuple[int, ...], task: Task, pool: ProcessPoolExecutor) -> Arrays:
         for attempt in range(MOST_DRAWS):
             drawn, rng = self.render((*key, attempt))
-            if drawn is not None and (made := pool.submit(task, drawn, rng).result()) is not None:
-                return made
+            if drawn is not None and (finished := pool.submit(task, drawn, rng).result()) is not None:
+                return finished
         raise no_usable_sequence()
 
 

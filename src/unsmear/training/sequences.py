@@ -2,31 +2,31 @@
 
 A sequence is a dictionary of arrays: ``blurred`` and ``sharp`` uint8 (T, S, S, 3), ``motion`` and ``motion_back``
 float16 (T, 2, S/8, S/8) in pixels, ``residual`` float16 (T, 1, S/4, S/4) in [0, 1], ``reset`` and ``reset_back`` bool
-(T,), and ``duty`` float32, what the network is told of the exposure.
+(T,), and ``duty`` float32, the exposure that the network is conditioned on, -1 for none.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import cv2
 import numpy as np
 
 from unsmear.data.layouts import DataClip
-from unsmear.data.light import from_linear, quantise, to_linear
 from unsmear.data.pack import RESIDUAL_CELL, PackConfig, open_pack
-from unsmear.data.sets import find_pairs, open_priors
+from unsmear.data.sets import eight_bit, find_pairs, open_priors
 from unsmear.errors import DataLayoutError, UsageError
+from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior
 from unsmear.priors.duty import estimate_duty
 from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 
-SHARP_DUTY, SHARP_TOLD = 0.1, 0.25
-"""Exposures up to the first are sharp; the network may be told that they are anything up to the second, which is where
-the tool itself stops calling a video sharp. More would teach it to distrust short exposures."""
+SHARP_DUTY, SHARP_CONDITION = 0.1, 0.25
+"""Exposures up to the first are sharp; the network may be conditioned on anything up to the second for them, which is
+where restoring stops calling a video sharp. More would teach it to distrust short exposures."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,36 @@ class DataConfig:
     pairs: list[str] = field(default_factory=list)
     """Data sets of blurred and sharp clips (GoPro, DVD, …) with priors beside them: ``unsmear data augment``."""
     shards: list[str] = field(default_factory=list)
-    """Instead of both: folders made by ``tools/shards.py``, from which sequences are drawn while training."""
+    """Instead of both: folders made by ``unsmear data shards``, from which sequences are drawn while training."""
     draw: PackConfig = field(default_factory=PackConfig)
-    """How sequences are drawn from shards; their size and number of frames stand here as ``crop_px`` and ``frames``."""
-    workers: int = 2
+    """Ranges and shares of sequences from shards; size and number of frames are ``crop_px`` and ``frames`` here."""
+    workers: Annotated[int, Limits(1)] = 2
     """Processes that finish sequences from shards."""
-    ahead: int = 4
+    ahead: Annotated[int, Limits(1)] = 4
     """Batches from shards that are drawn ahead, at most."""
-    split: str | None = "train"
+    split: Literal["train", "valid", "test"] | None = "train"
     """Of those data sets: train, valid, test, or None for all."""
     role: str | None = None
     """Of those data sets: only clips in folders of this name, such as blur_gamma."""
-    crop_px: int = 256
-    frames: int = 6
-    blur_px: tuple[float, float] | None = None
+    crop_px: Annotated[int, Limits(16, step=16)] = 256
+    frames: Annotated[int, Limits(1)] = 6
+    blur_px: Annotated[tuple[float, float], Limits(0, ordered=True)] | None = None
     """Of packs: only sequences whose blur, the fitted exposure times the mean length of V̄, lies between these."""
-    recoloured: float = 0.0
-    """Share of sequences whose colours are exchanged and dimmed, each by its own factor, in linear light."""
-    duty_estimated: float = 0.05
-    """Share of sequences where the network is told the estimated duty cycle; sharp ones never hear the truth."""
-    duty_noise: float = 0.08
-    """Elsewhere it is told the one that explains the pair best plus Gaussian noise of this standard deviation."""
-    duty_unknown: float = 0.12
-    """Share of sequences where it is told nothing."""
-    sharp_unknown: float = 0.15
-    """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen for itself."""
+    duty_estimated: Share = 0.05
+    """Share of sequences conditioned on the estimated duty cycle; sharp ones never are on the true one."""
+    duty_noise: Annotated[float, Limits(0)] = 0.08
+    """The others are conditioned on the one that explains the pair best, with Gaussian noise of this deviation."""
+    duty_unknown: Share = 0.12
+    """Share of sequences conditioned on no duty cycle."""
+    sharp_unknown: Share = 0.15
+    """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen in the frames."""
     validation: str | None = None
-    """Folder of CLIP/{blur,sharp} made by ``unsmear data blur``."""
+    """A data set of blurred and sharp clips, such as ``unsmear data blur`` makes."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.shards and (self.packs or self.pairs):
+            raise UsageError("data.shards stand alone: take data.packs and data.pairs out, or the shards")
 
 
 Arrays = dict[str, Any]
@@ -114,7 +117,7 @@ class PackSource:
 
 
 def mean_blur_px(pack: dict[str, np.ndarray]) -> np.ndarray:
-    """How long the blur of each sequence of a pack is on the mean: the fitted exposure times |V|, pixels (N,)."""
+    """Mean length of the blur of each sequence of a pack: the fitted exposure times |V|, pixels (N,)."""
     speed = [np.linalg.norm(motion.astype(np.float32), axis=1).mean() for motion in pack["motion"]]
     return np.asarray(pack["duty_fitted"]) * np.array(speed)
 
@@ -148,12 +151,13 @@ class PairSource:
         y, x = (int(rng.integers(0, (side - size) // 16 + 1)) * 16 for side in (height, width))
         window = (slice(y, y + size), slice(x, x + size))
         out: Arrays = {
-            "blurred": np.stack([_eight_bit(f)[window] for f in files[span]]),
-            "sharp": np.stack([_eight_bit(f)[window] for f in partners[span]]),
+            "blurred": np.stack([eight_bit(read_image(f))[window] for f in files[span]]),
+            "sharp": np.stack([eight_bit(read_image(f))[window] for f in partners[span]]),
             **_prior_arrays(priors, y, x, size),
         }
-        out = recoloured(turned(out, rng), rng, config.recoloured)
-        out["duty"] = _told_duty(np.nan, self._duty(which), rng, config)
+        out = turned(out, rng)
+        rng.random()  # keeps the later draws of a seed what they were with an option that is gone
+        out["duty"] = _condition(np.nan, self._duty(which), rng, config)
         return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
     @lru_cache(maxsize=4096)  # noqa: B019  # one number a clip, for as long as the source lives
@@ -164,7 +168,7 @@ class PairSource:
         span = slice(first, first + _DUTY_FRAMES)
         with _archive(self.clips[which]) as archive:
             priors = archive[span]
-        estimated = estimate_duty([luma_of_rgb(_eight_bit(f)) for f in files[span]], priors)
+        estimated = estimate_duty([luma_of_rgb(eight_bit(read_image(f))) for f in files[span]], priors)
         return -1.0 if estimated is None else estimated
 
 
@@ -187,11 +191,6 @@ def _archive(clip: DataClip) -> Any:
     archive = open_priors(clip)
     assert archive is not None  # seen by _usable
     return archive
-
-
-def _eight_bit(file: Path) -> np.ndarray:
-    image = read_image(file)
-    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _prior_arrays(priors: Sequence[Prior], y: int, x: int, size: int) -> Arrays:
@@ -223,10 +222,13 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
         out[key] = pack[key][(i, slice(first, first + frames), slice(None), *window)]
     for key in ("reset", "reset_back"):
         out[key] = pack[key][i, first : first + frames]
-    out = recoloured(turned(out, rng), rng, config.recoloured)
+    out = turned(out, rng)
+    rng.random()  # as in ``PairSource.sample``
     asked, fitted = float(pack["duty"][i]), float(pack["duty_fitted"][i])
-    true = asked if asked <= SHARP_DUTY else fitted if fitted > SHARP_TOLD else np.nan  # no line explains this blur
-    out["duty"] = _told_duty(true, float(pack["duty_estimated"][i]), rng, config)
+    true = (
+        asked if asked <= SHARP_DUTY else fitted if fitted > SHARP_CONDITION else np.nan
+    )  # no line explains this blur
+    out["duty"] = _condition(true, float(pack["duty_estimated"][i]), rng, config)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
 
@@ -255,33 +257,18 @@ def turned(out: Arrays, rng: np.random.Generator) -> Arrays:
     return out
 
 
-def recoloured(out: Arrays, rng: np.random.Generator, share: float) -> Arrays:
-    """With probability ``share`` the same sequence under other light: channels exchanged, each at 0.5 to 1 of its
-    light. What is blurred stays the blur of what is sharp, for both are scaled in linear light.
-    """
-    if rng.random() >= share:
-        return out
-    order, gains = rng.permutation(3), rng.uniform(0.5, 1.0, 3)
-    levels = np.arange(256, dtype=np.uint8)
-    curves = np.stack([quantise(from_linear(to_linear(levels) * np.float32(gain))) for gain in gains], -1)
-    for key in ("blurred", "sharp"):
-        exchanged = out[key][..., order]
-        out[key] = np.stack([curves[exchanged[..., c], c] for c in range(3)], -1)
-    return out
+def _condition(true: float, estimated: float, rng: np.random.Generator, config: DataConfig) -> np.float32:
+    """The duty cycle that the network is conditioned on, -1 for none. ``true`` is NaN where it is not known.
 
-
-def _told_duty(true: float, estimated: float, rng: np.random.Generator, config: DataConfig) -> np.float32:
-    """What the network hears of the exposure, -1 for nothing. ``true`` is NaN where nobody knows it.
-
-    Estimates on small crops are poorer than those on whole frames that it will hear in use, so the truth
-    has its part. A sharp clip is often thought to be a little blurred: that the network has to see for itself. One
-    thought to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
+    Estimates on small crops are poorer than those on whole frames, which are used in the end, so the true one has its
+    part. A sharp clip is often estimated to be a little blurred: the network has to tell by the frames. One estimated
+    to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
     """
     drawn = rng.random()
     if drawn < (config.sharp_unknown if true <= SHARP_DUTY else config.duty_unknown):
         return np.float32(-1)
     if true <= SHARP_DUTY:
-        return np.float32(estimated if estimated <= SHARP_TOLD else rng.uniform(0, SHARP_TOLD))
+        return np.float32(estimated if estimated <= SHARP_CONDITION else rng.uniform(0, SHARP_CONDITION))
     if drawn < config.duty_unknown + config.duty_estimated or np.isnan(true):
         return np.float32(estimated)
     return np.float32(np.clip(true + rng.normal() * config.duty_noise, 0, 1))

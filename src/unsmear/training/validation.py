@@ -1,14 +1,16 @@
-"""Validation while training: whole frames from all over every clip, scored as a viewer would see them."""
+"""Validation while training: whole frames from all over every clip, in full size."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from unsmear.data.sets import read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.models.cpfp import PriorTensors
@@ -16,7 +18,6 @@ from unsmear.priors import chunk_priors
 from unsmear.priors.duty import estimate_duty
 from unsmear.restore.tensors import frames_to_levels, prior_tensors
 from unsmear.video.colour import luma_of_rgb
-from unsmear.video.images import read_image
 
 _PIECES = 3
 _FRAMES = 3
@@ -34,52 +35,42 @@ class ValidationClip:
 
     @property
     def already_sharp(self) -> bool:
-        """Whether there is nothing to do: it measures the harm done to sharp input."""
+        """True for input that is sharp: the figures are then the harm done to it."""
         return self.given is self.wanted
 
     @classmethod
     def load_all(cls, folder: Path) -> list["ValidationClip"]:
-        """Evenly spread pieces of every CLIP/{blur,sharp} below ``folder``, and the middle one's sharp frames again.
+        """Evenly spread pieces of every pair of clips of a data set, and the middle one's sharp frames again.
 
         Priors come from a piece's frames and one neighbour on each side.
 
         Raises:
-            DataLayoutError: there are none, or the frames are too few or unpaired.
+            DataLayoutError: as ``read_pieces``; a clip of fewer than 3 frames.
         """
-        clips = [c for f in sorted(folder.iterdir()) if (f / "blur").is_dir() for c in cls._load(f)]
-        if not clips:
-            raise DataLayoutError(f"{folder} holds no CLIP/blur and CLIP/sharp: make it with `unsmear data blur`")
+        clips: list[ValidationClip] = []
+        for _, pieces in groupby(read_pieces(folder, _spans), lambda piece: piece.name):
+            read = list(pieces)
+            clips += (cls._piece(piece.name, piece.blurred, piece.sharp[1:-1]) for piece in read)
+            middle = read[len(read) // 2]
+            clips.append(cls._piece(middle.name, middle.sharp, None))
         return clips
 
     @classmethod
-    def _load(cls, folder: Path) -> list["ValidationClip"]:
-        blurred, sharp = (sorted((folder / name).glob("*.png")) for name in ("blur", "sharp"))
-        if len(blurred) != len(sharp) or len(blurred) < 3:
-            raise DataLayoutError(f"{folder} has {len(blurred)} blurred and {len(sharp)} sharp frames")
-        last = max(0, len(blurred) - _FRAMES - 2)
-        firsts = sorted({round(last * (i + 0.5) / _PIECES) for i in range(_PIECES)})
-        pieces = [cls._piece(blurred[i : i + _FRAMES + 2], sharp[i : i + _FRAMES + 2]) for i in firsts]
-        middle = firsts[len(firsts) // 2]
-        return [*pieces, cls._sharp_piece(sharp[middle : middle + _FRAMES + 2])]
-
-    @classmethod
-    def _piece(cls, blurred: Sequence[Path], sharp: Sequence[Path]) -> "ValidationClip":
-        frames = [read_image(f) for f in blurred]
-        wanted = np.stack([read_image(f) for f in sharp[1:-1]])
-        return cls(_name(blurred), np.stack(frames[1:-1]), wanted, _priors(frames))
-
-    @classmethod
-    def _sharp_piece(cls, sharp: Sequence[Path]) -> "ValidationClip":
-        frames = [read_image(f) for f in sharp]
-        wanted = np.stack(frames[1:-1])
-        return cls(_name(sharp), wanted, wanted, _priors(frames))
+    def _piece(cls, name: str, frames: np.ndarray, wanted: np.ndarray | None) -> "ValidationClip":
+        given = frames[1:-1]
+        return cls(name, given, given if wanted is None else wanted, _priors(frames))
 
 
-def _name(files: Sequence[Path]) -> str:
-    return files[0].parent.parent.name
+def _spans(total: int) -> Iterator[slice]:
+    """``_PIECES`` spans of ``_FRAMES`` frames with a neighbour on each side, evenly spread."""
+    if total < 3:
+        raise DataLayoutError(f"a validation clip has {total} frames: expected at least 3, for motion needs neighbours")
+    last = max(0, total - _FRAMES - 2)
+    for first in sorted({round(last * (i + 0.5) / _PIECES) for i in range(_PIECES)}):
+        yield slice(first, first + _FRAMES + 2)
 
 
-def _priors(frames: Sequence[np.ndarray]) -> PriorTensors:
+def _priors(frames: np.ndarray) -> PriorTensors:
     lumas = [luma_of_rgb(f) for f in frames]
     priors = chunk_priors(lumas, before=None, after=None)
     duty = estimate_duty(lumas, priors)
@@ -101,7 +92,7 @@ def score_clips(model: nn.Module, clips: Sequence[ValidationClip]) -> dict[str, 
     """Figures in dB.
 
     Each clip's gain over its blurred input, their mean as ``score``; ``sharp_mean`` and ``sharp_least`` are the PSNR
-    between sharp pieces and what the model makes of them.
+    between sharp pieces and their restoration.
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)
     sharp: list[float] = []

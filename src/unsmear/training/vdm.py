@@ -4,37 +4,138 @@ Stage 1 (``encoder``) moves the blur encoder and its projection alone, stage 2 (
 (and CLIP, where there is one). The network predicts v on a schedule that ends without signal, whatever it did before.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from diffusers.models.resnet import TemporalConvLayer
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from unsmear.errors import UsageError
 from unsmear.metrics.lpips import LPIPS, load_lpips
 from unsmear.models.adapters.families import SCHEDULES
 from unsmear.models.autoencoders import decode, encode
 from unsmear.models.cpc.steering import Prediction
 from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
+from unsmear.models.vdm.conditions import ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry
-from unsmear.training.clips import PairBatches, SharpClips, ValidationClips
+from unsmear.options import Limits, OptionError, Share, check
+from unsmear.training.batches import open_batches
+from unsmear.training.clips import ClipPair, SharpClips, validation_clips
+from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.diffusion import begun, picture_loss
 from unsmear.training.images import spread, strip
 from unsmear.training.loop import Job
-from unsmear.training.vdm_config import VDMTraining
-from unsmear.training.vdm_losses import vdm_loss
+from unsmear.training.sequences import DataConfig
+from unsmear.training.vdm_losses import COHERENCE, vdm_loss
 
 SHOWN_STEPS = 8
 
 VALIDATED_NOISES = 4
 """Timesteps, evenly spread, at which every validation clip is scored."""
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the compact 3D UNet, whose two lowest levels have attention in space and time, and of its tokens. Ours.
+
+    ``ModelScopeT2V``'s sizes are those of the folder that ``init`` names.
+    """
+
+    channels: tuple[int, ...] = (64, 96, 160)
+    layers: int = 1
+    head_px: int = 16
+    """Channels of an attention head."""
+    token_width: int = 128
+    tokens: int = 4
+    embedding_channels: tuple[int, ...] = (32, 64, 96, 128)
+    """Of the embedding of the centre frame, level by level."""
+
+    def unet(self, latent_channels: int) -> UNet3DConditionModel:
+        plain = max(len(self.channels) - 2, 0)
+        deep = len(self.channels) - plain
+        return UNet3DConditionModel(
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=self.channels,
+            layers_per_block=self.layers,
+            down_block_types=("DownBlock3D",) * plain + ("CrossAttnDownBlock3D",) * deep,
+            up_block_types=("CrossAttnUpBlock3D",) * deep + ("UpBlock3D",) * plain,
+            attention_head_dim=self.head_px,
+            cross_attention_dim=self.token_width,
+        )
+
+    def image_tokens(self) -> ImageTokens:
+        return ImageTokens(
+            vector_width=self.token_width,
+            token_width=self.token_width,
+            tokens=self.tokens,
+            prompt_tokens=0,
+            embedding_channels=self.embedding_channels,
+        )
+
+
+@dataclass(frozen=True)
+class VDMTraining:
+    """The whole of a ``train vdm`` configuration."""
+
+    stage: Literal["pretrain", "encoder", "all"] = "encoder"
+    """``pretrain``: sharp clips, without condition, which stands in for text-to-video pretraining (compact only).
+    ``encoder``: stage 1 of §4.2, only the blur encoder with its projection. ``all``: stage 2, everything."""
+    init: str | None = None
+    """Folder to start from: of an earlier stage, or made by ``unsmear models import``; ``pretrain`` needs none."""
+    autoencoder: str = ""
+    """Of ``pretrain`` without ``init``: folder of the ``AutoencoderTiny`` or ``AutoencoderKL``."""
+    compact: CompactConfig = field(default_factory=CompactConfig)
+    """Of ``pretrain`` without ``init``."""
+    image_tokens: bool = True
+    """Train the image tokens in stage ``encoder`` too: where nobody has trained them before. Not TF-T2V's."""
+    drop_image: Share = 0.1
+    """Share of clips whose image vector is dropped (§4.1: "with a designated probability")."""
+    coherence: Annotated[float, Limits(0)] = COHERENCE
+    """λ of Eq. 4."""
+    latest: Annotated[int, Limits(1, 1000)] = 1000
+    """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    from_blurred: Share = 0.0
+    """Share of clips whose noise lies on the blurred latents, where a sampler with ``start`` below 1 begins, and not
+    on the sharp ones. Ours."""
+    perceptual: Annotated[float, Limits(0)] = 0.0
+    """Weight of L1 + LPIPS of one frame that the prediction means, as the sampler makes it, beside Eq. 4. Ours."""
+    temporal_dropout: Share = 0.1
+    """In the temporal convolutions, ModelScope's."""
+    gradient_checkpointing: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    """Clips of ``data.frames`` frames: blurred and sharp, of which ``pretrain`` sees the sharp half."""
+    clips: list[str] = field(default_factory=list)
+    """Of ``pretrain``: folders of sharp videos, from which ``clips_share`` of its batches come."""
+    clips_share: Share = 1.0
+    clips_longest_px: Annotated[int, Limits(16)] = 480
+    """Those videos are shrunk to this in memory."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.stage != "pretrain" and not self.init:
+            expected = f"for stage {self.stage} a folder of an earlier stage, or one made by `unsmear models import`"
+            raise OptionError("init", self.init, expected)
+        if self.stage == "pretrain" and not self.init and not self.autoencoder:
+            raise OptionError("autoencoder", self.autoencoder, "a folder made by `unsmear train autoencoder`")
+        if self.stage == "pretrain" and (self.from_blurred or self.perceptual):
+            raise UsageError("from_blurred and perceptual want blurred clips: leave them out of stage pretrain")
+        if self.loop.channels_last:
+            raise UsageError("loop.channels_last is for networks without convolutions over time: leave it out")
+        if self.stage == "pretrain" and self.clips_share < 1 and not (self.data.packs or self.data.shards):
+            raise UsageError("clips_share below 1 wants other clips too: name packs or shards in data")
 
 
 class TrainedVDM(VDM):
@@ -77,16 +178,20 @@ class VDMRecipe:
             if config.stage == "pretrain" and config.clips
             else None
         )
-        self.pairs = (
-            None if self.sharp is not None and config.clips_share == 1 else PairBatches(data, loop.seed, loop.batch)
-        )
-        self.validation = ValidationClips(data.validation, data.crop_px, data.frames)
+        without = self.sharp is not None and config.clips_share == 1
+        self.pairs = None if without else open_batches(data, loop.seed, loop.batch)
+
+    @cached_property
+    def validation(self) -> list[ClipPair]:
+        """Clips of ``data.validation``, batches of one; none without it."""
+        data = self.config.data
+        return validation_clips(data.validation, data.crop_px, data.frames)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
     def batches(self, steps: range) -> Generator[ClipBatch, None, None]:
-        pairs = iter(()) if self.pairs is None else self.pairs.batches(steps)
+        pairs = iter(()) if self.pairs is None else self.pairs.at(steps)
         for step in steps:
             pair = next(pairs, None)
             rng = np.random.default_rng((self.config.loop.seed, step, 1))
@@ -137,8 +242,8 @@ class VDMRecipe:
             given = torch.cat([encode(self.vae, clip) for clip in blurred])
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
         noisy, wanted, frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
-        made = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
-        return tuple(x.unflatten(0, clean.shape[:2]) for x in made)  # type: ignore[return-value]
+        moved = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in moved)  # type: ignore[return-value]
 
     def _seen(
         self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor
@@ -151,7 +256,7 @@ class VDMRecipe:
         return picture_loss(lpips, decode(self.vae, latents) + lost, batch.sharp[:, i] / 255).mean()
 
     def _vector(self, blurred: Tensor | None) -> Tensor | None:
-        """CLIP's vectors; None where the model embeds frames itself, or hears of none."""
+        """CLIP's vectors; None where the model embeds frames itself, or there are none."""
         if blurred is None or self.model.image_tokens.embedding is not None:
             return None
         if self.image_encoder is not None:
@@ -163,7 +268,7 @@ class VDMRecipe:
         """The loss on validation clips at timesteps and noises that are always the same; ``score`` is its negative."""
         device, losses = next(model.parameters()).device, []
         known = torch.ones(1, dtype=torch.bool, device=device)
-        for i, clip in enumerate(self.validation.clips):
+        for i, clip in enumerate(self.validation):
             sharp, blurred = (frames.to(device) for frames in clip)
             batch = ClipBatch(sharp, None if self.config.stage == "pretrain" else blurred, torch.tensor(0))
             for k in range(VALIDATED_NOISES):
@@ -187,10 +292,10 @@ class VDMRecipe:
         learnt = model.unet, model.blur_encoder, model.image_tokens
         pipe = VDMPipeline(self.vae, *learnt, self.sampler, self.image_encoder)
         options = VDMSampling(SHOWN_STEPS, start=self.config.latest / self.sampler.config["num_train_timesteps"])
-        for i, clip in enumerate(spread(self.validation.clips)):
+        for i, clip in enumerate(spread(self.validation)):
             sharp, blurred = (frames.float() / 255 for frames in clip)
-            made = pipe(blurred[0], options=options).frames[None]
-            out.append((str(i), strip(centre(blurred), centre(made), centre(sharp))))
+            generated = pipe(blurred[0], options=options).frames[None]
+            out.append((str(i), strip(centre(blurred), centre(generated), centre(sharp))))
         return out
 
 
@@ -231,9 +336,9 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMParts]:
     return model, parts
 
 
-def prepare(config: Path, resuming: bool) -> Job:
-    """What ``train`` needs for a configuration file."""
+def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
+    """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
-    chosen = VDMTraining.read(config)
+    chosen = read_config(VDMTraining, config, changes)
     model, parts = start(chosen)
     return Job(model, VDMRecipe(model, parts.vae, parts.image_encoder, chosen), chosen.loop)

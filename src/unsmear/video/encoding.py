@@ -1,4 +1,4 @@
-"""How the output is to be encoded: as close to the source as an encoder and the container allow."""
+"""Encoder settings of the output: as close to the source as an encoder and the container allow."""
 
 import io
 from collections.abc import Iterator
@@ -107,12 +107,12 @@ def choose_encoding(
     notes: list[str] = []
     wanted = pix_fmt or _plain_format(info, notes)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
-        raise UsageError(f"--pix-fmt {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
+        raise UsageError(f"`pix_fmt` {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
     if codec is not None:
         encoder, defaults = _named(codec)
         candidates: list[tuple[str, dict[str, str]]] = [(encoder, defaults)]
         if container_suffix and not container_accepts(container_suffix, encoder):
-            raise UsageError(f"--codec {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
+            raise UsageError(f"`codec` {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
         candidates = list(_candidates(info.codec, container_suffix))
     for encoder, defaults in candidates:
@@ -127,14 +127,14 @@ def choose_encoding(
     size = f"{info.width}x{info.height}"
     if codec is not None or pix_fmt is not None:
         raise UsageError(
-            f"--codec {codec or info.codec} --pix-fmt {pix_fmt or wanted}: cannot encode {size}; "
+            f"`codec` {codec or info.codec} `pix_fmt` {pix_fmt or wanted}: cannot encode {size}; "
             "leave one of them out or choose others"
         )
     raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output ending in .mkv")
 
 
 def container_accepts(suffix: str, encoder: str) -> bool:
-    """Whether the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
+    """True if the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
     try:
         with av.open(f"x{suffix}", "w") as container:  # nothing is created: no header is written
             if container.format.name in _PROGRAM_STREAMS and encoder not in ("mpeg1video", "mpeg2video"):
@@ -157,7 +157,7 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
     except ValueError:
         found = None
     if found is None or found.type != "video":
-        raise UsageError(f"--codec {codec}: no such video encoder; h264, hevc, av1, vp9, prores, ffv1 are some")
+        raise UsageError(f"`codec` {codec}: no such video encoder; h264, hevc, av1, vp9, prores, ffv1 are some")
     return name, {}
 
 
@@ -222,7 +222,7 @@ def _with_details(
 
 
 def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
-    """Whether the encoder starts with these settings, and the container's header can be written for it."""
+    """True if the encoder starts with these settings, and the container's header can be written for it."""
     silence_encoder_libraries()
     rate = encoder_rate(encoder, info)
     begun = False
@@ -259,10 +259,10 @@ def encoder_rate(encoder: str, info: VideoInfo) -> Fraction:
 
 def _set_crf(encoder: str, options: dict[str, str], crf: int, notes: list[str]) -> None:
     if encoder not in _CRF_ENCODERS:
-        notes.append(f"{encoder} has no constant rate factor, so --crf {crf} is not used")
+        notes.append(f"{encoder} has no constant rate factor, so `crf` {crf} is not used")
         return
     if not 0 <= crf <= _MAX_CRF[encoder]:
-        raise UsageError(f"--crf {crf}: {encoder} takes 0 (best) to {_MAX_CRF[encoder]}")
+        raise UsageError(f"`crf` {crf}: {encoder} takes 0 (best) to {_MAX_CRF[encoder]}")
     options["crf"] = str(crf)
     if encoder == "libx265" and crf == 0:
         options["x265-params"] += ":lossless=1"
@@ -278,7 +278,7 @@ def _note_departures(notes: list[str], info: VideoInfo, encoder: str, form: str,
 
 
 def _sampling(name: str) -> tuple[bool, int, int, int]:
-    """What a pixel format can hold: whether RGB, bits a sample, and the chroma's share of a 16x16 block."""
+    """Capacity of a pixel format: whether RGB, bits a sample, and the chroma's share of a 16x16 block."""
     form = av.VideoFormat(name, 16, 16)
     bits = max(int(part.bits) for part in form.components)
     if form.is_rgb or len(form.components) < 3:

@@ -19,7 +19,7 @@ RAW_SUFFIX = ".yuv"
 Y4M_SUFFIX = ".y4m"
 DEPTHS = (8, 10, 12, 16)
 EXAMPLE = "1920x1080_50fps_8bit"
-"""How size, frame rate and bit depth are written, in names and by the user."""
+"""Example of size, frame rate and bit depth, as written in names and by the user."""
 
 _UNSPECIFIED = 2
 _MATRICES = {"bt709": 1, "bt601": 6, "bt2020": 9}
@@ -37,7 +37,7 @@ _Y4M_FRAME_LINE_BYTES = 80
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What one has to know to read a ``.yuv`` file: planes of Y, U and V, one frame after the other.
+    """Format of a ``.yuv`` file: planes of Y, U and V, one frame after the other.
 
     ``bit_depth`` above 8 means two bytes a sample, the lower one first, as the reference codecs write them.
     ``colorspace`` is the matrix in H.273's numbers, 2 where it is not known.
@@ -122,7 +122,7 @@ def raw_format(path: Path, given: RawFormat | None = None) -> RawFormat:
     if found is None:
         raise UnsupportedVideo(
             f"{path}: raw video does not state its size, and neither does its name; "
-            f"rename it NAME_{EXAMPLE}.yuv, or give --yuv {EXAMPLE} where there is that option"
+            f"rename it NAME_{EXAMPLE}.yuv, or give {EXAMPLE} as `yuv` where there is that option"
         )
     size, each = path.stat().st_size, found.frame_bytes
     if size % each:
@@ -166,7 +166,7 @@ def frame_bytes(pixel_format: str, width: int, height: int) -> int:
 
 @dataclass(frozen=True)
 class Y4mContents:
-    """What walking over a ``.y4m`` file finds: whole frames, bytes after the last of them, and chroma siting."""
+    """Content of a ``.y4m`` file: whole frames, bytes after the last of them, and chroma siting."""
 
     frames: int
     left_over_bytes: int

@@ -254,5 +254,5 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
 def _cut(info: VideoInfo, frames: int, why: str) -> str:
     return (
         f"{info.path}: damaged after frame {frames - 1} ({frames} frames read): {why}; "
-        "copy or download it again, or restore the part before with --end"
+        "copy or download it again, or restore the part before, up to `end_s`"
     )

@@ -1,4 +1,4 @@
-"""Which of two ways a denoiser was trained in, and the sampler's settings that belong to it (METHODS §3).
+"""Which of two ways a denoiser was trained in, and the sampler's settings that belong to it.
 
 A denoiser predicts the noise (ε), or velocity on a schedule that ends without signal (v, zero terminal SNR). Its keys
 and shapes are the same either way, and with the other's schedule it makes pictures that are wrong without an error.
@@ -55,7 +55,7 @@ def family_named(name: str) -> Family:
     for family in FAMILIES:
         if family == name:
             return family
-    raise UsageError(f"--family {name}: expected {' or '.join(FAMILIES)}")
+    raise UsageError(f"`family` {name}: expected {' or '.join(FAMILIES)}")
 
 
 def family_of_scheduler(folder: Path) -> Family | None:
@@ -133,5 +133,5 @@ def family_by_probe(unet: Any) -> Family:
         return "epsilon"
     raise WeightsError(
         f"the weights do not say what they predict (likeness to pure noise {likeness:.2f}; epsilon has "
-        f"{PROBED_LIKENESS} or more): give --family {' or --family '.join(FAMILIES)}"
+        f"{PROBED_LIKENESS} or more): give {' or '.join(FAMILIES)} as `family`"
     )

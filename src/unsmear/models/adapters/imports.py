@@ -96,7 +96,7 @@ def import_weights(
     """
     source, out = Path(source), Path(out)
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: choose a folder for -o")
+        raise OutputError(f"{out} is a file: choose a folder")
     found = _find(source, out, layout, video, overwrite)
     notes: list[str] = []
     parts, parameters = _parts(found, out, notes)
@@ -135,7 +135,7 @@ def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
     """Also asked before long work, as soon as it is known what will be written."""
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken is not None and not overwrite:
-        raise OutputError(f"{taken} exists already: use --overwrite or choose another -o")
+        raise OutputError(f"{taken} exists already: use `overwrite` or choose another folder")
 
 
 def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) -> _Found:
@@ -153,7 +153,7 @@ def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) 
         return found
     if diffbir.is_control(state):
         if stable_diffusion.is_video(out):
-            raise WeightsError(f"steers Stable Diffusion, and {out} holds a video model: choose another -o")
+            raise WeightsError(f"steers Stable Diffusion, and {out} holds a video model: choose another folder")
         found = _Found("control network")
         _add_control(found, state, _unet_config(out, layout))
         return found
@@ -193,7 +193,7 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
             "CPGD-Net's release": "epsilon" if found.control_has_priors else None,
             "TF-T2V": found.video.family if found.video else None,
             f"the checksum of {source}": families.family_of_file(source),
-            "--family": given,
+            "`family`": given,
         }
     )
     if decided is None and held is not None:
@@ -201,8 +201,8 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
         notes.append(f"the file does not say what it is for: taken for {held}, as {out} is")
     if decided is None and found.is_video:
         raise WeightsError(
-            f"{source} does not say what its denoiser predicts: give --family epsilon (ModelScopeT2V) or "
-            "--family v-zero-snr (TF-T2V)"
+            f"{source} does not say what its denoiser predicts: give epsilon (ModelScopeT2V) or "
+            "v-zero-snr (TF-T2V) as `family`"
         )
     if decided is None and found.base is not None:
         decided = families.family_by_probe(found.base.unet)
@@ -210,10 +210,10 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
     if decided is None:
         raise WeightsError(
             f"{source} does not say what its denoiser predicts: import Stable Diffusion into {out} first, or give "
-            "--family epsilon (DiffBIR v1, v2) or --family v-zero-snr (DiffBIR v2.1)"
+            "epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1) as `family`"
         )
     if held not in (None, decided) and not overwrite:
-        raise UsageError(f"{out} holds {held} and this is {decided}: choose another -o, or --overwrite to replace")
+        raise UsageError(f"{out} holds {held} and this is {decided}: choose another folder, or `overwrite` to replace")
     if held not in (None, decided):
         notes.append(f"{out} was {held} before: all its parts must be {decided} now")
     return decided
@@ -299,7 +299,7 @@ def _whole(out: Path) -> Iterator[Path]:
             made.replace(out)
     except (OSError, SafetensorError) as error:
         said = getattr(error, "strerror", None) or error
-        raise OutputError(f"{out} cannot be written ({said}): free space or choose another -o") from None
+        raise OutputError(f"{out} cannot be written ({said}): free space or choose another folder") from None
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""Shards to carry to an accelerator, and whether training from them keeps it busy.
+"""Train a few steps from shards, and measure whether they keep the accelerator busy.
 
-python tools/shards.py build -o runs/shards --photos PHOTOS --clips CLIPS --leaves 12 --sources LISTING.csv
-python tools/shards.py measure runs/shards configs/cpfp-accelerator.yaml --steps 60
+python tools/measure_shards.py runs/shards configs/cpfp-accelerator.yaml --steps 60
 """
 
 import argparse
@@ -12,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from unsmear.data.shards import ShardSettings, build_shards
 from unsmear.errors import UnsmearError
+from unsmear.training.config import read_config
 from unsmear.training.cpfp import CPFPRecipe, CPFPTraining, start_model
 from unsmear.training.loop import train
 from unsmear.training.online import OnlineSequences
@@ -30,18 +29,8 @@ WARM_UP = 3
 """Steps that are not counted: compilers choose their kernels, and workers start."""
 
 
-def build(given: argparse.Namespace) -> None:
-    settings = ShardSettings(**{f.name: getattr(given, f.name) for f in fields(ShardSettings)})
-    made = build_shards(
-        given.output, given.photos, given.clips, settings, listing=given.sources, overwrite=given.overwrite
-    )
-    kinds = [shard["kind"] for shard in made["shards"]]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    print(f"{given.output}: {counted}, {made['bytes'] / 1e6:.1f} MB")
-
-
 def measure(given: argparse.Namespace) -> None:
-    config = CPFPTraining.read(given.config)
+    config = read_config(CPFPTraining, given.config)
     data = replace(config.data, shards=[str(given.folder)], packs=[], pairs=[], validation=None)
     data = replace(data, **{k: v for k in ("crop_px", "workers") if (v := getattr(given, k)) is not None})
     loop = replace(config.loop, steps=given.steps + WARM_UP, log_every=1, checkpoint_every=10**9, validate_every=10**9)
@@ -80,9 +69,9 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def renders(online: OnlineSequences) -> Iterator[None]:
-    """What the virtual camera renders on the device and sends back, which is to wait for it."""
+    """Sequences that the virtual camera renders on the device and sends back, which is to wait for it."""
     if online.camera is None:
-        sys.exit("shards: there are no photographs to render")
+        sys.exit("measure_shards: there are no photographs to render")
     for i in count():
         online.camera(np.random.default_rng(i), online.draw.camera)
         yield
@@ -95,7 +84,7 @@ def sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
 
 
 def worker_seconds(online: OnlineSequences, seconds: float) -> float:
-    """What a sequence costs a worker by the clock of its core, with the draws that do not suit."""
+    """Seconds of a worker for a sequence, by the clock of its core, with the draws that do not suit."""
     cv2.setNumThreads(1)
     finished, spent = 0, 0.0
     for i in count():
@@ -128,42 +117,17 @@ def utilisation() -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="build | measure")
-    make = commands.add_parser("build", help="make a folder of shards")
-    make.add_argument("-o", "--output", type=Path, required=True)
-    make.add_argument("--photos", type=Path, metavar="DIR")
-    make.add_argument("--clips", type=Path, metavar="DIR")
-    make.add_argument("--sources", type=Path, metavar="CSV", help="file, author, licence, sha256 of all of them")
-    make.add_argument("--permissive-only", action="store_true", help="leave out GPL, LGPL and CC-BY-SA")
-    make.add_argument("--overwrite", action="store_true")
-    plain = ShardSettings()
-    for name, text in (
-        ("leaves", "pictures of dead leaves to add"),
-        ("seed", "of the leaves"),
-        ("photo-px", "longest side of photographs"),
-        ("quality", "of their JPEG compression"),
-        ("clip-px", "longest side of clips"),
-        ("crf", "of their H.264 compression"),
-    ):
-        make.add_argument(f"--{name}", type=int, default=getattr(plain, name.replace("-", "_")), help=text)
-    make.add_argument("--clip-frames", type=int, help="frames kept of a clip at most")
-    make.add_argument("--most-mb", type=float, default=plain.most_mb, help="what the folder may take")
-    make.set_defaults(run=build)
-
-    measured = commands.add_parser("measure", help="train a few steps and tell where the time goes")
-    measured.add_argument("folder", type=Path)
-    measured.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    measured.add_argument("--steps", type=int, default=20)
-    measured.add_argument("--seconds", type=float, default=10, help="for each rate that is taken without training")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=10, help="for each rate that is taken without training")
     for name in ("crop-px", "batch", "workers"):
-        measured.add_argument(f"--{name}", type=int, help="instead of the configuration's")
-    measured.add_argument("--precision", help="instead of the configuration's")
-    measured.set_defaults(run=measure)
-    given = parser.parse_args()
+        parser.add_argument(f"--{name}", type=int, help="instead of the configuration's")
+    parser.add_argument("--precision", help="instead of the configuration's")
     try:
-        given.run(given)
+        measure(parser.parse_args())
     except UnsmearError as error:
-        sys.exit(f"shards: {error}")
+        sys.exit(f"measure_shards: {error}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""Averages of checkpoints of one stage-1 network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unsmear.errors import UsageError, WeightsError
+from unsmear.models.cpfp import CPFP
+from unsmear.models.zoo import CONFIG_FILE, WEIGHTS_FILE
+
+HEADS = ("to_pixels", "to_gates", "to_neighbours", "to_line")
+"""Linear layers whose outputs are added to a frame, beside the bank of the motion line."""
+
+
+def average(parts: Sequence[tuple[Path, float]], confidence: float = 1.0) -> CPFP:
+    """The network whose weights are the mean of those in several folders, each by its share.
+
+    Args:
+        parts: folder and share; a folder of ``save_pretrained``, or ``last`` of a run, of which the moving average is
+            taken. The last one that has a configuration gives the network; a head that a folder lacks counts as zero.
+        confidence: factor on what the network adds to a frame, all of which comes from linear heads.
+
+    Raises:
+        UsageError: shares that do not add up to 1; no folder with a configuration.
+        WeightsError: a folder without weights, or with weights that the network has not.
+    """
+    if abs(sum(share for _, share in parts) - 1) > 1e-6:
+        raise UsageError(f"the shares add up to {sum(share for _, share in parts):g}, not to 1")
+    described = [folder for folder, _ in parts if (folder / CONFIG_FILE).exists()]
+    if not described:
+        raise UsageError(f"none of the folders has a {CONFIG_FILE}: give one that was saved as a network, such as best")
+    model = CPFP.from_pretrained(described[-1], low_cpu_mem_usage=False)
+    total = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+    for folder, share in parts:
+        weights = _weights(folder)
+        if unknown := weights.keys() - total.keys():
+            raise WeightsError(f"{folder} has {min(unknown)}, which {described[-1]} has not: average one network's")
+        for key, value in weights.items():
+            total[key] += share * value.float()
+    model.load_state_dict(total)
+    with torch.no_grad():
+        for name in HEADS:
+            if head := getattr(model, name, None):
+                head.weight *= confidence
+                head.bias *= confidence
+        if model.line is not None:
+            model.line.bank *= confidence
+    return model
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    moving = folder / "ema.safetensors"
+    path = moving if moving.exists() else folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}): give a folder of weights, or last of a run") from None
