@@ -7,6 +7,7 @@ than its blurred one by up to two levels where contrast is high, so the area is 
 learnt, over all of it the colour of the video stays.)
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,14 +28,44 @@ def shuffled(values: Tensor, cell: int) -> Tensor:
     return F.pixel_shuffle(values - pattern, cell)
 
 
-def pinned(change: Tensor) -> Tensor:
-    """``change`` (…, H, W) of frames without its low frequencies. H and W divisible by ``LOW_CELL``."""
-    flat = change.reshape(-1, 1, *change.shape[-2:])
-    low = F.avg_pool2d(flat, LOW_CELL)
+STILL_PX, STILL_CELLS = 0.5, 5
+"""A picture is changed fully where something within two cells of 8 pixels moves by so many pixels a frame step."""
+
+
+def motion_gate(
+    motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """How much of a correction a frame takes where: 0 where the picture stands still, 1 where it moves.
+
+    Args:
+        motion, motion_back: V and V_back (B, 2, h, w), frame pixels, on the grid of the priors or a finer one.
+        reset, reset_back: (B,) bool: that side has no motion.
+        size: (H, W) of the frame.
+
+    Returns:
+        (B, 1, H, W) float32 in [0, 1].
+    """
+    lengths = [
+        torch.linalg.vector_norm(v.float(), dim=1, keepdim=True) * (~cut)[:, None, None, None]
+        for v, cut in ((motion, reset), (motion_back, reset_back))
+    ]
+    cells = STILL_CELLS * motion.shape[-1] * 8 // size[1] // 2 * 2 + 1
+    near = F.max_pool2d(torch.maximum(*lengths), cells, 1, cells // 2)
+    return F.interpolate((near / STILL_PX).clamp(max=1), size, mode="bilinear", align_corners=False)
+
+
+def pinned(change: Tensor, gate: Tensor) -> Tensor:
+    """``change`` of frames where ``gate`` lets it through, without its low frequencies there.
+
+    Args:
+        change: (B, C, H, W), H and W divisible by ``LOW_CELL``.
+        gate: (B, 1, H, W) in [0, 1].
+    """
+    low, share = F.avg_pool2d(change * gate, LOW_CELL), F.avg_pool2d(gate, LOW_CELL)
     for _ in range(2):
-        low = _box(low, LOW_CELLS)
-    low = F.interpolate(low, scale_factor=LOW_CELL, mode="bilinear", align_corners=False)
-    return (flat - low).reshape(change.shape)
+        low, share = _box(low, LOW_CELLS), _box(share, LOW_CELLS)
+    low = F.interpolate(low / share.clamp(min=1e-3), scale_factor=LOW_CELL, mode="bilinear", align_corners=False)
+    return (change - low) * gate
 
 
 def _box(x: Tensor, side: int) -> Tensor:
