@@ -189,7 +189,7 @@ class CPFP(ModelMixin, ConfigMixin):
             samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
                 of one frame must have the same.
             look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
-            pin: keep the frames' low frequencies, and what stands still (``nn.correction``). False where they are tiles
+            pin: keep the light of wide areas, and what stands still (``nn.correction``). False where they are tiles
                 of a frame, for which that is done when they are joined.
         """
         b, t, _, height, width = frames.shape
@@ -230,9 +230,8 @@ class CPFP(ModelMixin, ConfigMixin):
             offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
             seen = [encoded[i], *(passed[i] for passed in propagated)]
             change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
-            if pin:
-                change = pinned(change, self.motion_gate(grid, i, (height, width)))
-            restored[:, i] = frame + change
+            made = frame + change
+            restored[:, i] = pinned(frame, made, self.motion_gate(grid, i, (height, width))) if pin else made
             undone[i], looks[i] = [], None
         assert handed_on is not None
         return CPFPOutput(restored, handed_on, looks[keep])
