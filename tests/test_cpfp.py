@@ -162,10 +162,10 @@ def test_ablations_drop_what_they_name():
 def test_what_lies_far_off_does_not_matter():
     """No frame-wide statistics: a change beyond the receptive field changes nothing."""
     model = tiny()
-    frames = torch.rand(1, 2, 3, 32, 512)
-    p = priors(2, 32, 512, motion=0.5)
+    frames = torch.rand(1, 2, 3, 32, 768)
+    p = priors(2, 32, 768, motion=0.5)
     other = frames.clone()
-    other[..., 400:] = torch.rand_like(other[..., 400:])
+    other[..., 656:] = torch.rand_like(other[..., 656:])  # beyond what low frequencies reach
     base, moved = model(frames, p).frames, model(other, p).frames
     torch.testing.assert_close(moved[..., :200], base[..., :200], atol=0, rtol=0)
     assert not torch.equal(moved, base)

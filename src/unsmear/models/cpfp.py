@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unsmear.models.cpfp_config import CPFPConfig
 from unsmear.nn.blocks import ResidualBlock, ResidualBody, zero_bias
-from unsmear.nn.correction import pinned, shuffled
+from unsmear.nn.correction import motion_gate, pinned, shuffled
 from unsmear.nn.cpfa import CPFA
 from unsmear.nn.deconvolution import coarse_samples, line_samples, richardson_lucy
 from unsmear.nn.motion_line import LineBlock, MotionLine, line_motion
@@ -189,8 +189,8 @@ class CPFP(ModelMixin, ConfigMixin):
             samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
                 of one frame must have the same.
             look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
-            pin: keep the frames' low frequencies (``nn.correction.pinned``). False where they are tiles of a frame,
-                for which that is done when they are joined.
+            pin: keep the light of wide areas, and what stands still (``nn.correction``). False where they are tiles
+                of a frame, for which that is done when they are joined.
         """
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
@@ -230,9 +230,8 @@ class CPFP(ModelMixin, ConfigMixin):
             offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
             seen = [encoded[i], *(passed[i] for passed in propagated)]
             change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
-            # Where there is no motion to go by, nothing is changed.
-            moves = ~(grid.reset[:, i] & grid.reset_back[:, i])[:, None, None, None]
-            restored[:, i] = frame + (pinned(change) if pin else change) * moves
+            made = frame + change
+            restored[:, i] = pinned(frame, made, self.motion_gate(grid, i, (height, width))) if pin else made
             undone[i], looks[i] = [], None
         assert handed_on is not None
         return CPFPOutput(restored, handed_on, looks[keep])
@@ -255,6 +254,12 @@ class CPFP(ModelMixin, ConfigMixin):
         if not self.use_residual:
             residual = torch.zeros_like(residual)
         return priors._replace(motion=motion, motion_back=back, residual=residual)
+
+    @staticmethod
+    def motion_gate(priors: PriorTensors, i: int, size: tuple[int, int]) -> Tensor:
+        """How much of a correction frame i takes where, (B, 1, H, W): nothing where there is no motion to go by."""
+        sides = (priors.motion, priors.motion_back, priors.reset, priors.reset_back)
+        return motion_gate(*(x[:, i] for x in sides), size)
 
     def line_samples(self, priors: PriorTensors) -> int:
         """Points of a motion line that deconvolution should average over these frames."""

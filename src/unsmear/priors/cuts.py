@@ -55,6 +55,7 @@ _LEAST_ACROSS = 6  # blocks across and down of a picture that is searched at all
 _FEW = 6  # blocks that make a picture more than flat
 _SURE = 0.95  # agreement that needs no mirror image
 _LAYOUT = 0.4  # correlation of the rough pictures of two flat frames of one shot
+_SAME_LAYOUT = 0.8  # the same, which tells one shot where few blocks stand out of the noise
 _TOLERANCE = 2  # shrunk pixels between motions that agree
 _BLOWN = 230.0  # levels: white, in full range and in video range
 _WHITE = 200.0  # levels: a flat picture of this mean and more is a flash rather than a blank
@@ -229,22 +230,26 @@ def _found(there: Glimpse, here: Glimpse) -> float:
     return search.agreement + 2 * (search.mean_score - here.found_in(there.mirrored()).mean_score)
 
 
+def searched(past: Glimpse, now: Glimpse) -> float:
+    """Share of the blocks that can be searched, of the two pictures the smaller."""
+    return min(np.count_nonzero(past.weight), np.count_nonzero(now.weight)) / now.weight.size
+
+
 def are_kin(past: Glimpse, now: Glimpse) -> bool:
     """Whether two pictures, neither of them flat, are of one shot."""
-    count = min(np.count_nonzero(past.weight), np.count_nonzero(now.weight))
-    return kinship(past, now) >= KINSHIP + KINSHIP_OF_FEW * max(0.0, 1 - 2 * count / now.weight.size)
+    return kinship(past, now) >= KINSHIP + KINSHIP_OF_FEW * max(0.0, 1 - 2 * searched(past, now))
 
 
-def _same_light(past: Glimpse, now: Glimpse) -> bool:
-    """Whether the rough distribution of light in two flat pictures is alike, or says nothing."""
+def likeness_of_light(past: Glimpse, now: Glimpse) -> float | None:
+    """Correlation of the rough distributions of light in two pictures; None where one of them has none but noise."""
     rough = []
     for glimpse in (past, now):
         height, width = glimpse.picture.shape
         small = cv2.resize(glimpse.picture, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
         if small.std() < _FAINT + _NOISE * glimpse.noise / 8:
-            return True
+            return None
         rough.append(small.ravel())
-    return bool(np.corrcoef(rough[0], rough[1])[0, 1] >= _LAYOUT)
+    return float(np.corrcoef(rough[0], rough[1])[0, 1])
 
 
 class CutTest:
@@ -277,10 +282,14 @@ class CutTest:
         past, now = self.glimpse(t - 1), self.glimpse(t)
         if not now.searchable:
             return coverage < CUT_COVERAGE or residual > CUT_RESIDUAL
+        light = likeness_of_light(past, now)
         if past.flat and now.flat:
-            return not _same_light(past, now)
+            return light is not None and light < _LAYOUT
         plain = not past.flat and not now.flat
         if plain and are_kin(past, now):
+            return False
+        # Of a dark picture in noise a few blocks are found by chance, in one frame these and in the next one others.
+        if searched(past, now) < 0.5 and light is not None and light >= _SAME_LAYOUT:
             return False
         if plain and not (past.blown or now.blown):
             return True

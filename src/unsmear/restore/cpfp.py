@@ -84,9 +84,9 @@ class CPFPRestorer:
 
         with memory_errors():
             restored, *handed_on = by_tiles(rows, process, (1, self.model.cell, 1)[: 2 + self.model.neighbours])
-        for i in range(clip.wanted):
-            frame = levels_to_unit(frames[0, i])
-            restored[0, i] = frame + pinned(restored[0, i] - frame)  # of the whole frame, which tiles do not see
+        for i in range(clip.wanted):  # of whole frames, which tiles do not see
+            frame = levels_to_unit(frames[:, i])
+            restored[:, i] = pinned(frame, restored[:, i], self.model.motion_gate(priors, i, (height, width)))
         h, w = clip.frames.shape[1:3]
         made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
         return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))

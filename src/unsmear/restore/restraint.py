@@ -32,8 +32,8 @@ def flat_kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         smooth = cv2.GaussianBlur(old, (0, 0), 1.0)
         limit = cv2.subtract(cv2.dilate(smooth, around), cv2.erode(smooth, around)).astype(np.float32)
-        limit = np.maximum(limit - np.float32(FLAT_NOISE * unit), 0)
-        limit = limit * np.float32(FLAT_SHARE) + np.float32(FLAT_LEVELS * unit)
+        least = np.minimum(limit, np.float32(FLAT_LEVELS * unit))  # nothing at all where all is one level
+        limit = np.maximum(limit - np.float32(FLAT_NOISE * unit), 0) * np.float32(FLAT_SHARE) + least
         here = old.astype(np.float32)
         out[i] = np.rint(np.clip(new, np.maximum(here - limit, 0), np.minimum(here + limit, 255 * unit)))
     return out
