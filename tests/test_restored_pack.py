@@ -19,7 +19,7 @@ from unsmear.models.loading import load_denoiser
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.config import LoopConfig
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc import CPCTraining
+from unsmear.training.cpgd import CPGDTraining
 from unsmear.training.sequences import DataConfig
 
 TOOL = Path(__file__).parents[1] / "tools" / "restored_pack.py"
@@ -38,7 +38,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def recipe(place: Path, *packs: str, first: str | None = "first") -> ControlRecipe:
-    config = CPCTraining(
+    config = CPGDTraining(
         autoencoder=str(place / "parts" / "vae"),
         prior=str(place / "parts" / "unet"),
         first_stage=first and str(place / first),

@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet3DConditionModel
 
 from tiny_vdm import CONTEXT, WIDTH, V, folder, model, pipeline, tiny_vae, tokens, unet
-from unsmear.models.autoencoders import encode
+from unsmear.models.common.latents import encode
+from unsmear.models.common.tiles import by_windows, shot_spans, window_spans
 from unsmear.models.vdm.conditions import START, BlurEncoder, ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
-from unsmear.models.vdm.windows import by_windows, shot_spans, window_spans
 
 
 def clip(count: int = 20, size: int = 32) -> torch.Tensor:

@@ -48,7 +48,7 @@ def load_autoencoder(entry: ModelEntry) -> Any:
 
 
 def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
-    """The ``CPCPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
+    """The ``CPGDPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
 
     Args:
         entry: the folder.
@@ -58,8 +58,8 @@ def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
         WeightsError: as ``load_model``; also a part that is missing or is of another width than the others.
         UsageError: the text encoder is needed, and transformers is not installed.
     """
-    from unsmear.models.cpc.control import CPControlNet
-    from unsmear.models.cpc.pipeline import CPCPipeline
+    from unsmear.models.cpgd.control import CPControlNet
+    from unsmear.models.cpgd.pipeline import CPGDPipeline
     from unsmear.models.text import load_text_encoder, stored_empty_prompt
 
     _verify(entry)
@@ -83,7 +83,7 @@ def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
     stored = stored_empty_prompt(entry.folder, unet.config["cross_attention_dim"])
     reads = prompts or stored is None
     encoder, tokenizer = load_text_encoder(entry.folder) if reads else (None, None)
-    return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored)
+    return CPGDPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored)
 
 
 def load_vdm(entry: ModelEntry) -> "VDMParts":
@@ -175,7 +175,7 @@ def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from unsmear.models.autoencoders import described
+    from unsmear.models.common.latents import described
 
     config = entry.config
     kind = str(config.get("_class_name"))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.cpc.prompts import read_prompt
+from unsmear.models.common.prompts import read_prompt
 from unsmear.models.zoo import EMPTY_PROMPT_FILE
 
 TEXT_PARTS = ("text_encoder", "tokenizer")

@@ -66,7 +66,7 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        **sampling: of models that generate: fields of ``unsmear.models.cpc.pipeline.Sampling``, ``prompt`` and
+        **sampling: of models that generate: fields of ``unsmear.models.cpgd.pipeline.Sampling``, ``prompt`` and
             ``negative_prompt``, or of ``unsmear.models.vdm.pipeline.VDMSampling``; None is as if not given.
 
     Raises:
@@ -93,8 +93,8 @@ def _load_first(entry: ModelEntry, place: torch.device, number_format: torch.dty
 def _load_pipeline(
     entry: ModelEntry, place: torch.device, number_format: torch.dtype, chosen: dict[str, Any]
 ) -> Restorer:
-    from unsmear.models.cpc.pipeline import Sampling
-    from unsmear.restore.cpc import CPCRestorer
+    from unsmear.models.cpgd.pipeline import Sampling
+    from unsmear.restore.cpgd import CPGDRestorer
 
     prompts = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
     options = _options(Sampling, entry, chosen)
@@ -104,7 +104,7 @@ def _load_pipeline(
     pipe = load_pipeline(entry, prompts=bool(said))
     if said and pipe.text_encoder is None:
         raise UsageError(f"{said[0]}: {entry.name} has no text encoder; leave the prompt out")
-    return CPCRestorer(
+    return CPGDRestorer(
         _load_first(first, place, number_format),
         pipe,
         options,

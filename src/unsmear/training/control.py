@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from unsmear.data.degrade import degrade
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
-from unsmear.models.cpc.attention import LONGEST_PX, control_priors
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
 from unsmear.models.cpfp import CPFP, PriorTensors
+from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, PackBatches
 from unsmear.training.config import read_yaml
-from unsmear.training.cpc_config import CPCTraining
+from unsmear.training.cpgd_config import CPGDTraining
 from unsmear.training.diffusion import Diffusion, picture_loss
 from unsmear.training.images import ImageCrops, middle, spread, strip
 from unsmear.training.validation import ValidationClip, restore
@@ -64,7 +64,7 @@ class _Asked(NamedTuple):
 class ControlRecipe:
     """Phase II: only the control network is moved."""
 
-    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: CPCTraining):
+    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: CPGDTraining):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.unet = unet.eval().requires_grad_(False)
         if config.loop.channels_last:
@@ -191,7 +191,7 @@ class ControlRecipe:
         options = Sampling(SHOWN_STEPS, start=start, cancel_autoencoder=self.config.cancel_autoencoder)
         for part in (self.unet, self.diffusion.vae):
             nn.Module.to(part, device)
-        pipe = CPCPipeline(self.diffusion.vae, self.unet, model, scheduler)
+        pipe = CPGDPipeline(self.diffusion.vae, self.unet, model, scheduler)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             given, wanted, told = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
@@ -201,7 +201,7 @@ class ControlRecipe:
         return out
 
 
-def _restored_already(config: CPCTraining) -> bool:
+def _restored_already(config: CPGDTraining) -> bool:
     """Whether the packs hold what stage 1 makes of the blurred frames (``tools/restored_pack.py``).
 
     Raises:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unsmear.models.cpc.steering import start_timesteps
-from unsmear.training.cpc_config import CPCTraining
+from unsmear.models.common.schedule import start_timesteps
+from unsmear.training.cpgd_config import CPGDTraining
 from unsmear.training.diffusion import Diffusion
 from unsmear.training.images import ImageCrops, strip
 
@@ -26,7 +26,7 @@ class PriorBatch(NamedTuple):
 class PriorRecipe:
     """A denoiser of the latents of sharp pictures."""
 
-    def __init__(self, model: UNet2DConditionModel, config: CPCTraining):
+    def __init__(self, model: UNet2DConditionModel, config: CPGDTraining):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.crops = ImageCrops(config.images)
 

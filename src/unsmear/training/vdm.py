@@ -16,9 +16,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import LPIPS, load_lpips
-from unsmear.models.adapters.families import SCHEDULES
-from unsmear.models.autoencoders import decode, encode
-from unsmear.models.cpc.steering import Prediction
+from unsmear.models.common.latents import decode, encode
+from unsmear.models.common.schedule import SCHEDULES, Prediction
 from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre

@@ -22,7 +22,7 @@ class VDMLoss(NamedTuple):
 def vdm_loss(predicted: Tensor, wanted: Tensor) -> VDMLoss:
     """Both terms for predicted and true v, (B, F, L, h, w).
 
-    Sums of squares, both divided by F·L·h·w and averaged over the batch (METHODS: ours; the paper states no divisor).
+    Sums of squares, both divided by F·L·h·w and averaged over the batch (ours; the paper states no divisor).
     A single frame has no coherence term: it is 0.
     """
     error = predicted - wanted

@@ -23,11 +23,11 @@ from torch import Tensor
 from unsmear.errors import OutputError, UsageError, WeightsError
 from unsmear.models.adapters import diffbir, families, stable_diffusion, vgen
 from unsmear.models.adapters.checkpoint import read_checkpoint
-from unsmear.models.adapters.families import Family
 from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
 from unsmear.models.adapters.strict import State, part
 from unsmear.models.adapters.text_encoder import TextEncoder
 from unsmear.models.adapters.vgen import UNET3D_CONFIG, VideoUNet
+from unsmear.models.common.schedule import Family
 from unsmear.models.text import TEXT_PARTS, store_empty_prompt
 from unsmear.models.zoo import EMPTY_PROMPT_FILE
 
@@ -182,7 +182,7 @@ def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
 
 
 def _family(found: _Found, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
-    """By the source's scheduler or its own nature, its checksum, the user, the folder's scheduler; else by probing."""
+    """By the source's scheduler or its own nature, the user, the folder's scheduler; else by probing."""
     held = families.family_of_scheduler(out / "scheduler")
     if found.beside_video and held is not None:
         return held  # what autoencoder and text encoder were trained beside is no matter
@@ -192,7 +192,6 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
             f"{source}/scheduler": stated,
             "CPGD-Net's release": "epsilon" if found.control_has_priors else None,
             "TF-T2V": found.video.family if found.video else None,
-            f"the checksum of {source}": families.family_of_file(source),
             "--family": given,
         }
     )

@@ -1,4 +1,4 @@
-"""What the video diffusion model hears of a blurred clip: its latents, frame by frame, and its centre frame as a whole.
+"""Conditions of the video diffusion model: latents of the blurred frames, and tokens of the centre frame.
 
 Both enter the 3D UNet from outside (``network``): latents through ``BlurEncoder`` beside its first convolution, the
 centre frame through ``ImageTokens`` in its cross-attention (VDM §4.1; where the paper is silent, ours).
@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.autoencoders import described, is_kl
+from unsmear.models.common.latents import described, is_kl
 
 __all__ = ["BlurEncoder", "ImageTokens", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside them
 
@@ -33,7 +33,7 @@ SEEN_PX = 64
 class BlurEncoder(ModelMixin, ConfigMixin):
     """Image encoder of the blurred frames: a copy of the autoencoder's, and the projection into the UNet.
 
-    The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (METHODS: ours). With L = 4 its
+    The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (ours). With L = 4 its
     second layer has the place of the eight further channels of TF-T2V's first convolution.
 
     Args:

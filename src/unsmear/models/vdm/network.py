@@ -1,4 +1,5 @@
-"""The video diffusion model: a 3D UNet of the ModelScopeT2V family that is told of the blurred clip (VDM §4.1, Fig. 1).
+"""The video diffusion model: a 3D UNet of the ModelScopeT2V family, conditioned on the blurred clip (VDM §4.1,
+Fig. 1).
 
 The UNet is diffusers' own, unchanged, so that its weights load and save as they are published.
 """

@@ -9,15 +9,22 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
-from unsmear.models.autoencoders import cell_px, decode, encode
-from unsmear.models.cpc.colour import transfer_colour
-from unsmear.models.cpc.latent_tiles import TileBox, by_latent_tiles, tile_boxes
-from unsmear.models.cpc.noise import frame_generator
-from unsmear.models.cpc.steering import start_timesteps
+from unsmear.models.common.latents import cell_px, decode, encode, transfer_colour
+from unsmear.models.common.schedule import frame_generator, start_timesteps
+from unsmear.models.common.tiles import (
+    Span,
+    TileBox,
+    by_latent_tiles,
+    by_windows,
+    fade,
+    mixed_in,
+    shot_spans,
+    tile_boxes,
+    window_spans,
+)
 from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import CLIP_FRAMES, VDM
-from unsmear.models.vdm.windows import Span, by_windows, fade, mixed_in, shot_spans, window_spans
 
 
 @dataclass(frozen=True)

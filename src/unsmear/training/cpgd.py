@@ -1,4 +1,4 @@
-"""``train cpc``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
+"""``train cpgd``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import SAMPLING_FILE, load_denoiser
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc_config import CPCTraining
+from unsmear.training.cpgd_config import CPGDTraining
 from unsmear.training.denoiser import PriorRecipe
 from unsmear.training.loop import Job
 
@@ -20,7 +20,7 @@ from unsmear.training.loop import Job
 def prepare(config: Path, resuming: bool) -> Job:
     """What ``train`` needs for a configuration file."""
     del resuming
-    chosen = CPCTraining.read(config)
+    chosen = CPGDTraining.read(config)
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
         unet = load_denoiser(ModelEntry("init", Path(chosen.init))) if chosen.init else chosen.unet.build()

@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
-from unsmear.models.autoencoders import cell_px, decode, encode, one_by_one
-from unsmear.models.cpc.attention import control_priors
-from unsmear.models.cpc.colour import transfer_colour
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.latent_tiles import TileBox, by_latent_tiles, tile_boxes
-from unsmear.models.cpc.noise import carried_noise, frame_generator
-from unsmear.models.cpc.prompts import PromptEmbeddings
-from unsmear.models.cpc.steering import Prediction, start_timesteps
+from unsmear.models.common.latents import cell_px, decode, encode, one_by_one, transfer_colour
+from unsmear.models.common.prompts import PromptEmbeddings
+from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator, start_timesteps
+from unsmear.models.common.tiles import TileBox, by_latent_tiles, tile_boxes
+from unsmear.models.cpgd.attention import control_priors
+from unsmear.models.cpgd.control import CPControlNet
 from unsmear.nn.sampling import warp
 
 JOINT_FRAMES = 6
@@ -88,7 +86,7 @@ class Generated:
     carried: Carried
 
 
-class CPCPipeline(DiffusionPipeline):
+class CPGDPipeline(DiffusionPipeline):
     """Frozen latent diffusion model, steered by a ``CPControlNet``.
 
     Args:
@@ -198,12 +196,16 @@ class CPCPipeline(DiffusionPipeline):
         return Generated(torch.cat(out), carried)
 
 
+CPCPipeline = CPGDPipeline
+"""Its former name, kept for one release."""
+
+
 class _Group:
     """Frames that are sampled together, and what each step of theirs needs."""
 
     def __init__(
         self,
-        pipe: CPCPipeline,
+        pipe: CPGDPipeline,
         frames: Tensor,
         motion: Tensor,
         residual: Tensor,

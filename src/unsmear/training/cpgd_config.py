@@ -43,7 +43,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """Options of ``CPControlNet`` (METHODS §7)."""
+    """Options of ``CPControlNet`` (``unsmear.models.cpgd.control``)."""
 
     guided: bool = True
     prior_width: int | None = None
@@ -52,8 +52,8 @@ class ControlConfig:
 
 
 @dataclass(frozen=True)
-class CPCTraining:
-    """The whole of a ``train cpc`` configuration."""
+class CPGDTraining:
+    """The whole of a ``train cpgd`` configuration."""
 
     stage: str = "control"
     """``prior`` or ``control``."""
@@ -102,5 +102,5 @@ class CPCTraining:
             raise UsageError(f"perceptual {self.perceptual} is a weight: give 0 (none of it) or more")
 
     @classmethod
-    def read(cls, path: Path) -> "CPCTraining":
+    def read(cls, path: Path) -> "CPGDTraining":
         return from_mapping(cls, read_yaml(path), str(path))

@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unsmear.models.cpc.attention import PriorAttnProcessor, add_prior_query, prior_tokens
+from unsmear.models.cpgd.attention import PriorAttnProcessor, add_prior_query, prior_tokens
 
 __all__ = ["CPControlNet", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside the class
 
@@ -106,7 +106,7 @@ class CPControlNet(ControlNetModel):
 
     @classmethod
     def beside(cls, unet: UNet2DConditionModel, **options: Any) -> "CPControlNet":
-        """One that starts as the encoder of ``unet``, the hint unheard and nothing added to the skips.
+        """One that starts as the encoder of ``unet``: the hint has weight zero, and nothing is added to the skips.
 
         Args:
             unet: the frozen denoiser.

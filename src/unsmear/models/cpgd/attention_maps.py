@@ -1,4 +1,4 @@
-"""Where the control network looks, and what the priors open (CPGD-Net, Fig. 10)."""
+"""Attention maps of the control network, and of the gates that the priors set (CPGD-Net, Fig. 10)."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsmear.models.cpc.attention import token_grids, watched_attention
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.attention import token_grids, watched_attention
+from unsmear.models.cpgd.control import CPControlNet
 
 
 class Heat(NamedTuple):

@@ -17,14 +17,14 @@ PRIOR_CHANNELS = 3
 """V_x, V_y and R."""
 
 LONGEST_PX = 32.0
-"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. METHODS: ours."""
+"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. Ours."""
 
 PriorTokens = Mapping[int, Tensor]
 """Number of tokens → (B, tokens, 3)."""
 
 
 def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
-    """What the control network hears of the codec.
+    """Priors as the control network takes them.
 
     Args:
         motion: V, (B, 2, H, W), pixels of the frame to be restored.
