@@ -108,7 +108,10 @@ def test_a_folder_and_then_a_control_network_fill_one_directory(tmp_path, tiny_f
     assert f"copy CLIP's vocab.json and merges.txt, of any version, into {made / 'tokenizer'}" in told
     assert run(["models", "import", str(tmp_path / "v2.safetensors"), "-o", str(made)]) == 0
     assert "control network of DiffBIR, epsilon" in capfd.readouterr().out
-    assert sorted(path.name for path in made.iterdir()) == ["control", "scheduler", "unet", "vae"]
+    assert sorted(path.name for path in made.iterdir()) == [
+        "control", "model_index.json", "scheduler", "unet", "vae",
+    ]  # fmt: skip
+    assert json.loads((made / "model_index.json").read_text())["control"] == ["unsmear", "CPControlNet"]
     assert same(UNet2DConditionModel.from_pretrained(made / "unet"), tiny_unet())
     assert same(AutoencoderKL.from_pretrained(made / "vae"), tiny_vae())
     loaded = CPControlNet.from_pretrained(made / "control").state_dict()

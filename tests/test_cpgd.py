@@ -233,7 +233,7 @@ def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction
     assert not torch.equal(pipe(frames[:1], motion[:1], residual[:1], options=Sampling(steps=3)).frames, first.frames)
 
 
-@pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_latent": 0.5}, {"carry_detail": 0.5}])
+@pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_detail": 0.5}])
 def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
     pipe, (frames, _, residual) = pipeline(), clip(3)
     motion, residual = torch.zeros(3, 2, 4, 4), residual * 0

@@ -108,7 +108,6 @@ def test_each_option_is_changed_by_itself(weights, clip):
         "colour-off",
         "fidelity-0.0",
         "carry_noise-off",
-        "carry_latent-0.0",
         "carry_detail-0.0",
         "still_px-0.0",
     }

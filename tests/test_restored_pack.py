@@ -15,7 +15,7 @@ from tiny_pipeline import folder
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack, open_pack
 from unsmear.errors import UsageError
-from unsmear.models.loading import load_denoiser
+from unsmear.models.loading import load as load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.config import LoopConfig
 from unsmear.training.control import ControlRecipe
@@ -45,7 +45,7 @@ def recipe(place: Path, *packs: str, first: str | None = "first") -> ControlReci
         data=DataConfig([str(place / p) for p in packs], crop_px=64, frames=3),
         loop=LoopConfig(batch=2),
     )
-    unet = load_denoiser(ModelEntry("unet", place / "parts" / "unet"))
+    unet = load_model(ModelEntry("unet", place / "parts" / "unet"))
     return ControlRecipe(torch.nn.Identity(), unet, config)
 
 

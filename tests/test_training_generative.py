@@ -17,7 +17,8 @@ from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import UsageError
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import Sampling
-from unsmear.models.loading import load_pipeline, sampling_defaults
+from unsmear.models.loading import load as load_model
+from unsmear.models.loading import sampling_defaults
 from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.control import ControlRecipe
@@ -151,7 +152,7 @@ def test_control(control, tmp_path):
 def test_a_trained_control_network_comes_with_its_pipeline(control, tmp_path):
     trained(written(tmp_path, {**control, "prediction": "v_prediction", "latest": 400}), tmp_path / "run")
     entry = find(str(tmp_path / "run" / "pipeline"))
-    pipe, best = load_pipeline(entry), load_file(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
+    pipe, best = load_model(entry), load_file(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, best[k]) for k, v in pipe.control.state_dict().items())
     assert pipe.scheduler.config["prediction_type"] == "v_prediction"
     assert sampling_defaults(entry, Sampling)["start"] == 0.4

@@ -331,12 +331,12 @@ def test_save_and_load(tmp_path):
 
 
 def test_a_folder_that_training_left_is_loaded_as_it_was(tmp_path):
-    from unsmear.models.loading import load_video_pipeline
+    from unsmear.models.loading import load as load_model
     from unsmear.models.zoo import ModelEntry
 
     place = folder(tmp_path / "x", kl=True)
     frames, options = clip(2), VDMSampling(steps=2)
-    loaded = load_video_pipeline(ModelEntry("x", place))
+    loaded = load_model(ModelEntry("x", place))
     torch.testing.assert_close(
         loaded(frames, options=options).frames, pipeline(kl=True)(frames, options=options).frames
     )

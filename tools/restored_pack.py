@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unsmear.data.pack import open_pack
-from unsmear.models.loading import load_model
+from unsmear.models.loading import load
 from unsmear.models.zoo import find
 from unsmear.training.batches import stacked
 from unsmear.training.validation import restore
@@ -28,7 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    model, arrays = load_model(find(given.model)).bfloat16(), open_pack(given.pack)
+    model, arrays = load(find(given.model), "CPFP").bfloat16(), open_pack(given.pack)
     count = min(given.first or len(arrays["duty"]), len(arrays["duty"]))
     given.output.mkdir(parents=True)
     for name, values in arrays.items():

@@ -85,7 +85,7 @@ class Generators:
 
     def _check(self, variant: Variant, model: str) -> None:
         entry = zoo.find(model)
-        if not entry.is_pipeline:
+        if entry.kind != "CPGDPipeline":
             raise UsageError(
                 f"--model {variant.key}={model}: this is no model that generates; give a folder with unet, vae, control"
             )

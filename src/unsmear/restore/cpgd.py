@@ -23,7 +23,7 @@ from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tens
 WHOLE_CELLS = 200 * 200
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
 
-CARRIED = ("noise", "latent", "detail")
+CARRIED = ("noise", "detail")
 """What a chunk hands to the next, as ``Carried`` names it."""
 
 
@@ -55,18 +55,19 @@ class CPGDRestorer:
     ):
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.pipe = pipe
+        pipe.set_progress_bar_config(disable=True)  # the job shows progress
         for part in (pipe.vae, pipe.unet, pipe.control):
             nn.Module.to(part, device=device, dtype=dtype)
             nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.prompts = pipe.embed(prompt), pipe.embed(negative_prompt)
-        self._told = f"{fingerprint} {prompt!r} {negative_prompt!r}"
+        self._identity = f"{fingerprint} {prompt!r} {negative_prompt!r}"
         self._become(name, first, sampling)
 
     def _become(self, name: str, first: CPFPRestorer | None, sampling: Sampling) -> None:
         self.name, self.first, self.sampling = name, first, sampling
         self.frames_after = first.frames_after if first else 0
-        told = f"{self._told} {first.fingerprint if first else 'no stage 1'} {sampling}"
-        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+        identity = f"{self._identity} {first.fingerprint if first else 'no stage 1'} {sampling}"
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
     def changed(self, name: str, *, blurred_hint: bool = False, **sampling: Any) -> "CPGDRestorer":
         """The same networks under another name, sampled otherwise, or given the blurred frames in place of stage 1's.
@@ -121,14 +122,14 @@ class CPGDRestorer:
 
     @torch.inference_mode()
     def attention(self, clip: Clip, index: int) -> "Attended":
-        """Where the control network looks in frame ``index`` of a clip, at the middle step (CPGD-Net, Fig. 10).
+        """Attention of the control network in frame ``index`` of a clip, at the middle step (CPGD-Net, Fig. 10).
 
         The noisy latent there is that of the hint, for what the network would generate is not sampled.
         """
         sharper, _ = self._hint(clip, None, None)
         frames = levels_to_unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
-        told = prior_tensors(clip.priors[index : index + 1], -1.0)
-        motion, residual = (_covering(field[0], frames).to(self.device) for field in (told.motion, told.residual))
+        given = prior_tensors(clip.priors[index : index + 1], -1.0)
+        motion, residual = (_covering(field[0], frames).to(self.device) for field in (given.motion, given.residual))
         priors = control_priors(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
         hint, scheduler = self.pipe.encode(frames), self.pipe.scheduler
         steps = start_timesteps(scheduler, self.sampling.steps, self.sampling.start, hint.device)
@@ -136,13 +137,13 @@ class CPGDRestorer:
         noise = torch.randn(hint.shape, generator=frame_generator(self.sampling.seed, clip.first + index)).to(hint)
         sample = scheduler.scale_model_input(scheduler.add_noise(hint, noise, t[None]), t)
         text = self.prompts[0].to(hint.device)
-        sample, text, given = (x.to(self.pipe.unet.dtype) for x in (sample, text, hint))
-        plain, guided = (control_heat(self.pipe.control, sample, t, text, given, p) for p in (None, priors))
+        sample, text, hint = (x.to(self.pipe.unet.dtype) for x in (sample, text, hint))
+        plain, guided = (control_heat(self.pipe.control, sample, t, text, hint, p) for p in (None, priors))
         return Attended(sharper[index], plain, guided, int(t), self.pipe.cell)
 
 
 class Attended(NamedTuple):
-    """What was seen of one frame."""
+    """Attention maps of one frame."""
 
     hint: np.ndarray
     """(H, W, 3) as the clip's frames."""

@@ -22,7 +22,7 @@ from unsmear.models.cpfp import CPFP, PriorTensors
 from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
-from unsmear.models.loading import load_model
+from unsmear.models.loading import load
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, PackBatches
 from unsmear.training.config import read_yaml
@@ -72,7 +72,7 @@ class ControlRecipe:
         self.pairs = PackBatches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
-        self.first: CPFP | None = load_model(find(config.first_stage)) if config.first_stage else None
+        self.first: CPFP | None = load(find(config.first_stage), "CPFP") if config.first_stage else None
         self.given_first = _restored_already(config)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -192,6 +192,7 @@ class ControlRecipe:
         for part in (self.unet, self.diffusion.vae):
             nn.Module.to(part, device)
         pipe = CPGDPipeline(self.diffusion.vae, self.unet, model, scheduler)
+        pipe.set_progress_bar_config(disable=True)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             given, wanted, told = middle(hint, least), middle(sharp, least), middle(priors, least, 4)

@@ -1,6 +1,5 @@
 """``train cpgd``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,8 @@ import torch
 from torch import nn
 
 from unsmear.models.cpgd.control import CPControlNet
-from unsmear.models.loading import SAMPLING_FILE, load_denoiser
-from unsmear.models.zoo import ModelEntry
+from unsmear.models.loading import load
+from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpgd_config import CPGDTraining
 from unsmear.training.denoiser import PriorRecipe
@@ -23,10 +22,12 @@ def prepare(config: Path, resuming: bool) -> Job:
     chosen = CPGDTraining.read(config)
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
-        unet = load_denoiser(ModelEntry("init", Path(chosen.init))) if chosen.init else chosen.unet.build()
+        unet = (
+            load(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel") if chosen.init else chosen.unet.build()
+        )
         unet = unet.requires_grad_(True)
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
-    unet = load_denoiser(ModelEntry("prior", Path(chosen.prior)))
+    unet = load(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
         control = CPControlNet.from_pretrained(chosen.init, low_cpu_mem_usage=False)
     else:
@@ -50,5 +51,4 @@ def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
     scheduler = recipe.diffusion.sampler()
     scheduler.save_pretrained(folder / "scheduler")
     start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])
-    sampling = {"start": start, "cancel_autoencoder": config.cancel_autoencoder}
-    (folder / SAMPLING_FILE).write_text(json.dumps(sampling) + "\n")
+    write_index(folder, {"start": start, "cancel_autoencoder": config.cancel_autoencoder})

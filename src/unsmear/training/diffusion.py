@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unsmear.metrics.lpips import LPIPS
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import BETAS, Prediction
-from unsmear.models.loading import load_autoencoder
+from unsmear.models.loading import AUTOENCODERS, load
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.cpgd_config import CPGDTraining
 
@@ -20,7 +20,7 @@ class Diffusion:
 
     def __init__(self, config: CPGDTraining):
         self.config = config
-        self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        self.vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         if config.loop.channels_last:
             nn.Module.to(self.vae, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = DDPMScheduler(**BETAS, prediction_type=config.prediction)

@@ -1,9 +1,9 @@
 """A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
 
 The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
-far as sources for them were given, and the empty prompt where there is all to read it with; several imports may fill
-one folder: first Stable Diffusion and then the control network, or first a video model's denoiser and then Stable
-Diffusion, of which its autoencoder and text encoder are taken.
+far as sources for them were given, ``model_index.json``, and the empty prompt where there is all to read it with.
+Several imports may fill one folder: first Stable Diffusion and then the control network, or first a video model's
+denoiser and then Stable Diffusion, of which its autoencoder and text encoder are taken.
 """
 
 import json
@@ -29,7 +29,7 @@ from unsmear.models.adapters.text_encoder import TextEncoder
 from unsmear.models.adapters.vgen import UNET3D_CONFIG, VideoUNet
 from unsmear.models.common.schedule import Family
 from unsmear.models.text import TEXT_PARTS, store_empty_prompt
-from unsmear.models.zoo import EMPTY_PROMPT_FILE
+from unsmear.models.zoo import EMPTY_PROMPT_FILE, write_index
 
 Write = Callable[[Path], Any]
 
@@ -108,6 +108,10 @@ def import_weights(
             write(partial / name)
     if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
         notes += filter(None, [store_empty_prompt(out)])
+    try:
+        write_index(out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror}): free space and import again") from None
     return Imported(found.what, decided, parameters, notes)
 
 

@@ -10,13 +10,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetModel, ControlNetOutput
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from unsmear.models.common.public import public
 from unsmear.models.cpgd.attention import PriorAttnProcessor, add_prior_query, prior_tokens
-
-__all__ = ["CPControlNet", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside the class
 
 LATENT_CHANNELS = 4
 
@@ -42,6 +40,7 @@ class _JoinedBefore(nn.Module):
         return hint.new_zeros(())
 
 
+@public
 class CPControlNet(ControlNetModel):
     """ControlNet over (noisy latent, hint latent, priors).
 

@@ -1,19 +1,21 @@
 """Stage 2 of CPGD-Net as a diffusers pipeline: frames and their priors in, generated frames out (§III-C, Eq. 5)."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from unsmear.models.common.latents import cell_px, decode, encode, one_by_one, transfer_colour
-from unsmear.models.common.prompts import PromptEmbeddings
-from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator, start_timesteps
-from unsmear.models.common.tiles import TileBox, by_latent_tiles, tile_boxes
+from unsmear.models.common.latents import decode, encode, one_by_one
+from unsmear.models.common.pipeline import Callback, SamplingPipeline
+from unsmear.models.common.prompts import EmptyPrompt, PromptEmbeddings
+from unsmear.models.common.public import public
+from unsmear.models.common.sampler import SamplerSettings, finished, predicted, sampled
+from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator
+from unsmear.models.common.tiles import TileBox, tile_boxes
 from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.nn.sampling import warp
@@ -23,70 +25,61 @@ JOINT_FRAMES = 6
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How frames are generated. Lengths are cells of the latent."""
+class Sampling(SamplerSettings):
+    """How frames are generated. Lengths are cells of the latent.
 
-    steps: int = 50
-    guidance: float = 1.0
-    """Classifier-free; 1 asks the network once a step."""
-    start: float = 1.0
-    """From noise at t = T; below 1 from the latent of the given frames with the noise of t = start · T. Ours."""
-    seed: int = 0
-    tile: int = 64
-    stride: int = 32
-    tile_batch: int = 1
-    colour: bool = True
-    """Coarse scales from the given frames, by wavelets."""
+    Raises:
+        ValueError: a value out of range.
+    """
+
     fidelity: float = 0.0
     """0…1, how far each step's clean latent is pulled to that of the given frames; at 1 it is that. Ours."""
-    cancel_autoencoder: bool = True
-    """Add what the autoencoder alone loses of the given frames, X − D(E(X)). Ours."""
     carry_noise: bool = False
     """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
-    carry_latent: float = 0.0
-    """0…1, how far a step's clean latent is pulled to the previous frame's, moved along V, times 1 − R. Ours."""
     carry_detail: float = 0.0
     """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
     still_px: float = 0.0
     """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0: everywhere the same.
     Ours: what stands still was not blurred by motion, so there is nothing to make up for."""
     guided: bool = True
-    """Off: the control network does not hear V and R, which makes it a plain IRControlNet (Table II)."""
+    """Off: the control network is not conditioned on V and R, which makes it a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
     """None as the control network was configured, else whether frames attend to each other."""
 
     def __post_init__(self) -> None:
-        for name in ("fidelity", "carry_latent", "carry_detail"):
+        super().__post_init__()
+        for name in ("fidelity", "carry_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
         if self.still_px < 0:
             raise ValueError(f"still_px {self.still_px} is a length: give 0 (add everywhere) or more")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} sampling steps: give at least 1")
 
 
 @dataclass
 class Carried:
-    """What the last frame of a group hands to the next one; latents (4, h, w)."""
+    """State between groups of frames: what the last frame of one hands to the next."""
 
     frame: int
     """Frames that came before: noise belongs to frames by their number."""
     noise: Tensor | None = None
-    latent: Tensor | None = None
+    """(L, h, w), of the latent."""
     detail: Tensor | None = None
     """(3, H, W), what was added to the frame."""
 
 
 @dataclass
-class Generated:
-    frames: Tensor
-    """(T, 3, H, W) float32, not clipped."""
-    carried: Carried
+class CPGDPipelineOutput(BaseOutput):
+    """Generated frames, and the state for those that follow."""
+
+    frames: Any
+    """As ``output_type`` asks: a tensor (T, 3, H, W) float32, not clipped; an array (T, H, W, 3) in [0, 1]; PIL
+    pictures. For a batch of clips (B, T, …), or lists of pictures."""
+    carried: Carried | None = None
+    """None for a batch of clips."""
 
 
-class CPGDPipeline(DiffusionPipeline):
+@public
+class CPGDPipeline(SamplingPipeline):
     """Frozen latent diffusion model, steered by a ``CPControlNet``.
 
     Args:
@@ -95,14 +88,17 @@ class CPGDPipeline(DiffusionPipeline):
         control: the control network.
         scheduler: any of diffusers'.
         text_encoder, tokenizer: CLIP; without them the prompt is empty, or what ``prompt_embeds`` gives.
-        empty_prompt: its embedding (1, tokens, ``cross_attention_dim``) where there is no text encoder; None is zeros.
+        empty_prompt: ``EmptyPrompt`` or its embedding (1, tokens, ``cross_attention_dim``), used where there is no text
+            encoder; None is zeros.
+        sampling: fields of ``Sampling``, the defaults of calls.
 
     Raises:
-        ValueError: ``empty_prompt`` is of another shape.
+        ValueError: ``empty_prompt`` is of another shape, or ``sampling`` has unknown fields or values out of range.
     """
 
-    model_cpu_offload_seq = "text_encoder->control->unet->vae"  # type: ignore[assignment]
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # diffusers' own protocol
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # control stays beside the UNet
+    _optional_components = ["text_encoder", "tokenizer", "empty_prompt"]  # noqa: RUF012  # diffusers' own protocol
+    settings_class = Sampling
 
     def __init__(
         self,
@@ -112,23 +108,22 @@ class CPGDPipeline(DiffusionPipeline):
         scheduler: Any,
         text_encoder: Any = None,
         tokenizer: Any = None,
-        empty_prompt: Tensor | None = None,
+        empty_prompt: Any = None,
+        sampling: dict[str, Any] | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            vae=vae, unet=unet, control=control, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
+        stored = EmptyPrompt(empty_prompt) if isinstance(empty_prompt, Tensor) else empty_prompt
+        super().__init__(
+            sampling,
+            vae=vae,
+            unet=unet,
+            control=control,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            empty_prompt=stored,
         )
-        self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty_prompt)
-
-    @property
-    def cell(self) -> int:
-        """Frame pixels a latent cell, each way."""
-        return cell_px(self.vae)
-
-    @property
-    def multiple(self) -> int:
-        """Sides of frames must be multiples of this."""
-        return self.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        empty = None if stored is None else stored.embedding
+        self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty)
 
     def group(self, options: Sampling) -> int:
         """Frames that are sampled together."""
@@ -144,17 +139,17 @@ class CPGDPipeline(DiffusionPipeline):
         return self.embeddings(prompt)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents (T, 4, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
+        """Latents (T, L, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
         return encode(self.vae, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Frames (T, 3, H, W) float32 of latents (T, 4, h, w), one by one for memory."""
+        """Frames (T, 3, H, W) float32 of latents (T, L, h, w), one by one for memory."""
         return one_by_one(decode, self.vae, latents)
 
     @torch.inference_mode()
     def __call__(
         self,
-        frames: Tensor,
+        frames: Any,
         motion: Tensor,
         residual: Tensor,
         reset: Tensor | None = None,
@@ -162,38 +157,93 @@ class CPGDPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         carried: Carried | None = None,
-    ) -> Generated:
+        *,
+        prompt: str = "",
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
         """Generate frames.
 
+        A clip has no B; in a batch every clip is sampled as if it were alone, from its first frame on.
+
         Args:
-            frames: (T, 3, H, W) in [0, 1], consecutive, of stage 1 or blurred; sides are multiples of ``multiple``.
-            motion: V (T, 2, h, w), frame pixels, on any grid.
-            residual: R (T, 1, h, w) in [0, 1].
-            reset: (T,) bool, True where there is nothing to take from the frame before.
-            options: of the sampler.
-            prompt_embeds, negative_prompt_embeds: (1, tokens, width); None for the empty prompt's.
-            carried: of the frames before; None at the start.
+            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, of stage 1 or blurred; also lists of PIL pictures (of such
+                lists for a batch) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
+            motion: V ([B,] T, 2, h, w), frame pixels, on any grid.
+            residual: R ([B,] T, 1, h, w) in [0, 1].
+            reset: ([B,] T) bool, True where there is nothing to take from the frame before.
+            options: of the sampler; None for the folder's own.
+            prompt_embeds, negative_prompt_embeds: (1, tokens, width); None for those of the prompts.
+            carried: of the frames before; None at the start, and for a batch.
+            prompt, negative_prompt: texts, for models with a text encoder.
+            num_inference_steps, guidance_scale: in place of those in ``options``.
+            generator: of the seed, one for all clips or one a clip; None for the seed in ``options``.
+            output_type: of frames: ``pt``, ``np`` or ``pil``.
+            return_dict: whether to return a ``CPGDPipelineOutput``; else a tuple of its fields.
+            callback_on_step_end: called after every step with the pipeline, the step's number within its group of
+                frames, t, and the tensors that ``callback_on_step_end_tensor_inputs`` names (``latents``); what it
+                returns takes their place. If it sets ``pipeline._interrupt``, the group at hand is decoded as it is
+                and the frames after it are returned as they were given.
+
+        Returns:
+            ``CPGDPipelineOutput``, or a tuple.
 
         Raises:
-            ValueError: sides that do not fit, or options out of range.
+            ValueError: sides that do not fit, options out of range, or unknown types and names.
         """
-        options = options or Sampling()
-        if frames.shape[-2] % self.multiple or frames.shape[-1] % self.multiple:
-            raise ValueError(f"frames of {tuple(frames.shape[-2:])} pixels: sides must be multiples of {self.multiple}")
+        clips, single = self.clips(frames)
+        if carried is not None and not single:
+            raise ValueError("carried is for a single clip: call the pipeline once a clip")
+        settings = self.settings(options, len(clips), num_inference_steps, guidance_scale, generator)
+        prompts = [self.embed(prompt) if prompt_embeds is None else prompt_embeds]
+        if settings[0].guidance != 1:
+            prompts.append(self.embed(negative_prompt) if negative_prompt_embeds is None else negative_prompt_embeds)
         if reset is None:
-            reset = torch.zeros(len(frames), dtype=torch.bool)
-        prompts = [self.embed() if prompt_embeds is None else prompt_embeds]
-        if options.guidance != 1:
-            prompts.append(self.embed() if negative_prompt_embeds is None else negative_prompt_embeds)
-        carried = carried or Carried(0)
+            reset = torch.zeros(motion.shape[: motion.ndim - 3], dtype=torch.bool)
+        priors = [field[None] if single else field for field in (motion, residual, reset)]
+        groups = len(clips) * -(-clips.shape[1] // self.group(settings[0]))
+        made, last = [], carried
+        with self.stepping(
+            groups * settings[0].steps,
+            settings[0].steps,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            output_type,
+        ):
+            for i, own in enumerate(settings):
+                fields = [field[i] for field in priors]
+                generated, last = self._clip(clips[i], fields, own, prompts, carried or Carried(0))
+                made.append(generated)
+        out = self.delivered(torch.stack(made), single, output_type)
+        last = last if single else None
+        return CPGDPipelineOutput(out, last) if return_dict else (out, last)
+
+    def _clip(
+        self,
+        frames: Tensor,
+        priors: Sequence[Tensor],
+        options: Sampling,
+        prompts: Sequence[Tensor],
+        carried: Carried,
+    ) -> tuple[Tensor, Carried]:
         out = []
         together = self.group(options)
         for first in range(0, len(frames), together):
+            if self.interrupt:
+                out.append(frames[first:].cpu().float())
+                break
             part = slice(first, first + together)
-            group = _Group(self, frames[part], motion[part], residual[part], reset[part], options, prompts)
+            motion, residual, reset = (field[part] for field in priors)
+            group = _Group(self, frames[part], motion, residual, reset, options, prompts)
             generated, carried = group.sample(carried)
             out.append(generated)
-        return Generated(torch.cat(out), carried)
+        return torch.cat(out), carried
 
 
 CPCPipeline = CPGDPipeline
@@ -213,7 +263,7 @@ class _Group:
         options: Sampling,
         prompts: Sequence[Tensor],
     ):
-        device, self.pipe, self.options = pipe.unet.device, pipe, options
+        device, self.pipe, self.options = pipe._execution_device, pipe, options
         self.frames = frames.to(device).float()
         self.hint = pipe.encode(self.frames)
         size = self.hint.shape[-2:]
@@ -227,30 +277,14 @@ class _Group:
         self.boxes = tile_boxes(size[0], size[1], side, min(options.stride, side))
 
     def sample(self, carried: Carried) -> tuple[Tensor, Carried]:
-        pipe, options = self.pipe, self.options
-        sources = [frame_generator(options.seed, carried.frame + i) for i in range(len(self.frames))]
-        timesteps = start_timesteps(pipe.scheduler, options.steps, options.start, self.hint.device)
-        noise = self._noise(sources, carried)
-        if options.start == 1:
-            latents = noise * float(pipe.scheduler.init_noise_sigma)
-        else:
-            latents = pipe.scheduler.add_noise(self.hint, noise, timesteps[:1].expand(len(noise)))
-        known = inspect.signature(pipe.scheduler.step).parameters
-        extra: dict[str, Any] = {"generator": sources} if "generator" in known else {}
-        for t in timesteps:
-            given = pipe.scheduler.scale_model_input(latents, t)
-            predicted = self._predict(given, t)
-            if options.fidelity or options.carry_latent:
-                predicted = self._steer(predicted, given, t, carried.latent)
-            latents = pipe.scheduler.step(predicted, t, latents, **extra).prev_sample
-        made = pipe.decode(latents)
-        if options.cancel_autoencoder:
-            made = made + self.frames - pipe.decode(self.hint)
-        if options.colour:
-            made = transfer_colour(made, self.frames)
+        """Frames (T, 3, H, W) on the CPU, and the state for the next group."""
+        generators = [frame_generator(self.options.seed, carried.frame + i) for i in range(len(self.frames))]
+        noise = self._noise(generators, carried)
+        latents = sampled(self.pipe, self.options, noise, generators, self.hint, self._predict)
+        (made,) = finished(self.pipe.vae, latents, self.frames, self.hint, self.options, len(latents))
         detail = self._along_motion(made - self.frames, carried.detail)
-        handed = detail[-1].cpu() if options.carry_detail else None
-        last = Carried(carried.frame + len(made), noise[-1].cpu(), latents[-1].cpu(), handed)
+        handed = detail[-1].cpu() if self.options.carry_detail else None
+        last = Carried(carried.frame + len(made), noise[-1].cpu() if self.options.carry_noise else None, handed)
         return (self.frames + self._moving() * detail).cpu(), last
 
     def _moving(self) -> Tensor:
@@ -274,8 +308,8 @@ class _Group:
             out.append(new)
         return torch.stack(out)
 
-    def _noise(self, sources: Sequence[torch.Generator], carried: Carried) -> Tensor:
-        fresh = torch.stack([torch.randn(self.hint.shape[1:], generator=source) for source in sources])
+    def _noise(self, generators: Sequence[torch.Generator], carried: Carried) -> Tensor:
+        fresh = torch.stack([torch.randn(self.hint.shape[1:], generator=generator) for generator in generators])
         if not self.options.carry_noise:
             return fresh.to(self.hint)
         before, out = carried.noise, []
@@ -285,16 +319,17 @@ class _Group:
         return torch.stack(out).to(self.hint)
 
     def _predict(self, latents: Tensor, t: Tensor) -> Tensor:
-        """The network's prediction for the whole latents (T, 4, h, w), with guidance, tile by tile."""
+        """The prediction for latents (T, L, h, w), its clean latent pulled to the hint by ``fidelity``."""
 
-        def denoise(boxes: Sequence[TileBox]) -> Tensor:
-            answers = [self._ask(latents, t, prompt, boxes) for prompt in self.prompts]
-            if len(answers) == 1:
-                return answers[0]
-            wanted, unwanted = answers
-            return unwanted + self.options.guidance * (wanted - unwanted)
+        def ask(prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+            return self._ask(latents, t, prompt, boxes)
 
-        return by_latent_tiles(latents.shape, self.boxes, denoise, self.options.tile_batch, latents)
+        answer = predicted(ask, self.prompts, self.boxes, self.options, latents)
+        if not self.options.fidelity:
+            return answer
+        step = Prediction(self.pipe.scheduler, t)
+        clean = step.clean(latents, answer)
+        return step.of_clean(latents, clean + self.options.fidelity * (self.hint - clean))
 
     def _ask(self, latents: Tensor, t: Tensor, prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
         pipe, dtype = self.pipe, self.pipe.unet.dtype
@@ -319,17 +354,6 @@ class _Group:
         return torch.cat(
             [self.priors[..., round(a * y) : round(b * y), round(c * x) : round(d * x)] for a, b, c, d in boxes]
         )
-
-    def _steer(self, predicted: Tensor, sample: Tensor, t: Tensor, before: Tensor | None) -> Tensor:
-        step = Prediction(self.pipe.scheduler, t)
-        clean = step.clean(sample, predicted)
-        if self.options.carry_latent and before is not None:
-            moved = warp(before[None].to(clean), self.motion[:1], "border")
-            share = self.options.carry_latent * self.trust[:1]
-            clean = torch.cat([clean[:1] + share * (moved - clean[:1]), clean[1:]])
-        if self.options.fidelity:
-            clean = clean + self.options.fidelity * (self.hint - clean)
-        return step.of_clean(sample, clean)
 
 
 def _resized(field: Tensor, size: Sequence[int]) -> Tensor:

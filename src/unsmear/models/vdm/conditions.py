@@ -13,12 +13,12 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.common.latents import described, is_kl
-
-__all__ = ["BlurEncoder", "ImageTokens", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside them
+from unsmear.models.common.public import public
 
 AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)}
 
@@ -30,6 +30,7 @@ SEEN_PX = 64
 """The compact embedding sees the whole frame at this size, whatever its own is."""
 
 
+@public
 class BlurEncoder(ModelMixin, ConfigMixin):
     """Image encoder of the blurred frames: a copy of the autoencoder's, and the projection into the UNet.
 
@@ -111,6 +112,7 @@ class FrameEmbedding(nn.Module):
         return self.out(self.layers(small.to(self.out.weight.dtype)).mean((2, 3)))
 
 
+@public
 class ImageTokens(ModelMixin, ConfigMixin):
     """Tokens that the UNet's cross-attention reads: the empty prompt's, then some of the image vector.
 
@@ -154,6 +156,7 @@ class ImageTokens(ModelMixin, ConfigMixin):
         """(count, ``vector_width``) of zeros."""
         return torch.zeros(count, int(self.config["vector_width"]), device=self.device)
 
+    @apply_forward_hook
     def embed(self, frames: Tensor) -> Tensor:
         """Image vectors of frames (B, 3, H, W) in [0, 1] by our own embedding.
 
