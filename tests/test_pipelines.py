@@ -319,11 +319,13 @@ def test_schedulers_can_be_swapped(name, kind, tmp_path):
     assert torch.equal(call(pipe).frames, plain)
 
 
-@pytest.mark.gpu
 @BOTH
-def test_parts_wait_on_the_cpu_while_others_compute(name):
-    pipe, wanted = tiny(name), call(tiny(name).to("cuda")).frames
-    pipe.enable_model_cpu_offload()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_parts_wait_on_the_cpu_while_others_compute(name, device):
+    """On a CPU the same hooks move parts from it to itself."""
+    pipe, wanted = tiny(name), call(tiny(name).to(device)).frames
+    pipe.enable_model_cpu_offload(device=device)
     for _ in range(2):
+        assert pipe._execution_device.type == device
         torch.testing.assert_close(call(pipe).frames, wanted, atol=1e-3, rtol=1e-3)
         assert pipe.unet.device.type == pipe.vae.device.type == "cpu"
