@@ -63,7 +63,7 @@ class ModelEntry:
     def kind(self) -> str:
         """Class of the model, as ``model_index.json`` or ``config.json`` names it.
 
-        Folders of pipelines without index, of earlier versions, are told apart by their parts.
+        Folders of pipelines of earlier versions, without index, are recognised by their parts.
 
         Raises:
             WeightsError: the folder has none of them, or they are no JSON objects.

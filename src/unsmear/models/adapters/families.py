@@ -1,4 +1,4 @@
-"""Which of two ways a denoiser was trained in, and the sampler's settings that belong to it.
+"""Families of denoisers: prediction of noise or of velocity, and the scheduler of each.
 
 A denoiser predicts the noise (ε), or velocity on a schedule that ends without signal (v, zero terminal SNR). Its keys
 and shapes are the same either way, and with the other's schedule it makes pictures that are wrong without an error.

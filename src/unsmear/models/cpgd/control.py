@@ -34,7 +34,7 @@ SHARED_WITH_THE_UNET = (
 
 
 class _JoinedBefore(nn.Module):
-    """In the place of the pixel-space embedding: the hint has joined the latent already, nothing is added."""
+    """Zero, in place of the pixel-space embedding: the hint has joined the latent already."""
 
     def forward(self, hint: Tensor) -> Tensor:
         return hint.new_zeros(())
@@ -99,13 +99,13 @@ class CPControlNet(ControlNetModel):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What ``ControlNetModel`` writes into the configuration by itself is not asked for again."""
+        """As diffusers'; fields that ``ControlNetModel`` adds to the configuration are ignored."""
         inherited = cls._get_init_keys(ControlNetModel) - cls._get_init_keys(cls)
         return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in inherited}, **kwargs)
 
     @classmethod
     def beside(cls, unet: UNet2DConditionModel, **options: Any) -> "CPControlNet":
-        """One that starts as the encoder of ``unet``: the hint has weight zero, and nothing is added to the skips.
+        """Control network with the encoder of ``unet``; the hint has weight zero, nothing is added to the skips.
 
         Args:
             unet: the frozen denoiser.

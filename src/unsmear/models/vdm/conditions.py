@@ -27,7 +27,7 @@ START = 0.1
 gradient at first. Ours."""
 
 SEEN_PX = 64
-"""The compact embedding sees the whole frame at this size, whatever its own is."""
+"""Side to which the compact embedding resizes the whole frame."""
 
 
 @public
@@ -61,7 +61,7 @@ class BlurEncoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def beside(cls, vae: Any, width: int) -> "BlurEncoder":
-        """One whose encoder is that of ``vae``, and whose projection is fresh."""
+        """Blur encoder with a copy of the encoder of ``vae`` and a fresh projection."""
         config = {key: value for key, value in described(vae.config).items() if not key.startswith("_")}
         made = cls(config | {"_class_name": type(vae).__name__}, width)
         made.encoder.load_state_dict(vae.encoder.state_dict())
@@ -86,12 +86,12 @@ class BlurEncoder(ModelMixin, ConfigMixin):
         return encoded * self.scaling
 
     def forward(self, frames: Tensor) -> Tensor:
-        """What is added to the UNet's first convolution, (B, T, C, h, w), of frames (B, T, 3, H, W) in [0, 1]."""
+        """Projected latents (B, T, C, h, w) of frames (B, T, 3, H, W) in [0, 1], for the UNet's first convolution."""
         return self.projection(self.latents(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
 
 
 class FrameEmbedding(nn.Module):
-    """A vector that sums up a frame; in the place of CLIP in the compact model. Ours.
+    """Embedding of a frame as one vector, in place of CLIP in the compact model. Ours.
 
     Args:
         channels: of its levels, each half the resolution of the one before.

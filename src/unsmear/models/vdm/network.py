@@ -24,7 +24,7 @@ PARTS = ("unet", "blur_encoder", "image_tokens")
 
 
 class VDM(nn.Module):
-    """The parts that learn, joined: everything between noisy latents and what is predicted of them.
+    """The trained parts joined: from noisy latents and conditions to the prediction.
 
     Args:
         unet: ``UNet3DConditionModel`` over L latent channels.
