@@ -73,7 +73,7 @@ def test_what_one_window_hands_to_the_next_is_enough(restorer, clip):
     assert apart.max() <= 1
     other, _ = restorer.restore(Clip(pixels[5:], priors[5:], 0.5, first=9), None, None)
     assert np.abs(other.astype(int) - rest.astype(int)).max() > 1
-    assert {name.split(".")[0] for name in state} == {"noise", "latent", "first"}
+    assert {name.split(".")[0] for name in state} == {"noise", "first"}
 
 
 def test_tiles_stay_close_to_the_whole(restorer, clip):

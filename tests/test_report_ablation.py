@@ -50,7 +50,7 @@ NO_GENERATOR = "needs a model that generates: give full=DIR as `models`"
 @pytest.fixture
 def none_shipped(monkeypatch):
     """As where no model that generates comes with the package."""
-    some = [entry for entry in zoo.shipped() if not entry.is_pipeline]
+    some = [entry for entry in zoo.shipped() if entry.kind not in zoo.PIPELINES]
     monkeypatch.setattr(zoo, "shipped", lambda: some)
 
 

@@ -21,7 +21,7 @@ from unsmear.report.ablation import ablation_block, run_ablation
 from unsmear.report.attention import FULL_HEAT, attention_figure, overlay
 from unsmear.report.results import ClipResult, Result
 from unsmear.report.variants import TABLES
-from unsmear.restore.cpc import CPCRestorer
+from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.restore.devices import load
 from unsmear.restore.restorer import Clip
 from unsmear.video.colour import luma_of_rgb
@@ -44,9 +44,9 @@ def clip() -> Clip:
     return Clip(np.stack(frames), chunk_priors([luma_of_rgb(f) for f in frames], before=None, after=None))
 
 
-def opened(name: str) -> CPCRestorer:
+def opened(name: str) -> CPGDRestorer:
     restorer = load(name, device="cpu", dtype="fp32")
-    assert isinstance(restorer, CPCRestorer) or name == "cpfp"
+    assert isinstance(restorer, CPGDRestorer) or name == "cpfp"
     return restorer
 
 
@@ -108,7 +108,6 @@ def test_each_option_is_changed_by_itself(weights, clip):
         "colour-off",
         "fidelity-0.0",
         "carry_noise-off",
-        "carry_latent-0.0",
         "carry_detail-0.0",
         "still_px-0.0",
     }

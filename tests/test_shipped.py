@@ -12,14 +12,14 @@ from spectrum import line_strengths
 from unsmear import load
 from unsmear.data.pairset import upright_frames
 from unsmear.metrics import psnr
-from unsmear.models.zoo import find, shipped
+from unsmear.models.zoo import PIPELINES, find, shipped
 from unsmear.priors import chunk_priors
 from unsmear.restore.restorer import Clip
 from unsmear.video import open_video
 from unsmear.video.colour import luma_of_rgb
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-GENERATING = [entry.name for entry in shipped() if entry.is_pipeline]
+GENERATING = [entry.name for entry in shipped() if entry.kind in PIPELINES]
 
 
 def frames_of(name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from unsmear import load
 from unsmear.metrics.temporal import align
-from unsmear.models.vdm.windows import window_spans
+from unsmear.models.common.tiles import window_spans
 from unsmear.priors import chunk_priors
 from unsmear.restore.restorer import Clip
 from unsmear.restore.vdm import VDMRestorer

@@ -28,11 +28,32 @@ from unsmear.errors import (
 )
 from unsmear.version import __version__
 
+MODELS = {
+    "CPControlNet": "unsmear.models.cpgd.control",
+    "CPGDPipeline": "unsmear.models.cpgd.pipeline",
+    "VDMPipeline": "unsmear.models.vdm.pipeline",
+    "BlurEncoder": "unsmear.models.vdm.conditions",
+    "ImageTokens": "unsmear.models.vdm.conditions",
+    "EmptyPrompt": "unsmear.models.common.prompts",
+    "ModelMixin": "diffusers",  # not ours: from_pretrained looks beside a class for the base that says how to load it
+}
+"""Classes of diffusion models, imported when they are asked for; modules that hold them."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(MODELS[name]), name)
+
+
 # Here, because every way to torch through unsmear comes past; in a function, imports of its parts would not.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
+    "CPGDPipeline",
     "DamagedVideo",
     "DataLayoutError",
     "Interrupted",
@@ -40,6 +61,7 @@ __all__ = [
     "UnsmearError",
     "UnsupportedVideo",
     "UsageError",
+    "VDMPipeline",
     "WeightsError",
     "__version__",
     "deblur",

@@ -97,7 +97,7 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         **sampling: of models that generate: ``steps``, ``guidance``, ``prompt``, ``negative_prompt``, ``seed``,
-            ``fidelity`` and the other fields of ``unsmear.models.cpc.pipeline.Sampling``.
+            ``fidelity`` and the other fields of ``unsmear.models.cpgd.pipeline.Sampling``.
 
     Raises:
         UsageError: unknown model, device, dtype or option.

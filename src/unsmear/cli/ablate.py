@@ -181,12 +181,12 @@ def _write_attention(restorer: "Restorer", frames: "list[np.ndarray]", path: Pat
 
     from unsmear.priors import chunk_priors
     from unsmear.report.attention import attention_figure
-    from unsmear.restore.cpc import CPCRestorer
+    from unsmear.restore.cpgd import CPGDRestorer
     from unsmear.restore.restorer import Clip
     from unsmear.video.colour import luma_of_rgb
     from unsmear.video.images import write_png
 
     priors = chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None)
-    assert isinstance(restorer, CPCRestorer)  # rows name no other models
+    assert isinstance(restorer, CPGDRestorer)  # rows name no other models
     write_png(path, attention_figure(restorer, Clip(np.stack(frames), priors), len(frames) // 2))
     return path

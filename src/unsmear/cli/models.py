@@ -64,7 +64,9 @@ def show(
     actual = entry.checksum()
     stated = entry.card.get("sha256")
     verdict = "no checksum in its card" if not stated else "as its card says" if actual == stated else "NOT its card's"
-    typer.echo(f"{entry.name}: {entry.weights}\nSHA-256 {actual} ({verdict})")
+    typer.echo(
+        f"{entry.name}: {entry.weights if entry.weights.exists() else entry.folder}\nSHA-256 {actual} ({verdict})"
+    )
     if entry.card_text:
         typer.echo(entry.card_text)
 

@@ -1,4 +1,4 @@
-"""Running out of memory, told alike by all restorers."""
+"""Conversion of out-of-memory errors, the same for all restorers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

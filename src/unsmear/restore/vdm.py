@@ -1,4 +1,4 @@
-"""The video diffusion model as a Restorer: clips in, generated clips out, and how the last frames were made."""
+"""The video diffusion model as a Restorer: clips in, generated clips and the steps of the last frames out."""
 
 import hashlib
 
@@ -42,6 +42,7 @@ class VDMRestorer:
     ):
         self.name, self.frames_after, self.sampling, self.pipe = name, sampling.overlap, sampling, pipe
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        pipe.set_progress_bar_config(disable=True)  # the job shows progress
         for part in (pipe.vae, pipe.unet, pipe.blur_encoder, pipe.image_tokens, pipe.image_encoder):
             if part is not None:
                 nn.Module.to(part, device=device, dtype=dtype)
