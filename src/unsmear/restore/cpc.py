@@ -16,10 +16,9 @@ from unsmear.models.cpc.noise import frame_generator
 from unsmear.models.cpc.pipeline import Carried, CPCPipeline, Sampling
 from unsmear.models.cpc.steering import start_timesteps
 from unsmear.restore.cpfp import CPFPRestorer
-from unsmear.restore.generating import first_tile_px, tiled
-from unsmear.restore.memory import memory_errors
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
+from unsmear.restore.tiles import first_latent_tile_px, tiled
 
 WHOLE_CELLS = 200 * 200
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
@@ -28,7 +27,7 @@ CARRIED = ("noise", "latent", "detail")
 """What a chunk hands to the next, as ``Carried`` names it."""
 
 
-class CPCRestorer:
+class CPCRestorer(Restorer):
     """Runs stage 1 and a ``CPCPipeline`` on clips.
 
     Args:
@@ -42,6 +41,8 @@ class CPCRestorer:
         prompt: and ``negative_prompt``, for models with a text encoder.
     """
 
+    sampling: Sampling
+
     def __init__(
         self,
         first: CPFPRestorer | None,
@@ -54,7 +55,7 @@ class CPCRestorer:
         prompt: str = "",
         negative_prompt: str = "",
     ):
-        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.on(device, dtype)
         self.pipe = pipe
         for part in (pipe.vae, pipe.unet, pipe.control):
             nn.Module.to(part, device=device, dtype=dtype)
@@ -81,11 +82,7 @@ class CPCRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # one group of frames is in memory at a time, however long the clip
-        return first_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
-
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
+        return first_latent_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:

@@ -189,7 +189,7 @@ class _Job:
     def _report(self, resumed: int) -> Report:
         seconds = time.monotonic() - self.began
         figures = summarise(self.so_far.figures)
-        sampling = getattr(self.restorer, "sampling", None)
+        sampling = self.restorer.sampling
         return Report(
             input=str(self.info.path),
             output=str(self.output),
