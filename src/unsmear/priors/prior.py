@@ -76,6 +76,15 @@ class Prior:
             motion_back_source="none",
         )
 
+    def __repr__(self) -> str:
+        if self.reset and self.reset_back:
+            told = "neither past nor future"
+        else:
+            length = float(np.median(np.linalg.norm(self.motion_back() if self.reset else self.motion(), axis=0)))
+            told = f"motion {length:.1f} px, {100 * self.coverage:.0f} % found"
+            told += ", no past" if self.reset else ", no future" if self.reset_back else ""
+        return f"Prior({self.width}x{self.height}, {told}, {self.origin})"
+
     @property
     def height(self) -> int:
         """Rows of the picture in pixels."""

@@ -1,4 +1,4 @@
-"""What is measured of every frame while a job runs, summed up so that a resumed job can report on the whole.
+"""Measurements of every frame while a job runs, summed up so that a resumed job can report on the whole.
 
 It costs little beside restoring: two blur estimates and one look at the motion grid, less than 4 ms for a frame of
 1280×720 on one core, where restoring takes several hundred. What is kept grows by one row a second of video, not by
@@ -45,7 +45,7 @@ class Second:
     duty: float = 0.0
 
     def row(self) -> dict[str, Any]:
-        """Means, as ``--report`` gives them; None where nothing was found."""
+        """Means, as the JSON report gives them; None where nothing was found."""
         return {
             "second": self.second,
             "blur_before": round(self.blur_before / self.frames, 4),

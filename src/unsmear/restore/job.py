@@ -176,7 +176,7 @@ class _Job:
                     why = (str(error).splitlines() or ["the device is full"])[0]
                     raise UnsmearError(
                         f"{self.info.path}: out of memory even with tiles of {side} px "
-                        f"({why}); choose --device cpu or a shorter --window"
+                        f"({why}); choose `device` cpu or a shorter `window`"
                     ) from None
                 so_far.tile_px = smaller
                 so_far.notes.append(f"out of memory: went on with tiles of {smaller} px")

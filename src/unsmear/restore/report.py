@@ -1,4 +1,4 @@
-"""What a job tells about itself."""
+"""The report of a finished job: speed, memory, what became of the picture."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ difference is seen at a glance measured 10 to 41 per cent, those on which one ha
 
 @dataclass
 class Report:
-    """One finished input. Field names are those of ``--report``."""
+    """One finished input. Field names are those of the JSON report."""
 
     input: str
     output: str

@@ -75,6 +75,11 @@ class Clip:
         duty = estimate_duty(lumas, priors) if duty is None else duty
         return cls(frames if isinstance(frames, np.ndarray) else np.stack(pictures), priors, duty, output_frames, first)
 
+    def __repr__(self) -> str:
+        count, height, width = self.frames.shape[:3]
+        duty = "unknown" if self.duty is None else f"{self.duty:.2f}"
+        return f"Clip({count} frames of {width}x{height}, {self.frames.dtype}, duty {duty})"
+
     @property
     def wanted(self) -> int:
         """How many frames are to be restored."""
