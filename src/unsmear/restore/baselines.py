@@ -1,4 +1,4 @@
-"""Methods that need no training, to compare with: nothing at all, an unsharp mask, and Richardson–Lucy."""
+"""Baselines, which need no training: nothing at all, an unsharp mask, and Richardson–Lucy."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which device and which number format to compute with."""
+"""Loading a model onto a device, in a number format."""
 
 from typing import Any
 

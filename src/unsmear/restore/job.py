@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
-from unsmear.restore.figures import measure, notes, summarise
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.outputs import OutputKind, check_free, place, writable_folder
-from unsmear.restore.report import Report, peak_memory_mb
+from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 from unsmear.restore.restraint import restrained
 from unsmear.restore.sinks import make_sink

@@ -1,4 +1,4 @@
-"""Where the output of an input goes, and whether it may go there. Nothing that exists is touched here."""
+"""Names of outputs, and whether they may be written. Nothing that exists is touched here."""
 
 import os
 import re

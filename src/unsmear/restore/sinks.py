@@ -1,4 +1,4 @@
-"""Where restored frames go: a video in segments, a folder of PNG frames, or one image."""
+"""Writing restored frames: a video in segments, a folder of PNG frames, or one image."""
 
 from collections.abc import Callable
 from dataclasses import replace

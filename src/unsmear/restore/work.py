@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unsmear.errors import OutputError
-from unsmear.restore.figures import Figures
+from unsmear.restore.report import Figures
 from unsmear.restore.restorer import State
 from unsmear.restore.shots import DutyTracker
 from unsmear.video.images import write_whole
