@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unsmear.priors import Prior
+    from unsmear.priors import Mode, Prior
     from unsmear.restore.options import Options, Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
@@ -104,7 +104,7 @@ def deblur(
 
 
 def extract_priors(
-    source: str | Path, *, mode: str = "auto", chunk_frames: int | None = None
+    source: str | Path, *, mode: Mode = "auto", chunk_frames: int | None = None
 ) -> Iterator[tuple[Frame, Prior]]:
     """Every frame of a video or folder of frames with its coding prior, in order, in bounded memory.
 
@@ -121,7 +121,7 @@ def extract_priors(
     from unsmear.priors import DEFAULT_CHUNK_FRAMES
     from unsmear.video import open_video
 
-    settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)  # type: ignore[arg-type]
+    settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
     with open_video(source) as reader:
         yield from pairs_of(reader, settings)[2]
 
