@@ -78,12 +78,13 @@ class Prior:
 
     def __repr__(self) -> str:
         if self.reset and self.reset_back:
-            told = "neither past nor future"
+            about = "neither past nor future"
         else:
-            length = float(np.median(np.linalg.norm(self.motion_back() if self.reset else self.motion(), axis=0)))
-            told = f"motion {length:.1f} px, {100 * self.coverage:.0f} % found"
-            told += ", no past" if self.reset else ", no future" if self.reset_back else ""
-        return f"Prior({self.width}x{self.height}, {told}, {self.origin})"
+            motion, valid = (self.motion_back(), self.valid_back) if self.reset else (self.motion(), self.valid)
+            length = float(np.median(np.linalg.norm(motion, axis=0)))
+            about = f"motion {length:.1f} px, {100 * valid.mean():.0f} % found"
+            about += ", no past" if self.reset else ", no future" if self.reset_back else ""
+        return f"Prior({self.width}x{self.height}, {about}, {self.origin})"
 
     @property
     def height(self) -> int:
