@@ -47,6 +47,7 @@ def test_the_list_of_commands_says_what_they_say(name):
         (("data", "augment"), (PriorSettings,)),
         (("priors", ""), (PriorSettings,)),
         (("evaluate", ""), (Options,)),
+        (("deblur", ""), (Options,)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
 )

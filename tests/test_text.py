@@ -19,9 +19,7 @@ from unsmear.models.adapters.imports import import_weights
 from unsmear.models.loading import load as load_model
 from unsmear.models.text import store_empty_prompt
 from unsmear.models.zoo import EMPTY_PROMPT_FILE, find
-from unsmear.priors import chunk_priors
 from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
 
 WIDTH = 16
 CONTEXT = 1024
@@ -40,8 +38,7 @@ def weights(bare, tmp_path):
 
 
 def clip() -> Clip:
-    frames = moving_frames((48, 32), 2)
-    return Clip(np.stack(frames), chunk_priors([luma_of_rgb(f) for f in frames], before=None, after=None))
+    return Clip.of(moving_frames((48, 32), 2))
 
 
 def test_a_stored_empty_prompt_takes_the_text_encoders_place(weights, monkeypatch):

@@ -47,7 +47,7 @@ def test_what_a_base_and_its_file_come_to():
     )
     assert read.data.packs == ["runs/packF", "runs/packG", "runs/packH", "runs/packI"]
     deep = read_config(CPFPTraining, CONFIGS / "cpfp-deep.yaml")
-    assert (deep.model.channels, deep.model.offset_limit, deep.loop.optimiser.warmup_steps) == (48, 4.0, 200)
+    assert (deep.model.channels, deep.model.offset_limit, deep.loop.optimiser.warmup_steps) == (48, 4.0, 300)
 
 
 def test_every_row_of_the_study_is_a_configuration():

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unsmear import load
+from unsmear import Clip, load
 from unsmear.models.common.tiles import tile_boxes
-from unsmear.priors import chunk_priors
 from unsmear.restore.cpgd import CPGDRestorer
-from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 
 
@@ -31,7 +28,7 @@ def main() -> None:
     restorer = load(given.model)
     if not isinstance(restorer, CPGDRestorer):
         parser.error(f"{given.model} has no tiles in latent space: name a model of stage 2")
-    clip = Clip(frames, chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None), given.duty)
+    clip = Clip.of(frames, given.duty)
     whole, tiled = (restorer.restore(clip, None, tile)[0].astype(float) for tile in (None, given.tile))
 
     cell, multiple = restorer.pipe.cell, restorer.pipe.multiple

@@ -177,16 +177,11 @@ def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
 
 def _write_attention(restorer: "Restorer", frames: "list[np.ndarray]", path: Path) -> Path:
     """Fig. 10: where the control network looks in the middle of a few frames."""
-    import numpy as np
-
-    from unsmear.priors import chunk_priors
     from unsmear.report.attention import attention_figure
     from unsmear.restore.cpgd import CPGDRestorer
     from unsmear.restore.restorer import Clip
-    from unsmear.video.colour import luma_of_rgb
     from unsmear.video.images import write_png
 
-    priors = chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None)
     assert isinstance(restorer, CPGDRestorer)  # rows name no other models
-    write_png(path, attention_figure(restorer, Clip(np.stack(frames), priors), len(frames) // 2))
+    write_png(path, attention_figure(restorer, Clip.of(frames), len(frames) // 2))
     return path

@@ -200,7 +200,8 @@ def _scheduler(folder: Path) -> Any:
         return kind.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, with --family"
+            f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, "
+            "`unsmear models import --family`"
         ) from None
 
 

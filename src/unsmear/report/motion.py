@@ -34,7 +34,7 @@ class _Shown:
         return luma_of_rgb(self.rgb)
 
 
-class MovedRestorer:
+class MovedRestorer(Restorer):
     """Another restorer, handed priors whose motion (both ways) comes from ``source`` and whose residual may be gone.
 
     The source sees the frames of a clip and, through the state, the one before. Where neither shows the other frame
@@ -60,10 +60,6 @@ class MovedRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         return self.inner.default_tile_px(height, width, frames)
-
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
 
     def _priors(self, clip: Clip, past: np.ndarray | None) -> Iterator[Prior]:
         pairs = [(_Shown(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]

@@ -15,10 +15,9 @@ from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.attention_maps import Heat, control_heat
 from unsmear.models.cpgd.pipeline import Carried, CPGDPipeline, Sampling
 from unsmear.restore.cpfp import CPFPRestorer
-from unsmear.restore.generating import first_tile_px, tiled
-from unsmear.restore.memory import memory_errors
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
+from unsmear.restore.tiles import first_latent_tile_px, tiled
 
 WHOLE_CELLS = 200 * 200
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
@@ -27,7 +26,7 @@ CARRIED = ("noise", "detail")
 """What a chunk hands to the next, as ``Carried`` names it."""
 
 
-class CPGDRestorer:
+class CPGDRestorer(Restorer):
     """Runs stage 1 and a ``CPGDPipeline`` on clips.
 
     Args:
@@ -41,6 +40,8 @@ class CPGDRestorer:
         prompt: and ``negative_prompt``, for models with a text encoder.
     """
 
+    sampling: Sampling
+
     def __init__(
         self,
         first: CPFPRestorer | None,
@@ -53,7 +54,7 @@ class CPGDRestorer:
         prompt: str = "",
         negative_prompt: str = "",
     ):
-        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.on(device, dtype)
         self.pipe = pipe
         pipe.set_progress_bar_config(disable=True)  # the job shows progress
         for part in (pipe.vae, pipe.unet, pipe.control):
@@ -81,11 +82,7 @@ class CPGDRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # one group of frames is in memory at a time, however long the clip
-        return first_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
-
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
+        return first_latent_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:

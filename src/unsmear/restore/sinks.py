@@ -1,4 +1,4 @@
-"""Where restored frames go: a video in segments, a folder of PNG frames, or one image."""
+"""Writing restored frames: a video in segments, a folder of PNG frames, or one image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -143,7 +143,7 @@ class WithComparison:
         try:
             self.made.replace(self.output)
         except OSError as error:
-            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return notes
 
 
@@ -177,7 +177,7 @@ class FramesSink:
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
         except OSError as error:
-            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return []
 
 
