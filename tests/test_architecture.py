@@ -26,7 +26,7 @@ LAYERS = [
     {"models", "data"},
     {"metrics"},
     {"nn", "priors", "video"},
-    {"options"},
+    {"options", "files", "processes"},
     {"errors", "version"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -101,7 +101,7 @@ def _one(
 
 
 def _write_report(report: Path, entries: list[dict[str, Any]]) -> None:
-    from unsmear.video.images import write_whole
+    from unsmear.files import write_whole
 
     report.parent.mkdir(parents=True, exist_ok=True)
     write_whole(report, (json.dumps(entries, indent=2) + "\n").encode())

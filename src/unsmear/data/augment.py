@@ -1,17 +1,16 @@
 """Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-
-import cv2
 
 from unsmear.data.extract import Extraction, PriorSettings, extract, find_source
 from unsmear.data.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
+from unsmear.processes import in_processes
 from unsmear.video import RawFormat
 
 
@@ -75,16 +74,10 @@ def augment(
         if on_clip is not None:
             on_clip(clip.name, outcome)
 
-    if workers > 1 and len(todo) > 1:
-        # "spawn": FFmpeg's and OpenCV's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), context, cv2.setNumThreads, (1,)) as pool:
-            jobs = {pool.submit(_try, clip, settings, overwrite): clip for clip in todo}
-            for job in as_completed(jobs):
-                finished(jobs[job], job.result())
-    else:
-        for clip in todo:
-            finished(clip, _try(clip, settings, overwrite))
+    make = partial(_try, settings=settings, overwrite=overwrite)
+    with closing(in_processes(make, todo, workers)) as outcomes:
+        for clip, outcome in zip(todo, outcomes, strict=True):
+            finished(clip, outcome)
     return result
 
 

@@ -16,11 +16,13 @@ import numpy as np
 from av import library_versions
 
 from unsmear.errors import OutputError
+from unsmear.files import WholeFile
 from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Profile, VideoPriors
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.pictures import sheet
 from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
 from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, open_video
+from unsmear.video.ffmpeg import file_url
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
 
@@ -201,13 +203,13 @@ class Preview:
             raise OutputError(f"{path} exists already; give `overwrite` or choose another file")
         if path.suffix.lower() not in (".mp4", ".mkv", ".mov"):
             raise OutputError(f"{path}: a preview is written as .mp4, .mkv or .mov; choose one of these endings")
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._file = WholeFile(path, same_suffix=True)
         self._stream: Any = None
         self._rate = info.frame_rate or Fraction(25)
         self._unit = info.time_base or 1 / self._rate
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._container: Any = av.open(f"file:{self._partial}", "w")
+            self._container: Any = av.open(file_url(self._file.partial), "w")
         except (av.FFmpegError, OSError) as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -244,9 +246,9 @@ class Preview:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
             if kind is None:
-                self._partial.replace(self.path)
+                self._file.keep()
         except (av.FFmpegError, OSError, ValueError) as failure:
             if kind is None:
                 raise OutputError(f"{self.path}: cannot be written ({failure})") from failure
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._file.drop()

@@ -6,8 +6,8 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 """
 
 import json
-import multiprocessing
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
@@ -24,10 +24,12 @@ from unsmear.data.leaves import dead_leaves
 from unsmear.data.light import expose, quantise
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError
+from unsmear.files import write_whole
 from unsmear.metrics import psnr
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.duty import estimate_duty, mean_line
+from unsmear.processes import in_processes
 from unsmear.video import open_video
 from unsmear.video.raw import RAW_SUFFIX, Y4M_SUFFIX
 
@@ -420,18 +422,12 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in _shapes(config).items():
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
-    if workers == 1:
-        _start_worker(sources, config, folder)
-        for i in range(config.sequences):
-            _fill_row(i)
-    else:
-        # Spawned, not forked: OpenCV's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers, _start_worker, (sources, config, folder)) as pool:
-            for _ in pool.imap_unordered(_fill_row, range(config.sequences), chunksize=8):
-                pass
+    rows, start = range(config.sequences), (sources, config, folder)
+    with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
+        for _ in filled:
+            pass
     _worker.clear()
-    (folder / "pack.json").write_text(json.dumps(asdict(config), indent=2))
+    write_whole(folder / "pack.json", json.dumps(asdict(config), indent=2).encode())
 
 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 from unsmear.data.layouts import DataClip
 from unsmear.data.sets import open_pairs
 from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.files import write_whole
 from unsmear.metrics.protocols import Protocol, find_protocol
 from unsmear.report.meter import DEFAULT_METRICS, Measures, Meter
 from unsmear.report.pictures import Picture, eight_bit
@@ -27,7 +28,7 @@ from unsmear.restore.options import Options
 from unsmear.restore.report import reset_peak_memory
 from unsmear.restore.restorer import Restorer
 from unsmear.video import open_video, read_image
-from unsmear.video.images import write_png, write_whole
+from unsmear.video.images import write_png
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
+from unsmear.files import write_whole
 from unsmear.restore.options import Options
 from unsmear.restore.outputs import OutputKind, comparison_path, numbered_frames
 from unsmear.restore.timerange import TimeRange
@@ -22,7 +23,7 @@ from unsmear.video import (
     choose_encoding,
     join_segments,
 )
-from unsmear.video.images import write_png, write_whole
+from unsmear.video.images import write_png
 
 
 class Sink(Protocol):
