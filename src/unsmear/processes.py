@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,7 +29,7 @@ def in_processes(
     start: Callable[..., object] | None = None,
     arguments: tuple[Any, ...] = (),
     at_once: int = 1,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """``function(item)`` for each item, in the order of the items.
 
     Ctrl-C, or closing the iterator, interrupts tasks under way as it would in this process, so that they clean up.

@@ -21,7 +21,7 @@ from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Pr
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.pictures import sheet
 from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
-from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, open_video
+from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, eight_bit, open_video
 from unsmear.video.ffmpeg import file_url
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
@@ -218,8 +218,7 @@ class Preview:
 
     def add(self, frame: Frame, prior: Prior) -> None:
         """Append the pictures of one frame."""
-        rgb = (frame.rgb >> 8).astype(np.uint8) if frame.rgb.dtype == np.uint16 else frame.rgb
-        picture = sheet(rgb, frame.luma, prior, str(frame.index))
+        picture = sheet(eight_bit(frame.rgb), frame.luma, prior, str(frame.index))
         try:
             if self._stream is None:
                 self._begin(*picture.shape[:2])

@@ -23,7 +23,7 @@ from unsmear.errors import DataLayoutError, OutputError, UnsmearError
 from unsmear.files import read_json, whole_folder, write_whole
 from unsmear.metrics import psnr
 from unsmear.processes import in_processes
-from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, find_inputs, open_video
+from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, eight_bit, find_inputs, open_video, upright
 
 ENTRY = "clip.json"
 MANIFEST = "manifest.json"
@@ -153,10 +153,7 @@ def clip_generator(seed: int, name: str) -> np.random.Generator:
 def upright_frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray]:
     """The first ``last`` frames (None: all) as upright uint8 RGB (H, W, 3); deeper ones are rounded to 8 bit."""
     for frame in reader.frames(0, last):
-        rgb = frame.rgb
-        if rgb.dtype == np.uint16:
-            rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        yield np.ascontiguousarray(np.rot90(rgb, reader.info.rotation // 90)) if reader.info.rotation else rgb
+        yield upright(eight_bit(frame.rgb), reader.info)
 
 
 def _named_sources(inputs: Iterable[Path], failures: list[tuple[Path, UnsmearError]]) -> dict[str, Path]:

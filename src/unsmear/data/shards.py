@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 
 from unsmear.data.compress import SMALL_PX
-from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, Sources, material, read_clip, read_photo, some_leaves
+from unsmear.data.pack import Sources, material, read_clip, read_photo, some_leaves
 from unsmear.errors import DataLayoutError, OutputError, UsageError
 from unsmear.files import sha256, whole_folder
 from unsmear.options import Limits, check
+from unsmear.video.images import IMAGE_SUFFIXES
+from unsmear.video.probe import VIDEO_SUFFIXES
 
 MANIFEST = "manifest.json"
 
@@ -167,7 +169,7 @@ def _write_shards(
 ) -> Iterator[dict[str, Any]]:
     """Write every shard and yield its entry in the manifest."""
     pictures = []
-    for path in material(photos, PHOTO_SUFFIXES):
+    for path in material(photos, IMAGE_SUFFIXES):
         if (origin := origins.of(path)) is not None:
             pictures.append(read_photo(path, settings.photo_px))
             file = _write_picture(folder / f"photo{len(pictures) - 1:03d}.jpg", pictures[-1], settings.quality)
@@ -176,7 +178,7 @@ def _write_shards(
         file = _write_picture(folder / f"leaves{i:03d}.jpg", picture, settings.quality)
         yield _entry("leaves", file, max(picture.shape), {"source": f"dead leaves, seed {settings.seed}"})
     number = 0
-    for path in material(clips, CLIP_SUFFIXES):
+    for path in material(clips, VIDEO_SUFFIXES):
         if (origin := origins.of(path)) is not None:
             frames = read_clip(path, settings.clip_px)
             file = _write_clip(folder / f"clip{number:03d}.mp4", frames, settings.crf, settings.clip_frames)
