@@ -25,7 +25,8 @@ LAYERS = [
     {"restore"},
     {"models", "data"},
     {"metrics"},
-    {"nn", "priors", "video"},
+    {"nn", "priors"},
+    {"video"},
     {"options", "files", "processes"},
     {"errors", "version"},
 ]

@@ -60,11 +60,11 @@ def test_frames_come_out_in_the_size_of_the_video_and_resumed_as_unbroken(restor
 
 def test_what_one_window_hands_to_the_next_is_enough(restorer, clip):
     """Windows only change what stage 1 sees of later frames; the noise is that of the frames."""
-    from unsmear.priors import stream_priors
+    from unsmear.priors import stream
     from unsmear.restore.restorer import Clip
 
     with open_video(clip) as reader:
-        pairs = list(stream_priors(iter(reader.frames()), luma=lambda f: f.luma, chunk_frames=24, before=None))
+        pairs = list(stream(reader.frames()))
     pixels, priors = np.stack([f.rgb for f, _ in pairs]), [p for _, p in pairs]
     whole, _ = restorer.restore(Clip(pixels, priors, 0.5), None, None)
     first, state = restorer.restore(Clip(pixels, priors, 0.5, 5), None, None)

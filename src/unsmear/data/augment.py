@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from unsmear.data.extract import Extraction, PriorSettings, extract, find_source
 from unsmear.data.layouts import DataClip, find_clips
+from unsmear.data.motion_sources import find_source
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.extract import Extraction, extract
+from unsmear.priors.settings import DEFAULTS, PriorSettings
 from unsmear.processes import in_processes
 from unsmear.video import RawFormat
 
@@ -25,7 +27,7 @@ class Augmented:
 
 def augment(
     dataset: Path,
-    settings: PriorSettings | None = None,
+    settings: PriorSettings = DEFAULTS,
     *,
     workers: int = 1,
     overwrite: bool = False,
@@ -52,7 +54,6 @@ def augment(
         DataLayoutError: no clips.
         UsageError: an unknown motion source.
     """
-    settings = settings or PriorSettings()
     for name in (settings.motion, settings.motion_back):
         find_source(name)
     result, todo = Augmented(), []
@@ -83,7 +84,9 @@ def augment(
 
 def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction | UnsmearError:
     try:
-        return extract(clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw)
+        return extract(
+            clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw, find_source=find_source
+        )
     except UnsmearError as error:
         return error
 

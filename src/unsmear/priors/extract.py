@@ -1,7 +1,7 @@
-"""A whole video, or a folder of frames, into an archive of its priors, and pictures of them on the way."""
+"""Extraction: the priors of a video or folder of frames into an archive, and pictures of them on the way."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -17,32 +17,16 @@ from av import library_versions
 
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
-from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Profile, VideoPriors
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.pictures import sheet
-from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
-from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, eight_bit, open_video
+from unsmear.priors.prior import RESIDUAL_SCALE, Prior
+from unsmear.priors.settings import DEFAULTS, PriorSettings
+from unsmear.priors.sources import MotionSource, make_source
+from unsmear.priors.streams import stream
+from unsmear.video import Frame, RawFormat, VideoInfo, eight_bit, open_video
 from unsmear.video.ffmpeg import file_url
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
-
-
-@dataclass(frozen=True)
-class PriorSettings:
-    """Settings of the priors. All of them are part of the result and are kept in the archive."""
-
-    mode: Mode = "auto"
-    """The file's own vectors if they qualify, those or nothing (native), or always re-encoded ones."""
-    profile: Profile = "fast"
-    """Search of the re-encode."""
-    qp: int = 24
-    """Quantiser of the re-encode, 1 to 51."""
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES
-    """Frames a chunk; part of the result."""
-    motion: str = "mv"
-    """Source of the motion to the frame before: mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."""
-    motion_back: str = "mv"
-    """Source of the motion to the frame after; the same."""
 
 
 @dataclass(frozen=True)
@@ -74,49 +58,17 @@ class Extraction:
         return asdict(self)
 
 
-def pairs_of(
-    reader: VideoReader, settings: PriorSettings, workers: int = 2
-) -> tuple[VideoPriors[Frame], ReplacedMotion, Iterator[tuple[Frame, Prior]]]:
-    """The priors of an open video, the motion sources in use, and the pairs of frame and prior.
-
-    Raises:
-        UsageError: unknown settings.
-        UnsupportedVideo: mode ``"native"`` where that cannot be.
-    """
-    sources = ReplacedMotion(find_source(settings.motion), find_source(settings.motion_back))
-    priors = VideoPriors(
-        reader.info.path if reader.info.kind == "video" else None,
-        reader,
-        luma=lambda frame: frame.luma,
-        mode=settings.mode,
-        chunk_frames=settings.chunk_frames,
-        profile=settings.profile,
-        qp=settings.qp,
-        workers=workers,
-        backward=settings.motion_back == "mv",
-    )
-    return priors, sources, sources.of(priors)
-
-
-def find_source(name: str) -> MotionSource:
-    """A motion source by its name, those that need torchvision included. Raises UsageError."""
-    if name.startswith("raft"):
-        from unsmear.data.raft import make_raft
-
-        return make_raft(name)
-    return make_source(name)
-
-
 def extract(
     source: Path,
     archive: Path,
-    settings: PriorSettings | None = None,
+    settings: PriorSettings = DEFAULTS,
     *,
     preview: Path | None = None,
     overwrite: bool = False,
     workers: int = 2,
     progress: Callable[[int, int | None], None] | None = None,
     raw: RawFormat | None = None,
+    find_source: Callable[[str], MotionSource] = make_source,
 ) -> Extraction:
     """Write the priors of every frame of ``source`` to ``archive``, and a video of pictures of them.
 
@@ -129,15 +81,16 @@ def extract(
         workers: codec passes run side by side.
         progress: called with (frames done, frames in all if known).
         raw: what a ``.yuv`` file holds, instead of its name.
+        find_source: gives a motion source by its name.
 
     Raises:
         UnsmearError: the source cannot be read, an output exists, or the settings cannot be met.
     """
-    settings = settings or PriorSettings()
     begin = time.perf_counter()
     with ExitStack() as stack:
         reader = stack.enter_context(open_video(source, raw))
-        priors, sources, pairs = pairs_of(reader, settings, workers)
+        priors = stream(reader, settings, workers=workers, find_source=find_source)
+        pairs = iter(priors)
         # A source that cannot be read leaves no trace, not even a folder.
         first = next(pairs)
         writer = stack.enter_context(ArchiveWriter(archive, describe(reader.info, settings), overwrite=overwrite))
@@ -157,7 +110,7 @@ def extract(
                 progress(len(writer), reader.info.frames)
         frames = len(writer)
         writer.provenance["reason"] = priors.reason
-        for cost in sources.costs:
+        for cost in priors.costs:
             if cost.source == "mv":
                 cost.fields, cost.seconds = frames, priors.seconds
         coverage, motion, residual = (float(x) for x in np.mean(tally, axis=0)) if tally else (0.0, 0.0, 0.0)
@@ -175,7 +128,7 @@ def extract(
         residual_mean=round(residual, 3),
         seconds=round(time.perf_counter() - begin, 3),
         prior_seconds=round(priors.seconds, 3),
-        costs=[cost.as_dict() for cost in sources.costs],
+        costs=[cost.as_dict() for cost in priors.costs],
     )
 
 
