@@ -23,7 +23,7 @@ from unsmear.data.exposure import (
     fitted_duty,
     subframe_times,
 )
-from unsmear.data.light import expose, from_linear, quantise, to_linear
+from unsmear.data.light import expose
 from unsmear.data.pack import (
     PackConfig,
     Sources,
@@ -38,6 +38,7 @@ from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError, OutputError
 from unsmear.video import open_video, write_png
+from unsmear.video.light import from_linear, quantise, to_linear
 
 
 def level(value: int) -> np.ndarray:

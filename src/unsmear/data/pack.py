@@ -21,7 +21,7 @@ from unsmear.data.camera import CameraRanges, Rendered, draw_duty, render, senso
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Gap, Neighbourhood, blur_between, fitted_duty, subframe_times
 from unsmear.data.leaves import dead_leaves
-from unsmear.data.light import expose, quantise
+from unsmear.data.light import expose
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.files import write_whole
 from unsmear.metrics import psnr
@@ -32,6 +32,7 @@ from unsmear.processes import in_processes
 from unsmear.video import eight_bit, open_video, upright
 from unsmear.video.ffmpeg import main_video_stream, open_input
 from unsmear.video.images import IMAGE_SUFFIXES, read_image
+from unsmear.video.light import quantise
 from unsmear.video.probe import VIDEO_SUFFIXES
 
 RESIDUAL_CELL = 4
