@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unsmear.errors import DataLayoutError, OutputError, WeightsError
-from unsmear.files import WholeFile, read_json, sha256, whole_folder, write_whole
+from unsmear.files import WholeFile, read_json, settle_folder, sha256, whole_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -137,6 +137,10 @@ def test_what_a_kill_left_behind_is_put_right(tmp_path):
         assert names(partial) == []
         raise ValueError
     assert names(tmp_path) == ["a"] and (tmp_path / "a" / "left over").read_text() == ".a.partial.replaced"
+    (tmp_path / "a").rename(tmp_path / ".a.partial.replaced")
+    settle_folder(tmp_path / "a")
+    settle_folder(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
 
 
 def test_checksums_are_those_of_the_bytes(tmp_path):

@@ -82,10 +82,9 @@ def whole_folder(path: Path | str, partial: Path | None = None) -> Iterator[Path
     """
     path = Path(path)
     partial = partial or path.with_name(f".{path.name}.partial")
-    replaced = partial.with_name(f"{partial.name}.replaced")
+    replaced = _replaced(partial)
     try:
-        if replaced.exists() and not path.exists():  # a kill came between the two renames
-            replaced.rename(path)
+        settle_folder(path, partial)
         for left_over in (partial, replaced):
             shutil.rmtree(left_over, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -105,6 +104,17 @@ def whole_folder(path: Path | str, partial: Path | None = None) -> Iterator[Path
     finally:
         for left_over in (partial, replaced):
             shutil.rmtree(left_over, ignore_errors=True)
+
+
+def settle_folder(path: Path, partial: Path | None = None) -> None:
+    """Give a folder its name back, where :func:`whole_folder` was killed between its two renames."""
+    replaced = _replaced(partial or path.with_name(f".{path.name}.partial"))
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+
+
+def _replaced(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.replaced")
 
 
 def unwritable(path: Path, error: BaseException) -> OutputError:

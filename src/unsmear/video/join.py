@@ -1,4 +1,4 @@
-"""Segments and the source's other streams into the finished file, packet by packet, nothing decoded."""
+"""Joining: segments and the source's other streams into the finished file, packet by packet, nothing decoded."""
 
 import io
 from collections.abc import Iterator
