@@ -12,6 +12,7 @@ from clips import make_clip, moving_frames
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.priors import Mode, Prior, PriorSettings, PriorStream, chunk_priors, stream
 from unsmear.priors.native import PROVEN, examine
+from unsmear.restore.windows import windows
 from unsmear.video import open_video
 
 SIZE = (112, 72)  # no multiple of 16 in height: the coded picture is larger than the shown one
@@ -225,3 +226,15 @@ def test_misuse_is_named(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     assert examine(tmp_path / "a.mp4").frames == 0
     assert examine(tmp_path / "missing.mp4").frames == 0
+
+
+def test_deblurring_re_encodes_whatever_the_file_holds(tmp_path):
+    path = clip_of(tmp_path / "a.mp4")
+    with open_video(path) as reader:
+        whole = [prior for window in windows(reader, 8, 2) for _, prior in window.frames]
+        late = [prior for window in windows(reader, 8, 2, first_chunk=1) for _, prior in window.frames]
+        assert not list(windows(reader, 8, 2, first_chunk=9)), "behind the end"
+        expected = [prior for _, prior in stream(reader, PriorSettings(mode="reencode", chunk_frames=8))]
+    assert len(whole) == 20 and len(late) == 12 and {p.origin for p in whole} == {"reencode"}
+    for one, other in zip([*whole, *late], [*expected, *expected[8:]], strict=True):
+        assert_equal(one, other)
