@@ -549,6 +549,8 @@ def test_clips_of_any_format_are_material_and_cut_ones_are_named(tmp_path):
         with pytest.raises(DataLayoutError, match=broken.name) as raised:
             list(read_clip(broken, 960))
         assert "\n" not in str(raised.value)
+    with pytest.raises(DataLayoutError, match=r"text\.mp4"):
+        load_sources(None, tmp_path, exclude=["cut.mkv"], clip_frames=10)
 
 
 def test_a_pack_of_strong_blur(tmp_path):

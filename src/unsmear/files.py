@@ -43,7 +43,7 @@ class WholeFile:
             self.keep()
             return
         self.drop()
-        if isinstance(error, OSError) and _concerns(error, self.partial):
+        if isinstance(error, OSError) and _concerns(error, self.partial, self.path):
             raise unwritable(self.path, error) from error
 
     def keep(self) -> None:
@@ -98,7 +98,7 @@ def whole_folder(path: Path | str, partial: Path | None = None) -> Iterator[Path
                 replaced.rename(path)
             raise
     except OSError as error:
-        if not _concerns(error, partial):
+        if not _concerns(error, partial, path):
             raise
         raise unwritable(path, error) from error
     finally:
@@ -123,10 +123,12 @@ def unwritable(path: Path, error: BaseException) -> OutputError:
     return OutputError(f"{path}: cannot be written ({why}); free space or choose another place")
 
 
-def _concerns(error: OSError, partial: Path) -> bool:
+def _concerns(error: OSError, *places: Path) -> bool:
     """Whether an error is about what is written here, and not about another file that the body names."""
-    name = error.filename
-    return not isinstance(name, str) or Path(name).is_relative_to(partial) or partial.is_relative_to(name)
+    if error.filename is None or not isinstance(error.filename, str | os.PathLike):
+        return True
+    name = Path(error.filename)
+    return any(name.is_relative_to(place) or place.is_relative_to(name) for place in places)
 
 
 def sync(path: Path) -> None:

@@ -68,12 +68,10 @@ def process_pool(
     pool = ProcessPoolExecutor(workers, context, _begin, (ended, start, arguments))
     try:
         yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+        pool.shutdown()
     finally:
         end.close()
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
         ended.close()
 
 

@@ -14,6 +14,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import av
 import cv2
 import numpy as np
 
@@ -30,7 +31,7 @@ from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.duty import estimate_duty, mean_line
 from unsmear.processes import in_processes
 from unsmear.video import eight_bit, open_video, upright
-from unsmear.video.ffmpeg import main_video_stream, open_input
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.images import IMAGE_SUFFIXES, read_image
 from unsmear.video.light import quantise
 from unsmear.video.probe import VIDEO_SUFFIXES
@@ -147,8 +148,13 @@ def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
 
 def _frames(path: Path) -> int:
     """Number of frames of a video, which it need not state."""
-    with open_input(path) as container:
-        return sum(1 for packet in container.demux(main_video_stream(container, path)) if packet.size)
+    try:
+        with open_input(path) as container:
+            return sum(1 for packet in container.demux(main_video_stream(container, path)) if packet.size)
+    except UnsmearError as error:
+        raise DataLayoutError(str(error)) from error
+    except av.FFmpegError as error:
+        raise DataLayoutError(f"{path}: cannot be read to its end ({reason(error)}); replace or remove it") from error
 
 
 def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:

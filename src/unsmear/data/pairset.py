@@ -20,7 +20,7 @@ import numpy as np
 
 from unsmear.data.compress import h264_round_trip
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError
-from unsmear.files import read_json, whole_folder, write_whole
+from unsmear.files import read_json, unwritable, whole_folder, write_whole
 from unsmear.metrics import psnr
 from unsmear.processes import in_processes
 from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, eight_bit, find_inputs, open_video, upright
@@ -197,6 +197,8 @@ def _try_clip(clip: tuple[str, Path], folder: Path, recipe: Recipe) -> "dict[str
         return _make_clip(name, source, folder, recipe)
     except UnsmearError as error:
         return error
+    except OSError as error:
+        return unwritable(folder / name, error)
 
 
 def _make_clip(name: str, source: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
