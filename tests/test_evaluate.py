@@ -11,7 +11,7 @@ import pytest
 from clips import moving_frames
 from restorers import Negative
 from unsmear.cli.main import run
-from unsmear.data.light import expose, quantise
+from unsmear.data.light import expose
 from unsmear.data.sets import find_pairs
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.metrics import psnr
@@ -22,6 +22,7 @@ from unsmear.report.results import read_results
 from unsmear.restore.baselines import BASELINES, find_baseline
 from unsmear.restore.restorer import Clip, Restorer, State
 from unsmear.video import read_image, write_png
+from unsmear.video.light import quantise
 
 FAST = Settings(metrics=("psnr", "ssim", "warp", "flicker", "blur"), pictures=1)
 STEP_PX, SPREAD = 8, 6

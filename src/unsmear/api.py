@@ -117,13 +117,12 @@ def extract_priors(
     Raises:
         UnsmearError: the input cannot be read, or has no vectors that mode ``native`` could use.
     """
-    from unsmear.data.extract import PriorSettings, pairs_of
-    from unsmear.priors import DEFAULT_CHUNK_FRAMES
+    from unsmear.priors import DEFAULT_CHUNK_FRAMES, PriorSettings, stream
     from unsmear.video import open_video
 
     settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
     with open_video(source) as reader:
-        yield from pairs_of(reader, settings)[2]
+        yield from stream(reader, settings)
 
 
 def load(

@@ -142,11 +142,12 @@ def _sample(clip: "DataClip") -> "list[np.ndarray]":
 
 
 def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
+    from unsmear.files import write_whole
     from unsmear.report.ablation import ablation_block, ablation_figure, as_dicts
     from unsmear.report.page import write_page
     from unsmear.report.tables import LATEX_HEAD, block_latex, block_markdown
     from unsmear.report.variants import FIGURES, TITLES
-    from unsmear.video.images import write_png, write_whole
+    from unsmear.video.images import write_png
 
     block = ablation_block(table, rows)
     out.mkdir(parents=True, exist_ok=True)

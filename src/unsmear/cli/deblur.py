@@ -194,7 +194,7 @@ def summary(report: "Report") -> str:
 
 
 def _write_report(path: Path, reports: list["Report"]) -> None:
-    from unsmear.video.images import write_whole
+    from unsmear.files import write_whole
 
     write_whole(path, json.dumps([r.as_dict() for r in reports], indent=2).encode())
 

