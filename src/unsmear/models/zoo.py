@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import sha256, write_whole
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
@@ -123,8 +124,7 @@ class ModelEntry:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): restore the file or reinstall unsmear") from None
 
@@ -165,6 +165,7 @@ def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None
 
     Raises:
         WeightsError: the folder holds no networks of a pipeline, or a damaged configuration.
+        OutputError: it cannot be written.
     """
     entry = ModelEntry(folder.name, folder)
     kind = entry.kind_by_parts
@@ -173,9 +174,7 @@ def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None
     kept = entry.index.get("sampling") if sampling is None else dict(sampling)
     index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": version("diffusers")}
     index |= {name: _component(entry, name) for name in PIPELINES[kind]} | {"sampling": kept}
-    partial = folder / f".{INDEX_FILE}.partial"
-    partial.write_text(json.dumps(index, indent=2) + "\n")
-    partial.replace(folder / INDEX_FILE)
+    write_whole(folder / INDEX_FILE, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def _component(entry: ModelEntry, name: str) -> list[str | None]:

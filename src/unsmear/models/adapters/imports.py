@@ -108,10 +108,7 @@ def import_weights(
             write(partial / name)
     if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
         notes += filter(None, [store_empty_prompt(out)])
-    try:
-        write_index(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error.strerror}): free space and import again") from None
+    write_index(out)
     return Imported(found.what, decided, parameters, notes)
 
 
