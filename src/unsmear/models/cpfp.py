@@ -258,8 +258,8 @@ class CPFP(ModelMixin, ConfigMixin):
     @staticmethod
     def motion_gate(priors: PriorTensors, i: int, size: tuple[int, int]) -> Tensor:
         """How much of a correction frame i takes where, (B, 1, H, W): nothing where there is no motion to go by."""
-        motion, back = priors.motion[:, i], priors.motion_back[:, i]
-        return motion_gate(motion, back, priors.reset[:, i], priors.reset_back[:, i], size)
+        p = priors
+        return motion_gate(p.motion[:, i], p.motion_back[:, i], p.reset[:, i], p.reset_back[:, i], size)
 
     def line_samples(self, priors: PriorTensors) -> int:
         """Points of a motion line that deconvolution should average over these frames."""
