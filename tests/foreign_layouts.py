@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from unsmear.models.adapters.stable_diffusion import Layout
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.control import CPControlNet
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 

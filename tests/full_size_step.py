@@ -11,8 +11,8 @@ from torch import nn
 
 from tiny_pipeline import BETAS
 from unsmear.models.adapters.stable_diffusion import SD2
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
 
 
 def filled(model: nn.Module) -> nn.Module:
@@ -40,7 +40,7 @@ def main(side_px: int) -> None:
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in parts.items()}
     guide = (".mask.", ".to_qm.")
     plain = sum(p.numel() for n, p in parts["control"].named_parameters() if not any(g in n for g in guide))
-    pipe = CPCPipeline(parts["vae"], parts["unet"], parts["control"], DDPMScheduler(**BETAS))
+    pipe = CPGDPipeline(parts["vae"], parts["unet"], parts["control"], DDPMScheduler(**BETAS))
     frames, cells = torch.rand(1, 3, side_px, side_px), side_px // 8
     began = time.monotonic()
     made = pipe(

@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from unsmear.restore.restorer import Clip, OutOfMemory, State
+from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 
 
-class Negative:
+class Negative(Restorer):
     """A restorer that holds no more than ``fits_px`` a side and remembers what was asked of it."""
 
-    name, frames_after, device, dtype, fingerprint = "negative", 4, "cpu", "float32", "none"
+    name, frames_after, fingerprint = "negative", 4, "none"
 
     def __init__(self, fits_px: int = 10_000, default: int | None = None):
         self.fits_px, self.default = fits_px, default

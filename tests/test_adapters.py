@@ -25,7 +25,7 @@ from unsmear.errors import WeightsError
 from unsmear.models.adapters.diffbir import convert_control
 from unsmear.models.adapters.stable_diffusion import UNET_CONFIG, VAE_CONFIG, from_original
 from unsmear.models.adapters.text_encoder import convert_text_encoder
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.control import CPControlNet
 
 # Full size, shapes only.
 

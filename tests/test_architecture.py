@@ -22,11 +22,12 @@ LAYERS = [
     {"__init__", "api"},
     {"report"},
     {"training"},
-    {"restore"},
-    {"models", "data"},
+    {"restore", "data"},
+    {"models"},
     {"metrics"},
-    {"nn", "priors", "video"},
-    {"options"},
+    {"nn", "priors"},
+    {"video"},
+    {"options", "files", "processes"},
     {"errors", "version"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

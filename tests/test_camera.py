@@ -9,8 +9,9 @@ import pytest
 
 from clips import texture
 from unsmear.data.camera import ROW_KNOTS, CameraRanges, Layer, Rendered, Shot, draw_shot, render, row_poses
-from unsmear.data.light import LAMPS_FROM, bright_light, lamp_light, to_linear
+from unsmear.data.light import LAMPS_FROM, bright_light, lamp_light
 from unsmear.data.synthesis import DeviceCamera
+from unsmear.video.light import to_linear
 
 Camera = Callable[..., Rendered]
 CAMERAS = [

@@ -12,10 +12,10 @@ from unsmear.cli.choices import docstrings
 from unsmear.cli.main import COMMANDS, load
 from unsmear.data.camera import CameraRanges
 from unsmear.data.degrade import DegradeRanges
-from unsmear.data.extract import PriorSettings
 from unsmear.data.pairs import BlurSettings
 from unsmear.data.shards import ShardSettings
 from unsmear.options import Limits, OptionError, check, described, limits_of
+from unsmear.priors.settings import PriorSettings
 from unsmear.restore.options import Options
 
 LEAVES = {
@@ -47,6 +47,7 @@ def test_the_list_of_commands_says_what_they_say(name):
         (("data", "augment"), (PriorSettings,)),
         (("priors", ""), (PriorSettings,)),
         (("evaluate", ""), (Options,)),
+        (("deblur", ""), (Options,)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
 )

@@ -23,7 +23,7 @@ from unsmear.data.exposure import (
     fitted_duty,
     subframe_times,
 )
-from unsmear.data.light import expose, from_linear, quantise, to_linear
+from unsmear.data.light import expose
 from unsmear.data.pack import (
     PackConfig,
     Sources,
@@ -37,7 +37,8 @@ from unsmear.data.pack import (
 from unsmear.data.pairs import BlurSettings, clip_generator, make_pairs
 from unsmear.data.pairset import upright_frames
 from unsmear.errors import DataLayoutError, OutputError
-from unsmear.video import open_video, write_png
+from unsmear.video import eight_bit, open_video, write_png
+from unsmear.video.light import from_linear, quantise, to_linear
 
 
 def level(value: int) -> np.ndarray:
@@ -529,6 +530,27 @@ def test_clips_are_read_upright_and_hdr_is_refused(tmp_path):
     hdr = make_clip(tmp_path / "hdr.mkv", content=content, colour=(9, 16, 9, 1))
     with pytest.raises(DataLayoutError, match=r"hdr\.mkv: HDR"):
         next(read_clip(hdr, 960))
+
+
+def test_clips_of_any_format_are_material_and_cut_ones_are_named(tmp_path):
+    content = [frame.astype(np.uint16) * 257 for frame in moving_frames((48, 32), 3)]
+    deep = make_clip(tmp_path / "deep.m4v", content=content, pix_fmt="yuv420p10le")
+    make_clip(tmp_path / "broadcast.ts", size=(48, 32), frames=3)
+    sources = load_sources(None, tmp_path)
+    assert [(len(run), run[0].shape, run[0].dtype) for run in sources.clips] == [(3, (32, 48, 3), np.uint8)] * 2
+    with open_video(deep) as reader:
+        expected = [eight_bit(frame.rgb) for frame in reader]
+    assert np.array_equal(np.stack(list(read_clip(deep, 960))), np.stack(expected))
+    assert np.array_equal(np.stack(list(read_clip(deep, 960, {0, 2}))), np.stack(expected[::2]))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(make_clip(tmp_path / "whole.mkv", frames=12).read_bytes()[:-2000])
+    (tmp_path / "text.mp4").write_text("no video")
+    for broken in (cut, tmp_path / "text.mp4"):
+        with pytest.raises(DataLayoutError, match=broken.name) as raised:
+            list(read_clip(broken, 960))
+        assert "\n" not in str(raised.value)
+    with pytest.raises(DataLayoutError, match=r"text\.mp4"):
+        load_sources(None, tmp_path, exclude=["cut.mkv"], clip_frames=10)
 
 
 def test_a_pack_of_strong_blur(tmp_path):

@@ -12,10 +12,10 @@ import pytest
 from clips import make_clip, moving_frames
 from unsmear.data.augment import augment
 from unsmear.data.check import check
-from unsmear.data.extract import PriorSettings
 from unsmear.data.layouts import find_clips
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.settings import PriorSettings
 
 LAYOUTS = {
     "gopro": ["train/GOPR1/blur", "train/GOPR1/blur_gamma", "train/GOPR1/sharp", "test/GOPR2/blur", "test/GOPR2/sharp"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clips import make_clip, make_yuv, moving_frames
 from unsmear.data.pack import load_sources
-from unsmear.errors import DamagedVideo, UnsmearError, UnsupportedVideo, UsageError
+from unsmear.errors import DamagedVideo, DataLayoutError, UnsmearError, UnsupportedVideo, UsageError
 from unsmear.video import RawFormat, find_inputs, open_video, parse_raw_format, probe
 from unsmear.video.seek import first_frame_at
 
@@ -196,5 +196,5 @@ def test_packs_read_raw_video_and_refuse_cut_files(tmp_path):
         assert [frame.dtype for frame in clip] == [np.uint8] * 3
         assert all(psnr(frame, truth) > 34 for frame, truth in zip(clip, frames, strict=True))
     yuv.write_bytes(yuv.read_bytes()[:-2])
-    with pytest.raises(DamagedVideo, match="and 18430 bytes of another"):
+    with pytest.raises(DataLayoutError, match="and 18430 bytes of another"):
         load_sources(None, tmp_path)

@@ -11,18 +11,18 @@ import pytest
 from clips import moving_frames
 from restorers import Negative
 from unsmear.cli.main import run
-from unsmear.data.light import expose, quantise
+from unsmear.data.light import expose
 from unsmear.data.sets import find_pairs
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.metrics import psnr
 from unsmear.metrics.protocols import PROTOCOLS
-from unsmear.priors import chunk_priors
 from unsmear.report.evaluate import Evaluator, Settings, compare
 from unsmear.report.meter import Measures
 from unsmear.report.results import read_results
 from unsmear.restore.baselines import BASELINES, find_baseline
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State
 from unsmear.video import read_image, write_png
+from unsmear.video.light import quantise
 
 FAST = Settings(metrics=("psnr", "ssim", "warp", "flicker", "blur"), pictures=1)
 STEP_PX, SPREAD = 8, 6
@@ -47,10 +47,10 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-class Truth:
+class Truth(Restorer):
     """Gives back the sharp frames: what a perfect model would do, or all but one wrong level of them."""
 
-    frames_after, device, dtype, fingerprint = 0, "cpu", "float32", "truth"
+    fingerprint = "truth"
 
     def __init__(self, folder: Path, off: int = 0, name: str = "truth"):
         self.files, self.off, self.name, self.calls = sorted(folder.glob("*.png")), off, name, 0
@@ -59,9 +59,6 @@ class Truth:
         self.calls += 1
         frames = np.stack([read_image(f) for f in self.files])[: clip.wanted] + np.uint8(self.off)
         return (frames if clip.frames.dtype == np.uint8 else frames.astype(np.uint16) * 257), {}
-
-    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
-        return None
 
 
 def one(dataset: Path, name: str) -> list:
@@ -102,10 +99,9 @@ def test_baselines_do_what_they_are_known_for(dataset: Path, tmp_path: Path) -> 
 
 def test_richardson_lucy_leaves_still_frames_alone() -> None:
     still = [cv2.GaussianBlur(moving_frames((160, 96), 1)[0], (0, 0), 1)] * 4
-    priors = chunk_priors([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in still], before=None, after=None)
     method = find_baseline("richardson-lucy")
     assert method is not None
-    assert np.array_equal(method.restore(Clip(np.stack(still), priors), None, None)[0], np.stack(still))
+    assert np.array_equal(method(Clip.of(still)), np.stack(still))
 
 
 def test_finished_clips_are_kept_and_others_measured_anew(dataset: Path, tmp_path: Path) -> None:

@@ -12,8 +12,18 @@ from clips import make_clip, moving_frames, texture
 from restorers import Negative
 from unsmear.metrics.blur import blur_estimate, sharpness
 from unsmear.priors import Prior
-from unsmear.restore.figures import Figures, Second, measure, motion_lengths, notes, summarise
-from unsmear.restore.report import CLEAR, LITTLE, NOTHING, Report
+from unsmear.restore.report import (
+    CLEAR,
+    LITTLE,
+    NOTHING,
+    Figures,
+    Report,
+    Second,
+    measure,
+    motion_lengths,
+    notes,
+    summarise,
+)
 from unsmear.restore.shots import DutyTracker
 
 SHAPE = (64, 96)

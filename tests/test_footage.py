@@ -9,12 +9,9 @@ import pytest
 from unsmear import load
 from unsmear.data.pairset import upright_frames
 from unsmear.metrics import psnr
-from unsmear.priors import chunk_priors
-from unsmear.priors.duty import estimate_duty
 from unsmear.restore.restorer import Clip
 from unsmear.restore.restraint import restrained
 from unsmear.video import open_video
-from unsmear.video.colour import luma_of_rgb
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,11 +39,8 @@ def restorer():
 
 
 def restored(restorer, frames):
-    lumas = [luma_of_rgb(f) for f in frames]
-    priors = chunk_priors(lumas, before=None, after=None)
-    stack = np.stack(frames)
-    duty = estimate_duty(lumas, priors)
-    return restrained(stack, restorer(Clip(stack, priors, duty=duty)), duty)
+    clip = Clip.of(frames)
+    return restrained(clip.frames, restorer(clip), clip.duty)
 
 
 @pytest.mark.parametrize("variant", list(footage.VARIANTS))

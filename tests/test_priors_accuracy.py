@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from unsmear.priors import Prior, chunk_priors, stream_priors
+from unsmear.priors import Prior, PriorSettings, chunk_priors, stream
 from unsmear.priors.sources import DisFlow
 
 HEIGHT, WIDTH = 192, 256
@@ -67,7 +67,7 @@ def end_point_error(priors: list[Prior], truth: np.ndarray) -> float:
 
 
 def priors_of(lumas: list[np.ndarray], **options) -> list[Prior]:
-    return chunk_priors(lumas, before=None, after=None, workers=1, **options)
+    return chunk_priors(lumas, before=None, after=None, settings=PriorSettings(**options), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_flow_meets_the_same_truth_on_the_same_grid():
 
 
 def walk(lumas: list[np.ndarray]) -> list[Prior]:
-    return [prior for _, prior in stream_priors(lumas, chunk_frames=5, workers=1)]
+    return [prior for _, prior in stream(lumas, PriorSettings(chunk_frames=5), workers=1)]
 
 
 def test_a_fade_is_no_cut():

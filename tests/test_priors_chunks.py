@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unsmear.errors import UnsupportedVideo, UsageError
-from unsmear.priors import DEFAULT_CHUNK_FRAMES, Prior, chunk_priors, chunk_start, stream_priors
+from unsmear.priors import DEFAULT_CHUNK_FRAMES, Prior, PriorSettings, chunk_priors, chunk_start, stream
+from unsmear.video import Frame
 
 
 def scene(frames: int, seed: int = 0, height: int = 48, width: int = 64, step: int = 2) -> list[np.ndarray]:
@@ -39,7 +40,7 @@ def assert_resets_agree(priors: list[Prior]) -> None:
 
 
 def walk(frames: list[np.ndarray], n: int) -> list[Prior]:
-    return [prior for _, prior in stream_priors(frames, chunk_frames=n)]
+    return [prior for _, prior in stream(frames, PriorSettings(chunk_frames=n))]
 
 
 def test_shapes_and_ends() -> None:
@@ -144,7 +145,7 @@ def test_a_stream_can_start_at_a_chunk() -> None:
     whole = walk(frames, 4)
     for start in (4, 8):
         assert chunk_start(start + 2, 4) == start
-        later = stream_priors(frames[start:], chunk_frames=4, before=frames[start - 1])
+        later = stream(frames[start:], PriorSettings(chunk_frames=4), first=start, before=frames[start - 1])
         assert_equal([prior for _, prior in later], whole[start:])
 
 
@@ -162,10 +163,11 @@ def test_streams_pair_frames_and_read_one_chunk_ahead() -> None:
         nonlocal read
         for t, frame in enumerate(frames):
             read += 1
-            yield t, frame
+            yield Frame(t, None, t / 25, np.repeat(frame[..., None], 3, 2), frame)
 
     seen = []
-    for (t, _), prior in stream_priors(source(), luma=lambda item: item[1], chunk_frames=3):
+    for frame, prior in stream(source(), PriorSettings(chunk_frames=3)):
+        t = frame.index
         seen.append(t)
         assert read <= len(frames) and read <= (t // 3 + 1) * 3 + 1
         assert isinstance(prior, Prior)
@@ -173,7 +175,7 @@ def test_streams_pair_frames_and_read_one_chunk_ahead() -> None:
 
 
 def test_an_empty_stream_is_empty() -> None:
-    assert list(stream_priors([])) == []
+    assert list(stream([])) == []
     assert DEFAULT_CHUNK_FRAMES == 24
 
 
@@ -181,7 +183,7 @@ def test_misuse_is_named() -> None:
     with pytest.raises(UsageError):
         chunk_priors([], before=None, after=None)
     with pytest.raises(UsageError):
-        stream_priors([], chunk_frames=0)
+        PriorSettings(chunk_frames=0)
     gray = np.zeros((16, 16), np.uint8)
     with pytest.raises(UnsupportedVideo):
         chunk_priors([gray, np.zeros((16, 32), np.uint8)], before=None, after=None)

@@ -11,10 +11,11 @@ import pytest
 
 import unsmear
 from clips import make_clip, moving_frames
-from unsmear.data.extract import PriorSettings, extract
 from unsmear.errors import UnsmearError, UnsupportedVideo
 from unsmear.priors import Prior
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.extract import extract
+from unsmear.priors.settings import PriorSettings
 
 SIZE, FRAMES, STEP = (128, 96), 6, (5, -3)
 

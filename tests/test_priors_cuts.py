@@ -8,7 +8,7 @@ import pytest
 
 from clips import make_clip
 from cuts import HEIGHT, WIDTH, Camera, Reel, calm_and_wild, developed, film, scene, with_cuts
-from unsmear.priors import Prior, VideoPriors, chunk_priors, stream_priors
+from unsmear.priors import Prior, PriorSettings, chunk_priors, stream
 from unsmear.priors.cuts import CutTest, Glimpse, is_suspect, kinship
 from unsmear.priors.follow import as_coded, residual_of
 from unsmear.priors.steps import encode_steps
@@ -19,7 +19,7 @@ SEED = 7
 
 
 def priors_of(reel: Reel) -> list[Prior]:
-    return [prior for _, prior in stream_priors(reel.frames)]
+    return [prior for _, prior in stream(reel.frames)]
 
 
 def resets(priors: list[Prior]) -> set[int]:
@@ -89,7 +89,7 @@ def test_a_white_frame_borrows_its_neighbours_motion():
     frames = panned(4, 9)
     frames[5] = np.full((HEIGHT, WIDTH), 235, np.uint8)
     for n in (9, 24):
-        priors = [prior for _, prior in stream_priors(frames, chunk_frames=n)]
+        priors = [prior for _, prior in stream(frames, PriorSettings(chunk_frames=n))]
         assert resets(priors) == set()
         for t in (5, 6):
             assert priors[t].motion_source == "borrowed" and not priors[t].valid.any()
@@ -159,7 +159,7 @@ def assert_equal(one: Prior, other: Prior) -> None:
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_chunks_are_equal_to_a_stream_and_agree_at_their_seams(n):
     frames = eventful()
-    whole = [prior for _, prior in stream_priors(frames, chunk_frames=n)]
+    whole = [prior for _, prior in stream(frames, PriorSettings(chunk_frames=n))]
     assert [p.reset for p in whole[1:]] == [p.reset_back for p in whole[:-1]]
     for start in range(0, len(frames), n):
         before = frames[start - 1] if start else None
@@ -178,9 +178,9 @@ def test_a_native_stream_of_suspect_frames_can_be_taken_up_at_any_chunk(tmp_path
         with open_video(path) as reader:
             lumas = [frame.luma for frame in reader]
         before = lumas[first - 1] if first else None
-        stream = VideoPriors(path, lumas[first:], luma=lambda f: f, chunk_frames=4, first=first, before=before)
-        assert stream.native_frames is None
-        return [prior for _, prior in stream]
+        found = stream(lumas[first:], PriorSettings(chunk_frames=4), path=path, first=first, before=before)
+        assert found.native_frames is None
+        return [prior for _, prior in found]
 
     whole = priors_from(0)
     assert "native" in {p.origin for p in whole} and "borrowed" in {p.motion_source for p in whole}

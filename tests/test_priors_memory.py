@@ -14,7 +14,8 @@ from clips import make_clip, moving_frames
 CHILD = """
 import resource, sys
 from pathlib import Path
-from unsmear.data.extract import PriorSettings, extract
+from unsmear.priors.extract import extract
+from unsmear.priors.settings import PriorSettings
 source, folder, mode = sys.argv[1:]
 extract(Path(source), Path(folder) / "a.priors.npz", PriorSettings(mode=mode), preview=Path(folder) / "p.mp4")
 sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))

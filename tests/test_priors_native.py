@@ -10,8 +10,9 @@ import pytest
 
 from clips import make_clip, moving_frames
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
-from unsmear.priors import Mode, Prior, VideoPriors, chunk_priors
+from unsmear.priors import Mode, Prior, PriorSettings, PriorStream, chunk_priors, stream
 from unsmear.priors.native import PROVEN, examine
+from unsmear.restore.windows import windows
 from unsmear.video import open_video
 
 SIZE = (112, 72)  # no multiple of 16 in height: the coded picture is larger than the shown one
@@ -23,12 +24,14 @@ def clip_of(path: Path, params: str = PLAIN, **options) -> Path:
     return make_clip(path, options={"preset": "veryfast", "x264-params": params}, **options)
 
 
-def priors_of(path: Path, mode: Mode = "auto", chunk_frames: int = 8, **options) -> tuple[VideoPriors, list[Prior]]:
+def priors_of(
+    path: Path, mode: Mode = "auto", chunk_frames: int = 8, workers: int = 2
+) -> tuple[PriorStream, list[Prior]]:
     with open_video(path) as reader:
-        stream = VideoPriors(path, reader, luma=lambda f: f.luma, mode=mode, chunk_frames=chunk_frames, **options)
-        pairs = list(stream)
+        found = stream(reader, PriorSettings(mode=mode, chunk_frames=chunk_frames), workers=workers)
+        pairs = list(found)
     assert [frame.index for frame, _ in pairs] == list(range(len(pairs)))
-    return stream, [prior for _, prior in pairs]
+    return found, [prior for _, prior in pairs]
 
 
 def lumas_of(path: Path) -> list[np.ndarray]:
@@ -57,8 +60,8 @@ def test_plain_streams_qualify_in_any_container(tmp_path, suffix):
     "extra", ["slices=3", "cabac=0", "8x8dct=0", "partitions=all", "keyint=5", "chroma-qp-offset=3"]
 )
 def test_what_does_not_bear_on_references_is_allowed(tmp_path, extra):
-    stream, priors = priors_of(clip_of(tmp_path / "a.mp4", f"{PLAIN}:{extra}"))
-    assert stream.native_frames is None
+    found, priors = priors_of(clip_of(tmp_path / "a.mp4", f"{PLAIN}:{extra}"))
+    assert found.native_frames is None
     for prior in priors[1:]:
         assert not prior.reset
         np.testing.assert_allclose(np.median(prior.motion(), (1, 2)), (-3, -1), atol=0.25)
@@ -81,8 +84,8 @@ def test_other_streams_are_refused_by_name_and_re_encoded(tmp_path, params, code
     with pytest.raises(UnsupportedVideo, match=reason) as raised:
         priors_of(path, "native")
     assert "\n" not in str(raised.value) and str(path) in str(raised.value)
-    stream, priors = priors_of(path, chunk_frames=16)
-    assert stream.native_frames == 0 and {p.origin for p in priors} == {"reencode"}
+    found, priors = priors_of(path, chunk_frames=16)
+    assert found.native_frames == 0 and {p.origin for p in priors} == {"reencode"}
     for prior, expected in zip(priors, chunk_priors(lumas_of(path), before=None, after=None), strict=True):
         assert_equal(prior, expected)
 
@@ -90,8 +93,8 @@ def test_other_streams_are_refused_by_name_and_re_encoded(tmp_path, params, code
 def test_folders_of_frames_have_no_vectors(tmp_path):
     frames = [np.zeros((16, 16), np.uint8)] * 3
     with pytest.raises(UnsupportedVideo, match="single pictures"):
-        VideoPriors(None, frames, luma=lambda f: f, mode="native")
-    assert [p.origin for _, p in VideoPriors(None, frames, luma=lambda f: f)] == ["reencode"] * 3
+        stream(frames, PriorSettings(mode="native"))
+    assert [p.origin for _, p in stream(frames)] == ["reencode"] * 3
 
 
 def test_residual_is_the_coded_one_without_deblocking(tmp_path):
@@ -125,8 +128,8 @@ def test_native_motion_is_the_streams_own(tmp_path):
 
 
 def test_intra_frames_inside_a_shot_are_bridged(tmp_path):
-    stream, priors = priors_of(clip_of(tmp_path / "a.mp4", f"{PLAIN}:keyint=7:min-keyint=7"))
-    assert stream.native_frames is None
+    found, priors = priors_of(clip_of(tmp_path / "a.mp4", f"{PLAIN}:keyint=7:min-keyint=7"))
+    assert found.native_frames is None
     assert [t for t, p in enumerate(priors) if p.origin == "reencode"] == [7, 14]
     assert [t for t, p in enumerate(priors) if p.reset] == [0]
 
@@ -144,10 +147,10 @@ def test_a_violation_in_mid_stream_switches_at_its_chunk(tmp_path):
     second = clip_of(tmp_path / "2.h264", "bframes=0:ref=3:weightp=0", frames=12)
     joined = tmp_path / "joined.h264"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
-    found = examine(joined)
-    assert (found.frames, found.whole) == (12, False) and "from frame 12 on" in found.reason
-    stream, priors = priors_of(joined)
-    assert stream.native_frames == 8 and len(priors) == 24
+    examined = examine(joined)
+    assert (examined.frames, examined.whole) == (12, False) and "from frame 12 on" in examined.reason
+    found, priors = priors_of(joined)
+    assert found.native_frames == 8 and len(priors) == 24
     assert [p.origin for p in priors] == ["native"] * 8 + ["reencode"] * 16
     assert [p.reset for p in priors[1:]] == [p.reset_back for p in priors[:-1]]
     lumas = lumas_of(joined)
@@ -177,9 +180,7 @@ def test_two_runs_and_a_late_start_are_equal(tmp_path):
         assert_equal(one, other)
     lumas = lumas_of(path)
     with open_video(path) as reader:
-        late = VideoPriors(
-            path, reader.frames(8), luma=lambda f: f.luma, chunk_frames=8, first=8, before=lumas[7], backward=True
-        )
+        late = stream(reader.frames(8), PriorSettings(chunk_frames=8), path=path, first=8, before=lumas[7])
         for (frame, prior), expected in zip(late, whole[8:], strict=True):
             assert frame.index >= 8
             assert_equal(prior, expected)
@@ -190,32 +191,50 @@ def test_a_frame_that_decodes_differently_ends_native_motion(tmp_path):
     path = clip_of(tmp_path / "a.mp4")
     lumas = lumas_of(path)
     lumas[10] = lumas[10] ^ 1
-    stream = VideoPriors(path, lumas, luma=lambda luma: luma, chunk_frames=8)
-    priors = [prior for _, prior in stream]
+    found = stream(lumas, PriorSettings(chunk_frames=8), path=path)
+    priors = [prior for _, prior in found]
     assert [p.origin for p in priors] == ["native"] * 9 + ["reencode"] * 11
-    assert stream.native_frames == 8 and "frame 10" in stream.reason
+    assert found.native_frames == 8 and "frame 10" in found.reason
     assert [p.reset for p in priors[1:]] == [p.reset_back for p in priors[:-1]]
     expected = chunk_priors(lumas[8:16], before=lumas[7], after=lumas[16])
     for prior, other in zip(priors[9:16], expected[1:], strict=True):
         assert_equal(prior, other)
     with pytest.raises(DamagedVideo, match="frame 10"):
-        list(VideoPriors(path, lumas, luma=lambda luma: luma, chunk_frames=8, mode="native"))
+        list(stream(lumas, PriorSettings("native", chunk_frames=8), path=path))
 
 
 def test_without_backward_motion_no_encoder_is_needed(tmp_path):
     path = clip_of(tmp_path / "a.mp4")
     _, whole = priors_of(path)
-    _, priors = priors_of(path, backward=False)
+    with open_video(path) as reader:
+        priors = [prior for _, prior in stream(reader, PriorSettings(chunk_frames=8, motion_back="none"))]
     for one, other in zip(priors, whole, strict=True):
         assert np.array_equal(one.motion_q, other.motion_q) and np.array_equal(one.residual, other.residual)
         assert not one.motion_back_q.any() and one.reset_back == other.reset_back
 
 
 def test_misuse_is_named(tmp_path):
-    for bad in ({"mode": "sometimes"}, {"chunk_frames": 0}, {"first": 3}, {"first": 24}):
+    for bad in ({"mode": "sometimes"}, {"chunk_frames": 0}, {"qp": 52}, {"profile": "slow"}):
         with pytest.raises(UsageError) as raised:
-            VideoPriors(None, [], luma=lambda f: f, **bad)
-        assert "\n" not in str(raised.value)
+            PriorSettings(**bad)
+        assert "\n" not in str(raised.value) and f"`{next(iter(bad))}`" in str(raised.value)
+    for first in (3, 24):
+        with pytest.raises(UsageError, match=f"frame {first}"):
+            stream([], first=first)
+    with pytest.raises(UsageError, match="farneback"):
+        stream([], PriorSettings(motion="farneback"))
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     assert examine(tmp_path / "a.mp4").frames == 0
     assert examine(tmp_path / "missing.mp4").frames == 0
+
+
+def test_deblurring_re_encodes_whatever_the_file_holds(tmp_path):
+    path = clip_of(tmp_path / "a.mp4")
+    with open_video(path) as reader:
+        whole = [prior for window in windows(reader, 8, 2) for _, prior in window.frames]
+        late = [prior for window in windows(reader, 8, 2, first_chunk=1) for _, prior in window.frames]
+        assert not list(windows(reader, 8, 2, first_chunk=9)), "behind the end"
+        expected = [prior for _, prior in stream(reader, PriorSettings(mode="reencode", chunk_frames=8))]
+    assert len(whole) == 20 and len(late) == 12 and {p.origin for p in whole} == {"reencode"}
+    for one, other in zip([*whole, *late], [*expected, *expected[8:]], strict=True):
+        assert_equal(one, other)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unsmear.errors import UnsupportedVideo, UsageError
-from unsmear.priors import ReencodePass, chunk_priors
+from unsmear.priors import PriorSettings, ReencodePass, chunk_priors
 from unsmear.priors.compensation import compensate
 from unsmear.priors.grid import grid_from_vectors
 
@@ -50,7 +50,9 @@ def test_motion_points_to_where_the_content_was(velocity: tuple[float, float]) -
 @pytest.mark.parametrize("profile", ["fast", "best"])
 def test_end_point_error_on_blurred_motion(speed: float, limit: float, degrees: int, profile: str) -> None:
     velocity = (speed * np.cos(np.radians(degrees)), speed * np.sin(np.radians(degrees)))
-    priors = chunk_priors(moving(velocity, 4, blur=0.6), before=None, after=None, profile=profile)
+    priors = chunk_priors(
+        moving(velocity, 4, blur=0.6), before=None, after=None, settings=PriorSettings(profile=profile)
+    )
     forward = np.stack([p.motion() for p in priors[1:]])
     backward = np.stack([p.motion_back() for p in priors[:-1]])
     target = np.reshape(velocity, (1, 2, 1, 1))

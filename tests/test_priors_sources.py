@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from clips import moving_frames
-from unsmear.data.extract import find_source
+from unsmear.data.motion_sources import find_source
 from unsmear.errors import UsageError
-from unsmear.priors import Prior, stream_priors
+from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.priors.pictures import colour_wheel, motion_picture, sheet
 from unsmear.priors.sources import CodecMotion, DisFlow, MotionSource, NoMotion, ReplacedMotion, flow_to_grid
+from unsmear.video import Frame
 from unsmear.video.colour import luma_of_rgb
 
 
-@dataclass
-class Shot:
-    rgb: np.ndarray
-
-    @property
-    def luma(self) -> np.ndarray:
-        return luma_of_rgb(self.rgb)
+def shot_of(rgb: np.ndarray) -> Frame:
+    return Frame(0, None, 0.0, rgb, luma_of_rgb(rgb))
 
 
 STEP = (4, -2)
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[tuple[Shot, Prior]]:
+def pairs() -> list[tuple[Frame, Prior]]:
     """Two shots of four frames."""
     dark = [rgb // 3 for rgb in moving_frames((128, 96), 4, step_px=STEP, seed=5)]
     frames = moving_frames((128, 96), 4, step_px=STEP) + dark
-    return list(stream_priors(map(Shot, frames), luma=lambda shot: shot.luma, chunk_frames=3))
+    return list(stream(map(shot_of, frames), PriorSettings(chunk_frames=3)))
 
 
 def replaced(pairs, forward: MotionSource, backward: MotionSource) -> tuple[list[Prior], ReplacedMotion]:
     both = ReplacedMotion(forward, backward)
     out = list(both.of(iter(pairs)))
-    assert [shot for shot, _ in out] == [shot for shot, _ in pairs]
+    assert all(shot is other for (shot, _), (other, _) in zip(out, pairs, strict=True))
     return [prior for _, prior in out], both
 
 
@@ -72,6 +66,17 @@ def test_either_way_can_be_replaced_by_itself(pairs, forward, backward):
         assert report["seconds_a_field"] >= 0
 
 
+def test_a_stream_takes_its_motion_from_the_sources_asked_for(pairs):
+    frames = [shot for shot, _ in pairs]
+    found = stream(frames, PriorSettings(motion="dis", motion_back="none", chunk_frames=3))
+    expected, both = replaced(pairs, DisFlow(), NoMotion())
+    for (shot, prior), other, frame in zip(found, expected, frames, strict=True):
+        assert shot is frame
+        for name in ("motion_q", "motion_back_q", "valid", "residual", "reset", "motion_source"):
+            assert np.array_equal(getattr(prior, name), getattr(other, name)), name
+    assert [(cost.source, cost.fields) for cost in found.costs] == [(cost.source, cost.fields) for cost in both.costs]
+
+
 def test_a_source_sees_what_the_codec_found(pairs):
     class Recorder(NoMotion):
         seen: list[np.ndarray] = []  # noqa: RUF012
@@ -101,7 +106,7 @@ def test_flow_becomes_the_mean_of_each_cell():
     assert grid.shape == (4, 4, 2) and tuple(grid[0, 0]) == (4, -9) and not grid[1:].any()
     with pytest.raises(ValueError, match="finite"):
         flow_to_grid(np.full((16, 16, 2), np.inf, np.float32))
-    assert not DisFlow().motion(Shot(np.zeros((8, 8, 3), np.uint8)), Shot(np.zeros((8, 8, 3), np.uint8)), grid).any()
+    assert not DisFlow().motion(*[shot_of(np.zeros((8, 8, 3), np.uint8))] * 2, grid).any()
 
 
 # RAFT, where torchvision is there.
@@ -166,8 +171,8 @@ def test_colours_show_where_content_goes():
 
 @pytest.mark.parametrize("size", [(128, 96), (33, 17), (1, 1)])
 def test_sheets_hold_four_panels_of_any_size(size):
-    frames = [Shot(rgb) for rgb in moving_frames(size, 2)]
-    for shot, prior in stream_priors(frames, luma=lambda shot: shot.luma):
+    frames = [shot_of(rgb) for rgb in moving_frames(size, 2)]
+    for shot, prior in stream(frames):
         picture = sheet(shot.rgb, shot.luma, prior, "7")
         height, width = shot.luma.shape
         assert picture.dtype == np.uint8 and picture.shape[0] >= 2 * height and picture.shape[1] >= 2 * width

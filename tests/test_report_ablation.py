@@ -13,7 +13,6 @@ from unsmear.cli.main import run
 from unsmear.errors import UsageError
 from unsmear.models import zoo
 from unsmear.models.cpfp import CPFP, CPFPConfig
-from unsmear.priors import chunk_priors
 from unsmear.priors.sources import CodecMotion, DisFlow, NoMotion
 from unsmear.report.ablation import ablation_block, ablation_figure, run_ablation
 from unsmear.report.motion import MovedRestorer, motion_cost, motion_source
@@ -22,15 +21,12 @@ from unsmear.report.published import ablation_rows
 from unsmear.report.results import ClipResult, Result
 from unsmear.report.variants import TABLES, find_table
 from unsmear.restore.devices import load
-from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
+from unsmear.restore.restorer import Clip, Restorer
 from unsmear.video.images import FrameFolderWriter
 
 
-class Echo:
+class Echo(Restorer):
     """A restorer that gives back what it gets and remembers the priors."""
-
-    frames_after, device, dtype, fingerprint = 0, "cpu", "float32", ""
 
     def __init__(self, name: str = "echo"):
         self.name, self.seen = name, []
@@ -40,9 +36,6 @@ class Echo:
         self.seen += clip.priors
         return clip.frames[: clip.wanted].copy(), {"own": 1}
 
-    def default_tile_px(self, height, width, frames):
-        return None
-
 
 NO_GENERATOR = "needs a model that generates: give full=DIR as `models`"
 
@@ -50,12 +43,12 @@ NO_GENERATOR = "needs a model that generates: give full=DIR as `models`"
 @pytest.fixture
 def none_shipped(monkeypatch):
     """As where no model that generates comes with the package."""
-    some = [entry for entry in zoo.shipped() if not entry.is_pipeline]
+    some = [entry for entry in zoo.shipped() if entry.kind not in zoo.PIPELINES]
     monkeypatch.setattr(zoo, "shipped", lambda: some)
 
 
 def clip_of(frames: list[np.ndarray], wanted: int | None = None) -> Clip:
-    return Clip(np.stack(frames), chunk_priors([luma_of_rgb(f) for f in frames], before=None, after=None), 0.5, wanted)
+    return Clip.of(frames, 0.5, output_frames=wanted)
 
 
 @pytest.fixture(scope="module")

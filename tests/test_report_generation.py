@@ -16,15 +16,13 @@ from clips import moving_frames
 from tiny_pipeline import folder
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
-from unsmear.priors import chunk_priors
 from unsmear.report.ablation import ablation_block, run_ablation
 from unsmear.report.attention import FULL_HEAT, attention_figure, overlay
 from unsmear.report.results import ClipResult, Result
 from unsmear.report.variants import TABLES
-from unsmear.restore.cpc import CPCRestorer
+from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.restore.devices import load
 from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import FrameFolderWriter, read_image
 
 
@@ -40,13 +38,12 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    frames = moving_frames((96, 64), 4, step_px=(3, 1))
-    return Clip(np.stack(frames), chunk_priors([luma_of_rgb(f) for f in frames], before=None, after=None))
+    return Clip.of(moving_frames((96, 64), 4, step_px=(3, 1)))
 
 
-def opened(name: str) -> CPCRestorer:
+def opened(name: str) -> CPGDRestorer:
     restorer = load(name, device="cpu", dtype="fp32")
-    assert isinstance(restorer, CPCRestorer) or name == "cpfp"
+    assert isinstance(restorer, CPGDRestorer) or name == "cpfp"
     return restorer
 
 
@@ -108,7 +105,6 @@ def test_each_option_is_changed_by_itself(weights, clip):
         "colour-off",
         "fidelity-0.0",
         "carry_noise-off",
-        "carry_latent-0.0",
         "carry_detail-0.0",
         "still_px-0.0",
     }

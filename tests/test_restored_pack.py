@@ -15,11 +15,11 @@ from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack, open_pack
 from unsmear.data.shards import ShardSettings, build_shards
 from unsmear.errors import UsageError
-from unsmear.models.loading import load_denoiser
+from unsmear.models.loading import load as load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.config import LoopConfig
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc import CPCTraining
+from unsmear.training.cpgd import CPGDTraining
 from unsmear.training.images import ImageConfig
 from unsmear.training.sequences import DataConfig
 from unsmear.video import write_png
@@ -38,7 +38,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def recipe(place: Path, *packs: str, first: str | None = "first", data=None, hybrid: float = 0.0) -> ControlRecipe:
-    config = CPCTraining(
+    config = CPGDTraining(
         autoencoder=str(place / "parts" / "vae"),
         prior=str(place / "parts" / "unet"),
         first_stage=first and str(place / first),
@@ -47,7 +47,7 @@ def recipe(place: Path, *packs: str, first: str | None = "first", data=None, hyb
         hybrid=hybrid,
         loop=LoopConfig(batch=2),
     )
-    unet = load_denoiser(ModelEntry("unet", place / "parts" / "unet"))
+    unet = load_model(ModelEntry("unet", place / "parts" / "unet"))
     return ControlRecipe(torch.nn.Identity(), unet, config)
 
 

@@ -12,14 +12,12 @@ from spectrum import line_strengths
 from unsmear import load
 from unsmear.data.pairset import upright_frames
 from unsmear.metrics import psnr
-from unsmear.models.zoo import find, shipped
-from unsmear.priors import chunk_priors
+from unsmear.models.zoo import PIPELINES, find, shipped
 from unsmear.restore.restorer import Clip
 from unsmear.video import open_video
-from unsmear.video.colour import luma_of_rgb
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-GENERATING = [entry.name for entry in shipped() if entry.is_pipeline]
+GENERATING = [entry.name for entry in shipped() if entry.kind in PIPELINES]
 
 
 def frames_of(name: str) -> np.ndarray:
@@ -30,8 +28,7 @@ def frames_of(name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def pair() -> tuple[Clip, np.ndarray]:
     blurred = frames_of("handheld.blur.mp4")
-    priors = chunk_priors([luma_of_rgb(f) for f in blurred], before=None, after=None)
-    return Clip(blurred, priors, duty=0.8), frames_of("handheld.sharp.mp4")
+    return Clip.of(blurred, 0.8), frames_of("handheld.sharp.mp4")
 
 
 def mean_psnr(made: np.ndarray, truth: np.ndarray) -> float:
@@ -60,8 +57,7 @@ def test_the_default_prints_no_pattern_and_moves_no_colour():
     """Spectrum of what it changes: no lines at a quarter and half of the sampling frequency; the mean light stays."""
     pictures = moving_frames((384, 256), 4, step_px=(7, 3))
     pictures = [cv2.GaussianBlur(picture, (13, 1), 4) for picture in pictures]
-    priors = chunk_priors([luma_of_rgb(p) for p in pictures], before=None, after=None)
-    restored = unsmear.load("cpfp", device="cpu", dtype="fp32")(Clip(np.stack(pictures), priors, 0.7))
+    restored = unsmear.load("cpfp", device="cpu", dtype="fp32")(Clip.of(pictures, 0.7))
     for before, after in zip(pictures, restored, strict=True):
         change = after.astype(np.float32) - before
         assert np.abs(change).mean() > 0.5

@@ -16,12 +16,10 @@ from fake_transformers import TOKENS, embedding, text_folders
 from foreign_layouts import diffbir, tiny_control, tiny_unet, tiny_vae
 from tiny_pipeline import folder
 from unsmear.models.adapters.imports import import_weights
-from unsmear.models.loading import load_pipeline, load_vdm
+from unsmear.models.loading import load as load_model
 from unsmear.models.text import store_empty_prompt
 from unsmear.models.zoo import EMPTY_PROMPT_FILE, find
-from unsmear.priors import chunk_priors
 from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
 
 WIDTH = 16
 CONTEXT = 1024
@@ -40,8 +38,7 @@ def weights(bare, tmp_path):
 
 
 def clip() -> Clip:
-    frames = moving_frames((48, 32), 2)
-    return Clip(np.stack(frames), chunk_priors([luma_of_rgb(f) for f in frames], before=None, after=None))
+    return Clip.of(moving_frames((48, 32), 2))
 
 
 def test_a_stored_empty_prompt_takes_the_text_encoders_place(weights, monkeypatch):
@@ -94,7 +91,7 @@ def test_what_is_no_empty_prompt_is_refused_in_one_line(held, message, weights):
     else:
         save_file(held, path)
     with pytest.raises(unsmear.WeightsError, match=message) as refused:
-        load_pipeline(find(str(weights)), prompts=False)
+        load_model(find(str(weights)), prompts=False)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -114,7 +111,7 @@ def test_an_import_stores_it_where_it_can_be_read(base, tmp_path, monkeypatch):
     assert torch.equal(load_file(path)["empty_prompt"], embedding("", CONTEXT))
     assert path.stat().st_mode == (tmp_path / "made" / "vae" / "config.json").stat().st_mode
     assert sorted(p.name for p in path.parent.iterdir()) == [
-        EMPTY_PROMPT_FILE, "scheduler", "text_encoder", "tokenizer", "unet", "vae",
+        EMPTY_PROMPT_FILE, "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
     ]  # fmt: skip
 
     fake_transformers.uninstall(monkeypatch)
@@ -149,11 +146,11 @@ def test_the_video_model_hears_it_too(tmp_path, monkeypatch):
     text_folders(place, WIDTH)
     fake_transformers.install(monkeypatch)
     entry = find(str(place))
-    read = load_vdm(entry).model.image_tokens.empty_prompt
+    read = load_model(entry).model.image_tokens.empty_prompt
     assert torch.equal(read[None], embedding("", WIDTH))
     store_empty_prompt(place)
     fake_transformers.uninstall(monkeypatch)
-    assert torch.equal(load_vdm(entry).model.image_tokens.empty_prompt, read)
+    assert torch.equal(load_model(entry).model.image_tokens.empty_prompt, read)
     save_file({"empty_prompt": torch.zeros(1, 3, WIDTH)}, place / EMPTY_PROMPT_FILE)
     with pytest.raises(unsmear.WeightsError, match="an empty prompt of 3 tokens, its image tokens want 8"):
-        load_vdm(entry)
+        load_model(entry)

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clips import moving_frames
-from unsmear.priors import stream_priors
 from unsmear.restore.restorer import Clip
 from unsmear.restore.tiles import Tile, by_tiles, spans, tile_rows
-from unsmear.video.colour import luma_of_rgb
 
 cells = st.integers(1, 60)
 
@@ -83,9 +81,7 @@ def test_what_a_tile_sees_at_its_border_is_thrown_away():
 
 
 def clip_of(size: tuple[int, int], frames: int, step_px: tuple[int, int]) -> Clip:
-    pictures = moving_frames(size, frames, step_px=step_px)
-    priors = [prior for _, prior in stream_priors(pictures, luma=luma_of_rgb, chunk_frames=frames)]
-    return Clip(np.stack(pictures), priors, 0.5)
+    return Clip.of(moving_frames(size, frames, step_px=step_px), 0.5)
 
 
 def test_model_sees_no_tiles_where_motion_is_small(tiny):

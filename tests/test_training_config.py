@@ -10,15 +10,15 @@ from unsmear.errors import UsageError
 from unsmear.models.cpfp import CPFPConfig
 from unsmear.training.autoencoder import AutoencoderTraining
 from unsmear.training.config import LoopConfig, changed, from_mapping, read_config, read_yaml
-from unsmear.training.cpc import CPCTraining
 from unsmear.training.cpfp import CPFPTraining
+from unsmear.training.cpgd import CPGDTraining
 from unsmear.training.vdm import VDMTraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 KINDS = {
     "autoencoder": AutoencoderTraining,
     "cpfp": CPFPTraining,
-    "cpgd": CPCTraining,
+    "cpgd": CPGDTraining,
     "vdm": VDMTraining,
 }
 

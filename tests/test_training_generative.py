@@ -15,14 +15,15 @@ from unsmear.cli.main import run
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import UsageError
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.pipeline import Sampling
-from unsmear.models.loading import load_pipeline, sampling_defaults
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import Sampling
+from unsmear.models.loading import load as load_model
+from unsmear.models.loading import sampling_defaults
 from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.config import read_config
 from unsmear.training.control import ControlRecipe
-from unsmear.training.cpc import CPCTraining, prepare
+from unsmear.training.cpgd import CPGDTraining, prepare
 from unsmear.training.images import ImageConfig, ImageCrops, middle, spread, strip
 from unsmear.training.loop import train
 from unsmear.video.images import read_image, write_png
@@ -70,7 +71,7 @@ def written(place: Path, values: dict) -> Path:
 
 
 def trained(config: Path, place: Path, *options: str) -> dict[str, torch.Tensor]:
-    what = "autoencoder" if "model:" in config.read_text() else "cpc"
+    what = "autoencoder" if "model:" in config.read_text() else "cpgd"
     assert run(["train", what, str(config), "-o", str(place), *options]) == 0
     return load_file(place / "last" / "model.safetensors")
 
@@ -151,7 +152,7 @@ def test_control(control, tmp_path):
 def test_a_trained_control_network_comes_with_its_pipeline(control, tmp_path):
     trained(written(tmp_path, {**control, "prediction": "v_prediction", "latest": 400}), tmp_path / "run")
     entry = find(str(tmp_path / "run" / "pipeline"))
-    pipe, best = load_pipeline(entry), load_file(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
+    pipe, best = load_model(entry), load_file(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, best[k]) for k, v in pipe.control.state_dict().items())
     assert pipe.scheduler.config["prediction_type"] == "v_prediction"
     assert sampling_defaults(entry, Sampling)["start"] == 0.4
@@ -246,7 +247,7 @@ def test_the_estimate_of_a_perfect_prediction_is_the_clean_latent(prediction, co
 
 
 def test_a_timestep_beyond_the_latest_is_never_drawn(control, tmp_path):
-    config = read_config(CPCTraining, written(tmp_path, {**control, "latest": 50}))
+    config = read_config(CPGDTraining, written(tmp_path, {**control, "latest": 50}))
     job = prepare(tmp_path / "c.yaml", False)
     drawn = torch.cat([job.recipe.diffusion.noised(torch.zeros(64, 4, 2, 2), i)[1] for i in range(5)])
     assert config.latest == 50 and drawn.max() < 50 and drawn.min() >= 0 and len(drawn.unique()) > 25
@@ -285,7 +286,7 @@ def test_crops_are_of_the_pictures_and_of_the_seed(photos):
 )
 def test_configurations_that_cannot_be(change, message, control, tmp_path, capsys):
     config = written(tmp_path, {**control, **change})
-    assert run(["train", "cpc", str(config), "-o", str(tmp_path / "x")]) != 0
+    assert run(["train", "cpgd", str(config), "-o", str(tmp_path / "x")]) != 0
     told = capsys.readouterr().err.strip()
     assert message in told and len(told.splitlines()) == 1
 

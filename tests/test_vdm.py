@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet3DConditionModel
 
 from tiny_vdm import CONTEXT, WIDTH, V, folder, model, pipeline, tiny_vae, tokens, unet
-from unsmear.models.autoencoders import encode
+from unsmear.models.common.latents import encode
+from unsmear.models.common.tiles import by_windows, shot_spans, window_spans
 from unsmear.models.vdm.conditions import START, BlurEncoder, ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
-from unsmear.models.vdm.windows import by_windows, shot_spans, window_spans
 
 
 def clip(count: int = 20, size: int = 32) -> torch.Tensor:
@@ -331,12 +331,12 @@ def test_save_and_load(tmp_path):
 
 
 def test_a_folder_that_training_left_is_loaded_as_it_was(tmp_path):
-    from unsmear.models.loading import load_video_pipeline
+    from unsmear.models.loading import load as load_model
     from unsmear.models.zoo import ModelEntry
 
     place = folder(tmp_path / "x", kl=True)
     frames, options = clip(2), VDMSampling(steps=2)
-    loaded = load_video_pipeline(ModelEntry("x", place))
+    loaded = load_model(ModelEntry("x", place))
     torch.testing.assert_close(
         loaded(frames, options=options).frames, pipeline(kl=True)(frames, options=options).frames
     )

@@ -25,7 +25,7 @@ from unsmear.errors import OutputError, UsageError, WeightsError
 from unsmear.models.adapters.families import scheduler
 from unsmear.models.adapters.imports import import_weights
 from unsmear.models.adapters.vgen import UNET3D_CONFIG, convert_vgen, is_vgen
-from unsmear.models.loading import load_vdm
+from unsmear.models.loading import load as load_model
 from unsmear.models.vdm.conditions import ImageTokens
 from unsmear.models.zoo import ModelEntry
 
@@ -181,7 +181,7 @@ def test_tf_t2v_and_then_stable_diffusion_make_a_model(tmp_path):
     assert same(AutoencoderKL.from_pretrained(out / "vae"), tiny_vae())
     settings = DDIMScheduler.from_pretrained(out / "scheduler").config
     assert (settings.timestep_spacing, settings.rescale_betas_zero_snr) == ("trailing", True)
-    parts = load_vdm(ModelEntry("made", out))
+    parts = load_model(ModelEntry("made", out))
     assert parts.model.unet.config.in_channels == 4
     wide = unet3d(12).conv_in.weight
     assert torch.equal(parts.model.unet.conv_in.weight, wide[:, :4])
@@ -207,7 +207,7 @@ def test_modelscope_in_diffusers_form(modelscope, tmp_path, capsys):
     assert same(UNet3DConditionModel.from_pretrained(out / "unet"), unet3d())
     assert same(AutoencoderKL.from_pretrained(out / "vae"), tiny_vae())
     assert DDIMScheduler.from_pretrained(out / "scheduler").config.prediction_type == "epsilon"
-    parts = load_vdm(ModelEntry("made", out))
+    parts = load_model(ModelEntry("made", out))
     encoder = parts.vae.encoder.state_dict()
     assert all(torch.equal(v, encoder[k]) for k, v in parts.model.blur_encoder.encoder.state_dict().items())
     with pytest.raises(OutputError, match="unet exists already"):
@@ -263,4 +263,4 @@ def test_an_image_model_is_still_one(tmp_path):
     tiny_vae().save_pretrained(folder / "vae")
     made = import_weights(folder, tmp_path / "made", "epsilon")
     assert made.found.startswith("Stable Diffusion 2") and "unet" in made.parameters
-    assert not ModelEntry("made", tmp_path / "made").is_video_pipeline
+    assert ModelEntry("made", tmp_path / "made").kind == "CPGDPipeline"

@@ -16,8 +16,8 @@ from unsmear.cli.main import run
 from unsmear.data.camera import CameraRanges
 from unsmear.data.pack import PackConfig, Sources, build_pack
 from unsmear.errors import DataLayoutError
-from unsmear.models.autoencoders import decode, encode
-from unsmear.models.cpc.steering import Prediction
+from unsmear.models.common.latents import decode, encode
+from unsmear.models.common.schedule import Prediction
 from unsmear.training.clips import SharpClips
 from unsmear.training.config import read_config
 from unsmear.training.loop import train

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.pipeline import CPCPipeline
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import CPGDPipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
@@ -52,8 +52,8 @@ def control(opened: bool = False, **options) -> CPControlNet:
     return made.eval()
 
 
-def pipeline(scheduler=None, **options) -> CPCPipeline:
-    pipe = CPCPipeline(vae(), unet(), control(**options), scheduler or DDIMScheduler(**BETAS))
+def pipeline(scheduler=None, **options) -> CPGDPipeline:
+    pipe = CPGDPipeline(vae(), unet(), control(**options), scheduler or DDIMScheduler(**BETAS))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

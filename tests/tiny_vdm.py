@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet3DConditionModel
 
 from tiny_pipeline import vae as kl_vae
-from unsmear.models.adapters.families import SCHEDULES
+from unsmear.models.common.schedule import SCHEDULES
 from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
 from unsmear.models.vdm.network import VDM
 from unsmear.models.vdm.pipeline import VDMPipeline

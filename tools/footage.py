@@ -18,10 +18,11 @@ import numpy as np
 from unsmear.data.camera import CameraRanges, noisy, render
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Neighbourhood, blur_by_flow, subframe_times
-from unsmear.data.light import expose, from_linear, quantise, to_linear
+from unsmear.data.light import expose
 from unsmear.data.pairset import upright_frames
 from unsmear.metrics import psnr
 from unsmear.video import FrameFolderWriter, open_video
+from unsmear.video.light import from_linear, quantise, to_linear
 
 DUTY, CRF, READOUT = 0.6, 18.0, 0.6
 """Exposure and the time from the first line of a rolling shutter to its last, of the frame step; H.264 quality."""

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 
 from unsmear.data.camera_motion import CameraPath, CameraTurn
-from unsmear.data.light import expose, quantise
+from unsmear.data.light import expose
 from unsmear.video import read_image
+from unsmear.video.light import quantise
 
 WIDTH, HEIGHT, FRAMES, RATE = 320, 192, 24, 25
 DUTY, SPEED_PX, SEED = 0.7, 8.0, 10

@@ -26,15 +26,15 @@ import cv2
 import numpy as np
 
 from demo import real_clip
-from unsmear.data.extract import PriorSettings, extract
-from unsmear.priors import Prior, VideoPriors, chunk_priors, stream_priors
+from unsmear.priors import Prior, PriorSettings, PriorStream, chunk_priors, stream
 from unsmear.priors.archive import PriorArchive
 from unsmear.priors.cuts import CUT_COVERAGE, CUT_RESIDUAL
+from unsmear.priors.extract import extract
 from unsmear.priors.follow import residual_of
 from unsmear.priors.grid import fill_holes, grid_from_vectors
 from unsmear.priors.sources import DisFlow
 from unsmear.priors.steps import encode_steps
-from unsmear.video import open_video
+from unsmear.video import Frame, open_video
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "priors.md"
 FRAMES, DUTY = 5, 0.6
@@ -117,7 +117,7 @@ def accuracy(clip: Path | None) -> Table:
         for name, step in MOTIONS.items():
             frames, truth = film(source, **step)
             fast = chunk_priors(frames, before=None, after=None)[1:]
-            best = chunk_priors(frames, before=None, after=None, profile="best")[1:]
+            best = chunk_priors(frames, before=None, after=None, settings=PriorSettings(profile="best"))[1:]
             found = [[p.motion(0) for p in fast], [p.motion() for p in fast], [p.motion() for p in best]]
             for flow in flows.values():
                 found.append([cell_means(flow(now, past, None)) for past, now in pairwise(frames)])
@@ -162,7 +162,11 @@ def residual(clip: Path | None) -> Table:
     rows = [["priors", "inter blocks without any", "pixels without any", "mean", "95 %", "99 %"]]
     lumas = list(real_lumas(clip, 30))
     for qp in (51, 36, 24):
-        rows.append(describe(f"re-encoded at qp {qp}", chunk_priors(lumas, before=None, after=None, qp=qp)))
+        rows.append(
+            describe(
+                f"re-encoded at qp {qp}", chunk_priors(lumas, before=None, after=None, settings=PriorSettings(qp=qp))
+            )
+        )
     with tempfile.TemporaryDirectory() as folder:
         for words, extra in (("without deblocking", ":no-deblock=1"), ("with deblocking", "")):
             for qp in (51, 24):
@@ -228,7 +232,7 @@ def cuts(_: Path | None) -> Table:
     from cuts import calm_and_wild, with_cuts
 
     detectors: dict[str, Callable[[list[np.ndarray]], set[int]]] = {
-        "unsmear": lambda frames: {t for t, (_, p) in enumerate(stream_priors(frames)) if p.reset and t},
+        "unsmear": lambda frames: {t for t, (_, p) in enumerate(stream(frames)) if p.reset and t},
         "coverage below 0.5 or residual above 12": by_codec_alone,
     } | scene_detectors()
     tally = dict.fromkeys(detectors, (0, 0))
@@ -297,7 +301,7 @@ def speed(clip: Path | None) -> Table:
         return time.perf_counter() - begin
 
     for profile in ("fast", "best"):
-        run = timed(lambda p=profile: list(stream_priors(lumas, profile=p)))  # type: ignore[misc]
+        run = timed(lambda p=profile: list(stream(lumas, PriorSettings(profile=p))))  # type: ignore[misc]
         add(f"re-encode, {profile}: motion both ways and residual", run, len(lumas))
     with tempfile.TemporaryDirectory() as folder:
         path = encode(lumas, Path(folder) / "native.mp4", f"{NATIVE}:crf=20")
@@ -380,10 +384,14 @@ def decoded(path: Path) -> list[np.ndarray]:
         return [frame.luma for frame in reader]
 
 
-def native(path: Path, lumas: list[np.ndarray] | None = None, *, back: bool = True) -> tuple[VideoPriors, list[Prior]]:
+def native(path: Path, lumas: list[np.ndarray] | None = None, *, back: bool = True) -> tuple[PriorStream, list[Prior]]:
     frames = decoded(path) if lumas is None else lumas
-    stream = VideoPriors(path, frames, luma=lambda luma: luma, mode="native", backward=back)
-    return stream, [prior for _, prior in stream]
+    if not back:  # with a source of its own, and this one costs nothing
+        shown = [Frame(t, None, t / 25, luma, luma) for t, luma in enumerate(frames)]
+        found = stream(shown, PriorSettings(mode="native", motion_back="none"), path=path)
+    else:
+        found = stream(frames, PriorSettings(mode="native"), path=path)
+    return found, [prior for _, prior in found]
 
 
 SECTIONS: dict[str, Callable[[Path | None], Table]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unsmear import deblur, load
+from unsmear import Restorer, deblur, load
 from unsmear.data.pairset import upright_frames
 from unsmear.video import FrameFolderWriter, find_inputs, open_video
 
@@ -37,7 +37,7 @@ def busiest(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice]:
     return slice(y, y + height), slice(x, x + width)
 
 
-def pair(source: Path, restorer: object) -> tuple[np.ndarray, np.ndarray]:
+def pair(source: Path, restorer: Restorer) -> tuple[np.ndarray, np.ndarray]:
     """The middle frame and what becomes of it, uint8 (H, W, 3)."""
     with open_video(source) as reader:
         frames = list(upright_frames(reader, None))
@@ -49,7 +49,7 @@ def pair(source: Path, restorer: object) -> tuple[np.ndarray, np.ndarray]:
         for i, frame in enumerate(taken):
             writer.write(i, frame)
         given = Path(folder) / "in" if len(taken) > 1 else writer.path(0)
-        deblur(given, f"{folder}/out/", model=restorer)  # type: ignore[arg-type]
+        deblur(given, f"{folder}/out/", model=restorer)
         with open_video(Path(folder) / "out") as reader:
             restored = list(upright_frames(reader, None))
     return taken[middle - first], restored[middle - first]

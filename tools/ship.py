@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from unsmear.models.loading import SAMPLING_FILE
-from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, ModelEntry
+from unsmear.models.loading import sampling_defaults
+from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, PIPELINES, WEIGHTS_FILE, ModelEntry, write_index
 from unsmear.report.blocks import clip_blocks, overall_blocks
 from unsmear.report.results import Result, read_results
 from unsmear.report.tables import block_markdown
@@ -84,12 +84,12 @@ def main() -> None:
 
 def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
     """Copy weights in half precision, and what belongs to them. Parameters of each network, by the name of its part."""
-    if source.is_pipeline:
+    if source.kind in PIPELINES:
         counted = {}
         for name, part in source.parts.items():
             counted[name] = sum(ship(part, folder / name).values())
         shutil.copytree(source.folder / "scheduler", folder / "scheduler", dirs_exist_ok=True)
-        shutil.copy(source.folder / SAMPLING_FILE, folder / SAMPLING_FILE)
+        write_index(folder, sampling_defaults(source, dict))
         return counted
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(source.weights).items()}

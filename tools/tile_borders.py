@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unsmear import load
-from unsmear.models.cpc.latent_tiles import tile_boxes
-from unsmear.priors import chunk_priors
-from unsmear.restore.cpc import CPCRestorer
-from unsmear.restore.restorer import Clip
-from unsmear.video.colour import luma_of_rgb
+from unsmear import Clip, load
+from unsmear.models.common.tiles import tile_boxes
+from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.video.images import list_images, read_image
 
 
@@ -29,9 +26,9 @@ def main() -> None:
     given = parser.parse_args()
     frames = np.stack([read_image(file) for file in list_images(given.frames)[: given.count]])
     restorer = load(given.model)
-    if not isinstance(restorer, CPCRestorer):
+    if not isinstance(restorer, CPGDRestorer):
         parser.error(f"{given.model} has no tiles in latent space: name a model of stage 2")
-    clip = Clip(frames, chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None), given.duty)
+    clip = Clip.of(frames, given.duty)
     whole, tiled = (restorer.restore(clip, None, tile)[0].astype(float) for tile in (None, given.tile))
 
     cell, multiple = restorer.pipe.cell, restorer.pipe.multiple

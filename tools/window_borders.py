@@ -13,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unsmear import load
+from unsmear import Clip, load
 from unsmear.metrics.temporal import align
-from unsmear.models.vdm.windows import window_spans
-from unsmear.priors import chunk_priors
-from unsmear.restore.restorer import Clip
+from unsmear.models.common.tiles import window_spans
 from unsmear.restore.vdm import VDMRestorer
-from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 
 
@@ -36,8 +33,7 @@ def main() -> None:
     restorer = load(given.model)
     if not isinstance(restorer, VDMRestorer):
         parser.error(f"{given.model} has no windows in time: name a video diffusion model")
-    priors = chunk_priors([luma_of_rgb(frame) for frame in blurred], before=None, after=None)
-    made = restorer(Clip(blurred, priors))
+    made = restorer(Clip.of(blurred))
     spans = window_spans(len(blurred), restorer.sampling.window, restorer.sampling.overlap)
     shared = {i for a, b in pairwise(spans) for i in range(b[0], a[1])}
     border = np.array([i in shared or i - 1 in shared for i in range(1, len(blurred))])

@@ -1,4 +1,4 @@
-"""The Python functions that most users need. What is heavy is imported when it is called."""
+"""The public Python functions. What is heavy is imported when it is called."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unsmear.priors import Prior
-    from unsmear.restore.options import Progress
+    from unsmear.priors import Mode, Prior
+    from unsmear.restore.options import Options, Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
     from unsmear.video import Frame
@@ -25,9 +25,23 @@ def deblur(
     steps: int | None = None,
     guidance: float | None = None,
     prompt: str | None = None,
+    negative_prompt: str | None = None,
     seed: int | None = None,
     fidelity: float | None = None,
-    **options: Any,
+    options: Options | None = None,
+    strength: float | None = None,
+    tile: str | int | None = None,
+    window: int | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    codec: str | None = None,
+    crf: int | None = None,
+    pix_fmt: str | None = None,
+    frames: bool | None = None,
+    deep_frames: bool | None = None,
+    compare: bool | None = None,
+    overwrite: bool | None = None,
+    resume: bool | None = None,
 ) -> Report:
     """Deblur one video, folder of frames or image.
 
@@ -39,35 +53,58 @@ def deblur(
         model: a shipped name, a folder of weights, or what ``load`` returned.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         progress: called after every chunk with a ``Progress``.
-        steps, guidance, prompt, seed, fidelity: of models that generate, when ``model`` is a name or folder: sampling
-            steps, classifier-free guidance, text, seed of the noise, and 0…1 how far to stay with stage 1.
-        **options: fields of ``unsmear.restore.options.Options``: ``strength``, ``tile``, ``window``, ``start_s``,
-            ``end_s``, ``codec``, ``crf``, ``pix_fmt``, ``frames``, ``compare``, ``overwrite``, ``resume``.
+        steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
+            folder; see ``load``.
+        options: what may be chosen for an input, with its defaults: ``Options()``.
+        strength, tile, window, start_s, end_s, codec, crf, pix_fmt, frames, deep_frames, compare, overwrite, resume:
+            single fields of ``Options``, which says what they mean; they replace those of ``options``. None is as if
+            not given.
 
     Raises:
         UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
     """
+    from dataclasses import replace
+
     from unsmear.errors import UsageError
     from unsmear.restore.job import restore_video
     from unsmear.restore.options import Options
     from unsmear.restore.outputs import in_folder
 
-    strange = sorted(set(options) - set(Options.__dataclass_fields__))
-    if strange:
-        raise UsageError(f"option {strange[0]!r} is unknown; known are {', '.join(Options.__dataclass_fields__)}")
-    target, chosen = in_folder(Path(source), output, Options(**options))
-    sampling = {"steps": steps, "guidance": guidance, "prompt": prompt, "seed": seed, "fidelity": fidelity}
+    given = _given(
+        strength=strength,
+        tile=tile,
+        window=window,
+        start_s=start_s,
+        end_s=end_s,
+        codec=codec,
+        crf=crf,
+        pix_fmt=pix_fmt,
+        frames=frames,
+        deep_frames=deep_frames,
+        compare=compare,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    target, chosen = in_folder(Path(source), output, replace(options or Options(), **given))
+    sampling = _given(
+        steps=steps,
+        guidance=guidance,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        fidelity=fidelity,
+    )
     if isinstance(model, str):
         restorer = load(model, device=device, dtype=dtype, **sampling)
-    elif given := [name for name, value in sampling.items() if value is not None]:
-        raise UsageError(f"{given[0]}: the model is loaded already; give it to load()")
+    elif sampling:
+        raise UsageError(f"`{next(iter(sampling))}`: the model is loaded already; give it to load()")
     else:
         restorer = model
     return restore_video(Path(source), target, restorer, chosen, progress)
 
 
 def extract_priors(
-    source: str | Path, *, mode: str = "auto", chunk_frames: int | None = None
+    source: str | Path, *, mode: Mode = "auto", chunk_frames: int | None = None
 ) -> Iterator[tuple[Frame, Prior]]:
     """Every frame of a video or folder of frames with its coding prior, in order, in bounded memory.
 
@@ -80,29 +117,81 @@ def extract_priors(
     Raises:
         UnsmearError: the input cannot be read, or has no vectors that mode ``native`` could use.
     """
-    from unsmear.data.extract import PriorSettings, pairs_of
-    from unsmear.priors import DEFAULT_CHUNK_FRAMES
+    from unsmear.priors import DEFAULT_CHUNK_FRAMES, PriorSettings, stream
     from unsmear.video import open_video
 
-    settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)  # type: ignore[arg-type]
+    settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
     with open_video(source) as reader:
-        yield from pairs_of(reader, settings)[2]
+        yield from stream(reader, settings)
 
 
-def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
-    """A model ready to restore clips: ``restorer(clip)`` → frames.
+def load(
+    model: str = "cpfp",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    steps: int | None = None,
+    guidance: float | None = None,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
+    seed: int | None = None,
+    start: float | None = None,
+    fidelity: float | None = None,
+    guided: bool | None = None,
+    joint_time_attention: bool | None = None,
+    carry_noise: bool | None = None,
+    carry_detail: float | None = None,
+    still_px: float | None = None,
+    colour: bool | None = None,
+    cancel_autoencoder: bool | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
+    tile: int | None = None,
+    stride: int | None = None,
+    tile_batch: int | None = None,
+) -> Restorer:
+    """A model ready to restore clips: ``restorer(clip)`` → frames. ``Clip.of`` makes a clip.
 
     Args:
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        **sampling: of models that generate: ``steps``, ``guidance``, ``prompt``, ``negative_prompt``, ``seed``,
-            ``fidelity`` and the other fields of ``unsmear.models.cpc.pipeline.Sampling``.
+        steps, guidance, seed: of models that generate: sampling steps, classifier-free guidance, seed of the noise.
+        prompt, negative_prompt: what the video shows, and what not, of models with a text encoder.
+        fidelity: 0 to 1, how far to stay with stage 1.
+        start, guided, joint_time_attention, carry_noise, carry_detail, still_px, colour, cancel_autoencoder,
+            window, overlap, tile, stride, tile_batch: fields of the model's sampling, which says
+            what they mean: ``unsmear.load(model).sampling``. None is as if not given: as the model's folder says.
 
     Raises:
-        UsageError: unknown model, device, dtype or option.
+        UsageError: unknown model, device or dtype; an option that the model has not.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
     from unsmear.restore.devices import load as load_restorer
 
+    sampling = _given(
+        steps=steps,
+        guidance=guidance,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        start=start,
+        fidelity=fidelity,
+        guided=guided,
+        joint_time_attention=joint_time_attention,
+        carry_noise=carry_noise,
+        carry_detail=carry_detail,
+        still_px=still_px,
+        colour=colour,
+        cancel_autoencoder=cancel_autoencoder,
+        window=window,
+        overlap=overlap,
+        tile=tile,
+        stride=stride,
+        tile_batch=tile_batch,
+    )
     return load_restorer(model, device=device, dtype=dtype, **sampling)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -142,11 +142,12 @@ def _sample(clip: "DataClip") -> "list[np.ndarray]":
 
 
 def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
+    from unsmear.files import write_whole
     from unsmear.report.ablation import ablation_block, ablation_figure, as_dicts
     from unsmear.report.page import write_page
     from unsmear.report.tables import LATEX_HEAD, block_latex, block_markdown
     from unsmear.report.variants import FIGURES, TITLES
-    from unsmear.video.images import write_png, write_whole
+    from unsmear.video.images import write_png
 
     block = ablation_block(table, rows)
     out.mkdir(parents=True, exist_ok=True)
@@ -177,16 +178,11 @@ def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
 
 def _write_attention(restorer: "Restorer", frames: "list[np.ndarray]", path: Path) -> Path:
     """Fig. 10: where the control network looks in the middle of a few frames."""
-    import numpy as np
-
-    from unsmear.priors import chunk_priors
     from unsmear.report.attention import attention_figure
-    from unsmear.restore.cpc import CPCRestorer
+    from unsmear.restore.cpgd import CPGDRestorer
     from unsmear.restore.restorer import Clip
-    from unsmear.video.colour import luma_of_rgb
     from unsmear.video.images import write_png
 
-    priors = chunk_priors([luma_of_rgb(frame) for frame in frames], before=None, after=None)
-    assert isinstance(restorer, CPCRestorer)  # rows name no other models
-    write_png(path, attention_figure(restorer, Clip(np.stack(frames), priors), len(frames) // 2))
+    assert isinstance(restorer, CPGDRestorer)  # rows name no other models
+    write_png(path, attention_figure(restorer, Clip.of(frames), len(frames) // 2))
     return path

@@ -9,11 +9,11 @@ from unsmear.cli import choices
 from unsmear.cli.choices import WORKERS
 from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
 from unsmear.cli.words import EXIT_FAILED, complain
-from unsmear.data.extract import PriorSettings
+from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
     from unsmear.data.check import ClipCheck
-    from unsmear.data.extract import Extraction
+    from unsmear.priors.extract import Extraction
 
 Dataset = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Top folder: GoPro, DVD, BSD, raw YUV, or any folder of clips.")

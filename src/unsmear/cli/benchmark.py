@@ -27,10 +27,9 @@ def benchmark(
     from unsmear.restore.benchmark import measure
 
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
-    sampling = {} if steps is None else {"steps": steps}
     rows = []
     for name in model or [entry.name for entry in shipped()]:
-        restorer = load(name, device=device, dtype=dtype, **sampling)
+        restorer = load(name, device=device, dtype=dtype, steps=steps)
         rows += [measure(restorer, width, height, frames) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))
@@ -47,5 +46,5 @@ def benchmark(
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or min(map(int, found.groups())) < 16:
-        raise UsageError(f"size {text!r} is not WIDTHxHEIGHT with sides of at least 16, such as 1280x720")
+        raise UsageError(f"`size` {text!r}: expected WIDTHxHEIGHT with sides of at least 16, such as 1280x720")
     return int(found[1]), int(found[2])

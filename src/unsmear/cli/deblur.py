@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unsmear.cli.words import EXIT_FAILED, EXIT_USAGE, complain
-from unsmear.errors import Interrupted, OutputError, UnsmearError, UsageError
+from unsmear.cli import choices
+from unsmear.cli.choices import field
+from unsmear.cli.words import complain, each, leave_with
+from unsmear.errors import OutputError, UnsmearError, UsageError
+from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
-    from unsmear.restore.options import Options, Progress
+    from unsmear.restore.options import Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
 
@@ -27,33 +30,34 @@ def deblur(
         typer.Option("-o", "--output", help="File, or folder (ends in /) that takes the result under its name."),
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
-    strength: Annotated[float, typer.Option(help="0 keeps the input, 1 restores fully.")] = 1.0,
+    strength: Annotated[float, field(Options, "strength")] = Options.strength,
     steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the video shows, of those with a text encoder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise: same seed, same frames.")] = None,
     fidelity: Annotated[float | None, typer.Option(help="0 generates freely, 1 stays with stage 1.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    tile: Annotated[str, typer.Option(help="auto, off or a size in pixels.")] = "auto",
-    window: Annotated[int, typer.Option(help="Frames worked on at once; sets memory.")] = 24,
-    start: Annotated[float | None, typer.Option(help="Restore from this time on, seconds.")] = None,
-    end: Annotated[float | None, typer.Option(help="Restore up to this time, seconds.")] = None,
-    codec: Annotated[str | None, typer.Option(help="Video encoder; default as the source.")] = None,
-    crf: Annotated[int | None, typer.Option(help="Encoder quality, lower is better.")] = None,
-    pix_fmt: Annotated[str | None, typer.Option(help="Pixel format; default as the source.")] = None,
-    frames: Annotated[bool, typer.Option("--frames", help="PNG frames, right into -o, instead of a video.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Also write OUT.compare.mp4: before | after.")] = False,
+    device: choices.Device = "auto",
+    dtype: choices.Dtype = "auto",
+    tile: Annotated[str, field(Options, "tile")] = str(Options.tile),
+    window: Annotated[int, field(Options, "window")] = Options.window,
+    start_s: Annotated[float | None, field(Options, "start_s", "--start")] = Options.start_s,
+    end_s: Annotated[float | None, field(Options, "end_s", "--end")] = Options.end_s,
+    codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
+    crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
+    pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
+    frames: Annotated[bool, field(Options, "frames", "--frames")] = Options.frames,
+    compare: Annotated[bool, field(Options, "compare", "--compare")] = Options.compare,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start afresh after an interruption.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    overwrite: choices.Overwrite = Options.overwrite,
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start afresh after an interruption.")] = (
+        not Options.resume
+    ),
+    quiet: choices.Quiet = False,
+    debug: choices.Debug = False,
 ) -> None:
     """Deblur videos, folders of frames or images."""
     from unsmear.api import load
-    from unsmear.restore.options import Options
-    from unsmear.restore.outputs import default_output, in_folder, names_folder, writable_folder
+    from unsmear.restore.outputs import writable_folder
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
     paths, failures, several = _expand(inputs)
@@ -61,8 +65,8 @@ def deblur(
         strength=strength,
         tile=tile,
         window=window,
-        start_s=start,
-        end_s=end,
+        start_s=start_s,
+        end_s=end_s,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
@@ -71,41 +75,57 @@ def deblur(
         overwrite=overwrite,
         resume=not no_resume,
     )
-    targets: list[Path | None]
-    if output is not None and several:
-        if not names_folder(output):
-            _refuse_file(Path(output), len(paths) + len(failures))
-        targets = [Path(output) / default_output(path, options).name for path in paths]
-    elif paths and not several:
-        target, options = in_folder(paths[0], output, options)
-        targets = [target]
+    if several:
+        targets = _targets(paths, output, options, len(paths) + len(failures))
+    elif paths:
+        targets, options = _target(paths[0], output, options)
     else:
-        targets = [None] * len(paths)
+        targets = []
     _refuse_clashes(paths, targets)
     if report is not None and report.exists() and not overwrite:
-        raise OutputError(f"{report} exists already; add --overwrite or choose another --report")
+        raise OutputError(f"{report} exists already; give `overwrite` or choose another `report`")
     for error in failures:
         complain(error)
-    reports: list[Report] = []
     with nullcontext() if report is None else writable_folder(report.parent):
-        sampling = {"steps": steps, "guidance": guidance, "prompt": prompt, "seed": seed, "fidelity": fidelity}
-        restorer = load(model, device=device, dtype=dtype, **sampling) if paths else None
-        for path, place in zip(paths, targets, strict=True):
-            assert restorer is not None
-            try:
-                reports.append(_one(path, place, restorer, options, quiet))
-            except Interrupted:
-                raise
-            except Exception as error:  # the other inputs are still done
-                if debug:
-                    raise
-                failures.append(error)
-                complain(error)
+        reports: list[Report] = []
+        if paths:
+            restorer = load(
+                model,
+                device=device,
+                dtype=dtype,
+                steps=steps,
+                guidance=guidance,
+                prompt=prompt,
+                seed=seed,
+                fidelity=fidelity,
+            )
+
+            def one(path: Path, target: Path | None) -> "Report":
+                return _one(path, target, restorer, options, quiet)
+
+            reports = each(zip(paths, targets, strict=True), one, failures, debug)
         if report is not None and reports:
             _write_report(report, reports)
-        if failures:
-            usage = not reports and all(isinstance(error, UsageError) for error in failures)
-            raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED)
+        leave_with(failures, reports)
+
+
+def _target(path: Path, output: str | None, options: Options) -> tuple[list[Path | None], Options]:
+    """Where the result of a single input goes, and the options with it."""
+    from unsmear.restore.outputs import in_folder
+
+    target, options = in_folder(path, output, options)
+    return [target], options
+
+
+def _targets(paths: list[Path], output: str | None, options: Options, count: int) -> list[Path | None]:
+    """Where the results of a batch of ``count`` inputs go, some of which may not be readable."""
+    from unsmear.restore.outputs import default_output, names_folder
+
+    if output is None:
+        return [None] * len(paths)
+    if not names_folder(output):
+        _refuse_file(Path(output), count)
+    return [Path(output) / default_output(path, options).name for path in paths]
 
 
 def _expand(inputs: list[Path]) -> tuple[list[Path], list[Exception], bool]:
@@ -138,7 +158,7 @@ def _refuse_file(target: Path, count: int) -> None:
     from unsmear.video.probe import VIDEO_SUFFIXES
 
     if target.exists() or is_image(target) or target.suffix.lower() in VIDEO_SUFFIXES:
-        raise UsageError(f"-o {target} is a file, but there are {count} inputs; name a folder, with / at its end")
+        raise UsageError(f"`output` {target} is a file, but there are {count} inputs; name a folder, with / at its end")
 
 
 def _refuse_clashes(paths: list[Path], targets: list[Path | None]) -> None:
@@ -152,7 +172,7 @@ def _refuse_clashes(paths: list[Path], targets: list[Path | None]) -> None:
         seen[target] = path
 
 
-def _one(path: Path, target: Path | None, restorer: "Restorer", options: "Options", quiet: bool) -> "Report":
+def _one(path: Path, target: Path | None, restorer: "Restorer", options: Options, quiet: bool) -> "Report":
     from unsmear.restore.job import restore_video
 
     with _Bar(path.name, quiet) as bar:
@@ -174,7 +194,7 @@ def summary(report: "Report") -> str:
 
 
 def _write_report(path: Path, reports: list["Report"]) -> None:
-    from unsmear.video.images import write_whole
+    from unsmear.files import write_whole
 
     write_whole(path, json.dumps([r.as_dict() for r in reports], indent=2).encode())
 

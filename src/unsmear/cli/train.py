@@ -15,7 +15,9 @@ class Trainable(StrEnum):
 
     autoencoder = "autoencoder"
     cpfp = "cpfp"
+    cpgd = "cpgd"
     cpc = "cpc"
+    """Former name of ``cpgd``, kept for one release."""
     vdm = "vdm"
 
 
@@ -34,6 +36,9 @@ def train(
 ) -> None:
     """Train a network; a run that was stopped goes on with --resume."""
     del debug
+    if what == Trainable.cpc:
+        typer.echo("`unsmear train cpc` is `unsmear train cpgd` now; this name goes with the next release", err=True)
+        what = Trainable.cpgd
     try:
         import accelerate  # noqa: F401
     except ImportError:

@@ -1,17 +1,18 @@
 """Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-import cv2
-
-from unsmear.data.extract import Extraction, PriorSettings, extract, find_source
 from unsmear.data.layouts import DataClip, find_clips
+from unsmear.data.motion_sources import find_source
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.extract import Extraction, extract
+from unsmear.priors.settings import DEFAULTS, PriorSettings
+from unsmear.processes import in_processes
 from unsmear.video import RawFormat
 
 
@@ -26,7 +27,7 @@ class Augmented:
 
 def augment(
     dataset: Path,
-    settings: PriorSettings | None = None,
+    settings: PriorSettings = DEFAULTS,
     *,
     workers: int = 1,
     overwrite: bool = False,
@@ -53,7 +54,6 @@ def augment(
         DataLayoutError: no clips.
         UsageError: an unknown motion source.
     """
-    settings = settings or PriorSettings()
     for name in (settings.motion, settings.motion_back):
         find_source(name)
     result, todo = Augmented(), []
@@ -75,22 +75,18 @@ def augment(
         if on_clip is not None:
             on_clip(clip.name, outcome)
 
-    if workers > 1 and len(todo) > 1:
-        # "spawn": FFmpeg's and OpenCV's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), context, cv2.setNumThreads, (1,)) as pool:
-            jobs = {pool.submit(_try, clip, settings, overwrite): clip for clip in todo}
-            for job in as_completed(jobs):
-                finished(jobs[job], job.result())
-    else:
-        for clip in todo:
-            finished(clip, _try(clip, settings, overwrite))
+    make = partial(_try, settings=settings, overwrite=overwrite)
+    with closing(in_processes(make, todo, workers)) as outcomes:
+        for clip, outcome in zip(todo, outcomes, strict=True):
+            finished(clip, outcome)
     return result
 
 
 def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction | UnsmearError:
     try:
-        return extract(clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw)
+        return extract(
+            clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw, find_source=find_source
+        )
     except UnsmearError as error:
         return error
 

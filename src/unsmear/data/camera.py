@@ -13,19 +13,10 @@ import cv2
 import numpy as np
 
 from unsmear.data.camera_motion import CameraPath, CameraTurn
-from unsmear.data.light import (
-    DARK_TOP,
-    Curve,
-    bright_light,
-    draw_lamps,
-    from_linear,
-    lamp_levels,
-    lamp_light,
-    quantise,
-    to_linear,
-)
+from unsmear.data.light import DARK_TOP, bright_light, draw_lamps, lamp_levels, lamp_light
 from unsmear.errors import UsageError
 from unsmear.options import Limits, Share, check
+from unsmear.video.light import Curve, from_linear, quantise, to_linear
 
 ROW_KNOTS = 9
 """With a rolling shutter, so many poses a sub-frame, spread over the rows; matrices between are interpolated."""

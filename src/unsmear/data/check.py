@@ -1,20 +1,18 @@
 """Checks of a data set: partners, counts, sizes, damaged files, and priors that belong to their frames."""
 
-import multiprocessing
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
 
 from unsmear.data.layouts import DataClip, find_clips
 from unsmear.data.published import DVD_TEST, GOPRO_TEST, is_gopro_name, published_split
 from unsmear.data.sets import name_problem
 from unsmear.errors import UnsmearError
 from unsmear.priors.archive import PriorArchive
+from unsmear.processes import in_processes
 from unsmear.video import RawFormat, VideoInfo, open_video
 from unsmear.video.images import list_images
 
@@ -62,19 +60,11 @@ def check(
     clips, results = find_clips(dataset, split=split, clip_list=clip_list, raw=raw), []
     any_paired = any(clip.sharp is not None for clip in clips)
     jobs = [(clip, any_paired) for clip in clips]
-    if workers > 1 and len(clips) > 1:
-        context = multiprocessing.get_context("spawn")  # FFmpeg's and OpenCV's threads do not survive a fork
-        with ProcessPoolExecutor(min(workers, len(clips)), context, cv2.setNumThreads, (1,)) as pool:
-            found = pool.map(_check_clip, jobs)
-            for result in found:
-                results.append(result)
-                if on_clip is not None:
-                    on_clip(result)
-        return results
-    for job in jobs:
-        results.append(_check_clip(job))
-        if on_clip is not None:
-            on_clip(results[-1])
+    with closing(in_processes(_check_clip, jobs, workers)) as found:
+        for result in found:
+            results.append(result)
+            if on_clip is not None:
+                on_clip(result)
     return results
 
 

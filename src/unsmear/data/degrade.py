@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 
-from unsmear.data.light import quantise
 from unsmear.data.pairset import Pair, PairSet, Prepared, clip_generator, make_set, upright_frames
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.video import RawFormat, VideoReader
+from unsmear.video.light import quantise
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from unsmear.data.light import Curve, expose, quantise
+from unsmear.data.light import expose
+from unsmear.video.light import Curve, quantise
 
 MAX_SUBFRAMES = 65
 """An exposure is never made of more sub-frames than this; 64 px of motion at full duty."""

@@ -1,41 +1,14 @@
-"""Averaging in linear light: what a sensor does while its shutter is open.
+"""Averaging in linear light, as a sensor does while its shutter is open, and light beyond white.
 
-Pixel values are gamma-encoded; light adds up before that. Both published data sets average
-consecutive frames, GoPro (Nah et al.) under an approximate 2.2 gamma; we default to the sRGB curve.
+Both published data sets average consecutive frames, GoPro (Nah et al.) under an approximate 2.2 gamma; we default to
+the sRGB curve.
 """
 
 from collections.abc import Iterable
-from functools import cache
-from typing import Literal
 
 import numpy as np
 
-Curve = Literal["srgb", "2.2"]
-
-
-@cache
-def _to_linear(curve: Curve) -> np.ndarray:
-    v = np.arange(256, dtype=np.float64) / 255
-    if curve == "srgb":
-        light = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-    else:
-        light = v**2.2
-    return light.astype(np.float32)
-
-
-def to_linear(image: np.ndarray, curve: Curve = "srgb") -> np.ndarray:
-    """Gamma-encoded uint8 → linear light, float32 in [0, 1], same shape."""
-    return _to_linear(curve)[image]
-
-
-def from_linear(light: np.ndarray, curve: Curve = "srgb") -> np.ndarray:
-    """Linear light in [0, 1] (clipped) → gamma-encoded float32 in [0, 255], not rounded."""
-    x = np.clip(light, 0, 1)
-    if curve == "srgb":
-        v = np.where(x <= 0.0031308, x * 12.92, 1.055 * np.power(x, 1 / 2.4) - 0.055)
-    else:
-        v = np.power(x, 1 / 2.2)
-    return (v * 255).astype(np.float32)
+from unsmear.video.light import Curve, from_linear, linear_levels, quantise, to_linear
 
 
 def expose(subframes: Iterable[np.ndarray], curve: Curve = "srgb") -> np.ndarray:
@@ -48,11 +21,6 @@ def expose(subframes: Iterable[np.ndarray], curve: Curve = "srgb") -> np.ndarray
     if total is None:
         raise ValueError("an exposure needs at least one sub-frame")
     return from_linear(total / count, curve)
-
-
-def quantise(image: np.ndarray) -> np.ndarray:
-    """Float [0, 255] → uint8, rounded to nearest."""
-    return (np.clip(image, 0, 255) + 0.5).astype(np.uint8)
 
 
 DARK_TOP, LAMPS_FROM = 190, 220
@@ -108,7 +76,7 @@ def bright_light(exposure: float, gain: float, curve: Curve = "srgb") -> np.ndar
         exposure: all light is multiplied by it.
         gain: level 255 has so many times more light; the rise starts where 0.85 of white is shown, at 245 the latest.
     """
-    light = exposure * _to_linear(curve).astype(np.float64)
+    light = exposure * linear_levels(curve).astype(np.float64)
     start = min(int(np.searchsorted(light, 0.85)), 245)
     t = np.clip((np.arange(256) - start) / (255 - start), 0, 1)
     return (light * (1 + (gain - 1) * t * t * (3 - 2 * t))).astype(np.float32)

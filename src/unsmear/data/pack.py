@@ -6,14 +6,15 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 """
 
 import json
-import multiprocessing
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence, Set
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import av
 import cv2
 import numpy as np
 
@@ -21,18 +22,20 @@ from unsmear.data.camera import CameraRanges, Rendered, draw_duty, render, senso
 from unsmear.data.compress import h264_round_trip
 from unsmear.data.exposure import Gap, Neighbourhood, blur_between, fitted_duty, subframe_times
 from unsmear.data.leaves import dead_leaves
-from unsmear.data.light import expose, quantise
-from unsmear.data.pairset import upright_frames
-from unsmear.errors import DataLayoutError
+from unsmear.data.light import expose
+from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.files import write_whole
 from unsmear.metrics import psnr
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.duty import estimate_duty, mean_line
-from unsmear.video import open_video
-from unsmear.video.raw import RAW_SUFFIX, Y4M_SUFFIX
+from unsmear.processes import in_processes
+from unsmear.video import eight_bit, open_video, upright
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.images import IMAGE_SUFFIXES, read_image
+from unsmear.video.light import quantise
+from unsmear.video.probe import VIDEO_SUFFIXES
 
-PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm", RAW_SUFFIX, Y4M_SUFFIX}
 RESIDUAL_CELL = 4
 """R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
 
@@ -103,7 +106,7 @@ def load_sources(
     Raises:
         DataLayoutError: a folder without material, a file that cannot be read, a name in ``exclude`` that is no file.
     """
-    kept = [material(photos, PHOTO_SUFFIXES), material(clips, CLIP_SUFFIXES)]
+    kept = [material(photos, IMAGE_SUFFIXES), material(clips, VIDEO_SUFFIXES)]
     names = {path.name for paths in kept for path in paths}
     for name in exclude:
         if name not in names:
@@ -114,7 +117,7 @@ def load_sources(
     return Sources(pictures, [run for path in kept[1] for run in _runs(path, clip_frames)])
 
 
-def material(folder: Path | None, suffixes: set[str]) -> list[Path]:
+def material(folder: Path | None, suffixes: Set[str]) -> list[Path]:
     """The files below ``folder`` with one of these suffixes, in order; none for None.
 
     Raises:
@@ -132,7 +135,7 @@ def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
     """The frames of a clip: all, or ``most`` of them in runs of ``_RUN``, spread evenly."""
     if most is None:
         return [list(read_clip(path, _CLIP_PX))]
-    total = sum(1 for _ in read_clip(path, 16)) if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX) else _packets(path)
+    total = _frames(path)
     if total <= most:
         return [list(read_clip(path, _CLIP_PX))]
     length, count = min(most, _RUN), max(most // _RUN, 1)
@@ -143,12 +146,15 @@ def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
     return [run for run in runs if run]
 
 
-def _packets(path: Path) -> int:
+def _frames(path: Path) -> int:
     """Number of frames of a video, which it need not state."""
-    import av
-
-    with av.open(str(path)) as container:
-        return sum(1 for packet in container.demux(video=0) if packet.size)
+    try:
+        with open_input(path) as container:
+            return sum(1 for packet in container.demux(main_video_stream(container, path)) if packet.size)
+    except UnsmearError as error:
+        raise DataLayoutError(str(error)) from error
+    except av.FFmpegError as error:
+        raise DataLayoutError(f"{path}: cannot be read to its end ({reason(error)}); replace or remove it") from error
 
 
 def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -159,10 +165,10 @@ def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.
 
 def read_photo(path: Path, longest_px: int) -> np.ndarray:
     """uint8 RGB (H, W, 3), shrunk to ``longest_px``. Raises DataLayoutError where it cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataLayoutError(f"{path} cannot be read as a picture: replace or remove it")
-    return _shrunk(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), longest_px)
+    try:
+        return _shrunk(eight_bit(read_image(path)), longest_px)
+    except UnsmearError as error:
+        raise DataLayoutError(str(error)) from error
 
 
 def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
@@ -179,26 +185,21 @@ def read_clip(path: Path, longest_px: int, wanted: Container[int] | None = None)
         wanted: numbers of the frames to give; None for all.
 
     Raises:
-        DataLayoutError: its light is coded for HDR (PQ or HLG), which would be read as something grey.
+        DataLayoutError: it cannot be read to its end; or its light is coded for HDR (PQ or HLG), which would be read
+            as something grey.
     """
-    import av
-
-    if path.suffix.lower() in (RAW_SUFFIX, Y4M_SUFFIX):  # which a decoder would take as they come, cut or not
+    try:
         with open_video(path) as reader:
-            for i, rgb in enumerate(upright_frames(reader, None)):
-                if wanted is None or i in wanted:
-                    yield _shrunk(rgb, longest_px)
-        return
-    with av.open(str(path)) as container:
-        for i, frame in enumerate(container.decode(video=0)):
-            if frame.color_trc in _HDR_TRANSFERS:
+            if reader.info.color_trc in _HDR_TRANSFERS:
                 raise DataLayoutError(
                     f"{path}: HDR (PQ or HLG) is not tone-mapped here; convert it to SDR or leave it out"
                 )
-            if wanted is None or i in wanted:
-                small = _shrunk(frame.to_ndarray(format="rgb24"), longest_px)
-                turns = round(frame.rotation / 90) % 4
-                yield np.ascontiguousarray(np.rot90(small, turns)) if turns else small
+            for frame in reader.frames(wanted=wanted):
+                yield upright(_shrunk(eight_bit(frame.rgb), longest_px), reader.info)
+    except DataLayoutError:
+        raise
+    except UnsmearError as error:
+        raise DataLayoutError(str(error)) from error
 
 
 class Camera(Protocol):
@@ -420,18 +421,12 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in _shapes(config).items():
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
-    if workers == 1:
-        _start_worker(sources, config, folder)
-        for i in range(config.sequences):
-            _fill_row(i)
-    else:
-        # Spawned, not forked: OpenCV's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers, _start_worker, (sources, config, folder)) as pool:
-            for _ in pool.imap_unordered(_fill_row, range(config.sequences), chunksize=8):
-                pass
+    rows, start = range(config.sequences), (sources, config, folder)
+    with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
+        for _ in filled:
+            pass
     _worker.clear()
-    (folder / "pack.json").write_text(json.dumps(asdict(config), indent=2))
+    write_whole(folder / "pack.json", json.dumps(asdict(config), indent=2).encode())
 
 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:

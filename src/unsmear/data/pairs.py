@@ -26,12 +26,12 @@ from unsmear.data.exposure import (
     fast_motion_px,
     typical_motion_px,
 )
-from unsmear.data.light import Curve, quantise
 from unsmear.data.pairset import Pair, PairSet, Prepared, clip_generator, make_set, upright_frames, write_manifest
 from unsmear.data.published import gopro_window
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.options import Limits, OptionError, check
 from unsmear.video import RawFormat, VideoReader
+from unsmear.video.light import Curve, quantise
 
 __all__ = ["BlurSettings", "Pair", "PairSet", "clip_generator", "make_pairs", "write_manifest"]
 

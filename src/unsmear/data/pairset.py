@@ -7,22 +7,23 @@ does not depend on the length of a clip.
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from unsmear.data.compress import h264_round_trip
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError
+from unsmear.files import read_json, unwritable, whole_folder, write_whole
 from unsmear.metrics import psnr
-from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, find_inputs, open_video
+from unsmear.processes import in_processes
+from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, eight_bit, find_inputs, open_video, upright
 
 ENTRY = "clip.json"
 MANIFEST = "manifest.json"
@@ -126,29 +127,21 @@ def make_set(
         elif on_clip is not None:
             on_clip(result)
 
-    if workers > 1 and len(todo) > 1:
-        # "spawn": FFmpeg's and OpenCV's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), context, cv2.setNumThreads, (1,)) as pool:
-            jobs = {pool.submit(_try_clip, name, source, folder, recipe): source for name, source in todo}
-            for job in as_completed(jobs):
-                finished(jobs[job], job.result())
-    else:
-        for name, source in todo:
-            finished(source, _try_clip(name, source, folder, recipe))
+    make = partial(_try_clip, folder=folder, recipe=recipe)
+    with closing(in_processes(make, todo, workers)) as results:
+        for (_, source), result in zip(todo, results, strict=True):
+            finished(source, result)
     shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
     return PairSet(write_manifest(folder), skipped, failures)
 
 
 def write_manifest(folder: Path) -> dict[str, Any]:
     """Gather the entries of all finished clips of a set into its manifest, write it and return it."""
-    clips = [json.loads(entry.read_text()) for entry in sorted(folder.glob(f"*/{ENTRY}"))]
+    clips = [read_json(entry, "make the clip again") for entry in sorted(folder.glob(f"*/{ENTRY}"))]
     manifest: dict[str, Any] = {"clips": clips}
     if clips:
         manifest["mean_input_psnr_db"] = round(float(np.mean([c["input_psnr_db"] for c in clips])), 3)
-    fresh = folder / f".{MANIFEST}.partial"
-    fresh.write_text(json.dumps(manifest, indent=2) + "\n")
-    fresh.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 
@@ -160,10 +153,7 @@ def clip_generator(seed: int, name: str) -> np.random.Generator:
 def upright_frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray]:
     """The first ``last`` frames (None: all) as upright uint8 RGB (H, W, 3); deeper ones are rounded to 8 bit."""
     for frame in reader.frames(0, last):
-        rgb = frame.rgb
-        if rgb.dtype == np.uint16:
-            rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        yield np.ascontiguousarray(np.rot90(rgb, reader.info.rotation // 90)) if reader.info.rotation else rgb
+        yield upright(eight_bit(frame.rgb), reader.info)
 
 
 def _named_sources(inputs: Iterable[Path], failures: list[tuple[Path, UnsmearError]]) -> dict[str, Path]:
@@ -201,40 +191,36 @@ def _check_same(clip: Path, source: Path, recipe: Recipe) -> None:
             )
 
 
-def _try_clip(name: str, source: Path, folder: Path, recipe: Recipe) -> "dict[str, Any] | UnsmearError":
+def _try_clip(clip: tuple[str, Path], folder: Path, recipe: Recipe) -> "dict[str, Any] | UnsmearError":
+    name, source = clip
     try:
         return _make_clip(name, source, folder, recipe)
     except UnsmearError as error:
         return error
     except OSError as error:
-        return OutputError(f"{folder / name}: cannot be written ({error.strerror})")
+        return unwritable(folder / name, error)
 
 
 def _make_clip(name: str, source: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Make one clip under a temporary name, rename it, and return its entry."""
-    partial = folder / _PARTIAL / name
-    shutil.rmtree(partial, ignore_errors=True)
-    with open_video(source, recipe.raw) as reader:
-        prepared = recipe.prepare(name, reader)
-        psnrs, size = _write_pairs(prepared.pairs, partial, prepared.crf)
-    if not psnrs:
-        raise DataLayoutError(recipe.too_short(source))
-    entry = {
-        "name": name,
-        "source": source.name,
-        **prepared.facts,
-        **recipe.recorded(),
-        "frames": len(psnrs),
-        "width": size[0],
-        "height": size[1],
-        "input_psnr_db": round(float(np.mean(psnrs)), 3),
-        "sha256": _checksum(partial),
-    }
-    (partial / ENTRY).write_text(json.dumps(entry, indent=2) + "\n")
-    final = folder / name
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+    with whole_folder(folder / name, folder / _PARTIAL / name) as clip:
+        with open_video(source, recipe.raw) as reader:
+            prepared = recipe.prepare(name, reader)
+            psnrs, size = _write_pairs(prepared.pairs, clip, prepared.crf)
+        if not psnrs:
+            raise DataLayoutError(recipe.too_short(source))
+        entry = {
+            "name": name,
+            "source": source.name,
+            **prepared.facts,
+            **recipe.recorded(),
+            "frames": len(psnrs),
+            "width": size[0],
+            "height": size[1],
+            "input_psnr_db": round(float(np.mean(psnrs)), 3),
+            "sha256": _checksum(clip),
+        }
+        (clip / ENTRY).write_text(json.dumps(entry, indent=2) + "\n")
     return entry
 
 

@@ -1,4 +1,4 @@
-"""What the published data sets hold: clips, frames and test lists, to tell whether a copy of one is whole."""
+"""Contents of the published data sets: clips, frames and test lists, to tell whether a copy of one is whole."""
 
 import re
 from dataclasses import dataclass

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from unsmear.errors import UsageError, WeightsError
 from unsmear.priors.grid import MotionGrid
-from unsmear.priors.sources import Picture, flow_to_grid
+from unsmear.priors.sources import flow_to_grid
+from unsmear.video import Frame
 
 _CELL = 8
 _SMALLEST_PX = 128  # below, the coarsest correlation level is empty
@@ -41,7 +42,7 @@ class RaftFlow:
         self._flops: dict[tuple[int, int], float] = {}
 
     @torch.inference_mode()
-    def motion(self, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         """See :class:`~unsmear.priors.sources.MotionSource`; fields are rounded to quarter pixels."""
         height, width = picture.luma.shape
         start = None
@@ -98,7 +99,7 @@ class RaftFlow:
             self._flops[height, width] = float(counter.get_total_flops())
         return self._flops[height, width]
 
-    def _tensor(self, picture: Picture) -> Tensor:
+    def _tensor(self, picture: Frame) -> Tensor:
         rgb: npt.NDArray[Any] = picture.rgb
         scale = 65535 if rgb.dtype == np.uint16 else 255
         image = torch.from_numpy(rgb.astype(np.float32) * np.float32(2 / scale) - 1).permute(2, 0, 1)[None]

@@ -10,7 +10,7 @@ import numpy as np
 from unsmear.data.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.priors.archive import PriorArchive
-from unsmear.video import Frame, VideoInfo, VideoReader, open_video
+from unsmear.video import VideoInfo, VideoReader, eight_bit, open_video, upright, upright_size
 from unsmear.video.images import list_images
 
 
@@ -64,11 +64,11 @@ class PairReader:
             raise
 
     def _compare(self, blurred: VideoInfo, sharp: VideoInfo) -> None:
-        self.width, self.height = _upright_size(blurred)
+        self.width, self.height = upright_size(blurred)
         self.deep = blurred.bit_depth > 8
-        if _upright_size(sharp) != (self.width, self.height):
+        if upright_size(sharp) != (self.width, self.height):
             raise DataLayoutError(
-                f"{sharp.path}: is {_upright_size(sharp)[0]}x{_upright_size(sharp)[1]} where the blurred frames in "
+                f"{sharp.path}: is {upright_size(sharp)[0]}x{upright_size(sharp)[1]} where the blurred frames in "
                 f"{blurred.path} are {self.width}x{self.height}; give the partner of the same size"
             )
         if (sharp.bit_depth > 8) != self.deep:
@@ -142,7 +142,7 @@ class PairReader:
     def _side(reader: VideoReader, span: slice) -> Iterator[np.ndarray]:
         try:
             for frame in reader.frames(span.start or 0, span.stop):
-                yield _upright(frame, reader.info)
+                yield upright(frame.rgb, reader.info)
         except DataLayoutError:
             raise
         except UnsmearError as error:
@@ -190,11 +190,6 @@ def read_pieces(dataset: Path, spans: Callable[[int], Iterable[slice]]) -> Itera
         with open_pairs(clip) as pairs:
             for span in spans(len(pairs)):
                 yield pairs.piece(span)
-
-
-def eight_bit(image: np.ndarray) -> np.ndarray:
-    """uint8 of uint8 or uint16 (the full range), rounded."""
-    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def open_priors(clip: DataClip) -> PriorArchive | None:
@@ -272,12 +267,3 @@ def _opened(clip: DataClip, path: Path) -> VideoReader:
         return open_video(path, clip.raw)
     except UnsmearError as error:
         raise DataLayoutError(str(error)) from error
-
-
-def _upright_size(info: VideoInfo) -> tuple[int, int]:
-    size = (info.width, info.height)
-    return size if info.rotation % 180 == 0 else size[::-1]
-
-
-def _upright(frame: Frame, info: VideoInfo) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(frame.rgb, info.rotation // 90)) if info.rotation else frame.rgb

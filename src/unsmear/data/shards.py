@@ -6,10 +6,8 @@ bytes.
 """
 
 import csv
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -21,9 +19,12 @@ import cv2
 import numpy as np
 
 from unsmear.data.compress import SMALL_PX
-from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, Sources, material, read_clip, read_photo, some_leaves
+from unsmear.data.pack import Sources, material, read_clip, read_photo, some_leaves
 from unsmear.errors import DataLayoutError, OutputError, UsageError
+from unsmear.files import sha256, whole_folder
 from unsmear.options import Limits, check
+from unsmear.video.images import IMAGE_SUFFIXES
+from unsmear.video.probe import VIDEO_SUFFIXES
 
 MANIFEST = "manifest.json"
 
@@ -93,10 +94,7 @@ def build_shards(
         raise UsageError("`permissive_only` needs `listing`, a CSV with the licence of every file")
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder} exists: give `overwrite` or another folder")
-    fresh = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as fresh:
         origins = _Origins(listing, settings.permissive_only)
         shards = list(_write_shards(fresh, photos, clips, settings, origins))
         if not shards:
@@ -109,11 +107,6 @@ def build_shards(
             )
         manifest = {"settings": asdict(settings), "bytes": total, "shards": shards}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return manifest
 
 
@@ -130,7 +123,7 @@ def open_shards(folder: Path) -> Sources:
     photos, clips = [], []
     for shard in listed:
         path = folder / shard["file"]
-        if not path.is_file() or _sha256(path) != shard["sha256"]:
+        if not path.is_file() or sha256(path) != shard["sha256"]:
             raise DataLayoutError(f"{path} is not what {MANIFEST} says: copy it again, or build the shards again")
         if shard["kind"] == "clip":
             clips.append(list(read_clip(path, shard["longest_px"])))
@@ -158,7 +151,7 @@ class _Origins:
 
     def of(self, path: Path) -> dict[str, str] | None:
         """Name, checksum and, where they are listed, author and licence of a file; None if it is to be left out."""
-        origin = {"source": path.name, "source_sha256": _sha256(path)}
+        origin = {"source": path.name, "source_sha256": sha256(path)}
         if self.listing is None:
             return origin
         row = self.rows.get(path.name)
@@ -176,7 +169,7 @@ def _write_shards(
 ) -> Iterator[dict[str, Any]]:
     """Write every shard and yield its entry in the manifest."""
     pictures = []
-    for path in material(photos, PHOTO_SUFFIXES):
+    for path in material(photos, IMAGE_SUFFIXES):
         if (origin := origins.of(path)) is not None:
             pictures.append(read_photo(path, settings.photo_px))
             file = _write_picture(folder / f"photo{len(pictures) - 1:03d}.jpg", pictures[-1], settings.quality)
@@ -185,7 +178,7 @@ def _write_shards(
         file = _write_picture(folder / f"leaves{i:03d}.jpg", picture, settings.quality)
         yield _entry("leaves", file, max(picture.shape), {"source": f"dead leaves, seed {settings.seed}"})
     number = 0
-    for path in material(clips, CLIP_SUFFIXES):
+    for path in material(clips, VIDEO_SUFFIXES):
         if (origin := origins.of(path)) is not None:
             frames = read_clip(path, settings.clip_px)
             file = _write_clip(folder / f"clip{number:03d}.mp4", frames, settings.crf, settings.clip_frames)
@@ -195,7 +188,7 @@ def _write_shards(
 
 def _entry(kind: str, file: Path, longest_px: int, origin: dict[str, str]) -> dict[str, Any]:
     facts = {"kind": kind, "bytes": file.stat().st_size, "longest_px": longest_px}
-    return {"file": file.name, **facts, "sha256": _sha256(file), **origin}
+    return {"file": file.name, **facts, "sha256": sha256(file), **origin}
 
 
 def _write_picture(path: Path, picture: np.ndarray, quality: int) -> Path:
@@ -232,8 +225,3 @@ def _write_clip(path: Path, frames: Iterable[np.ndarray], crf: int, most: int | 
             raise DataLayoutError(f"a clip for {path.name} holds not one frame: remove it")
         container.mux(stream.encode(None))
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

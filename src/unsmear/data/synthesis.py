@@ -21,7 +21,8 @@ from unsmear.data.camera import (
     row_poses,
     shot_light,
 )
-from unsmear.data.light import DARK_TOP, Curve, lamp_levels
+from unsmear.data.light import DARK_TOP, lamp_levels
+from unsmear.video.light import Curve
 
 
 class DeviceCamera:
@@ -100,7 +101,7 @@ class _Placed:
 
 
 def _from_linear(light: Tensor, curve: Curve) -> Tensor:
-    """``data.light.from_linear`` on tensors."""
+    """``video.light.from_linear`` on tensors."""
     x = light.clamp(0, 1)
     if curve == "srgb":
         return 255 * torch.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)

@@ -4,72 +4,96 @@ have it.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.zoo import CONFIG_FILE, VIDEO_UNET, ModelEntry
-
-if TYPE_CHECKING:
-    from unsmear.models.vdm.network import VDM
+from unsmear.models.zoo import CONFIG_FILE, INDEX_FILE, ModelEntry
 
 log = logging.getLogger("unsmear")
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 SAMPLING_FILE = "sampling.json"
-"""Beside a pipeline's networks: defaults of the sampler that suit them, fields of ``Sampling``."""
+"""Beside a pipeline's networks: fields of its sampler's settings, before those in ``model_index.json``."""
+
+RETIRED_SAMPLING = ("carry_latent",)
+"""Fields that folders of earlier versions may set; they blurred, and are passed by."""
+
+_MISSING = "{} has no {}: import one with `unsmear models import FILE -o DIR`"
+
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
+
+NETWORKS = {
+    "CPFP": "unsmear.models.cpfp",
+    "CPControlNet": "unsmear.models.cpgd.control",
+    "BlurEncoder": "unsmear.models.vdm.conditions",
+    "ImageTokens": "unsmear.models.vdm.conditions",
+    "UNet2DConditionModel": "diffusers",
+    "UNet3DConditionModel": "diffusers",
+    **dict.fromkeys(AUTOENCODERS, "diffusers"),
+}
+"""Modules by the names of their classes."""
 
 
-def load_model(entry: ModelEntry) -> Any:
-    """The stage-1 network of a folder with its weights, in float32 on the CPU.
+def load(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
+    """The network or pipeline of a folder with its weights, in float32 on the CPU, not to be trained.
 
-    Raises:
-        WeightsError: damaged file, wrong checksum, another architecture, or keys that do not fit (named).
-    """
-    from unsmear.models.cpfp import CPFP
-
-    _verify(entry)
-    return _network(entry, {"CPFP": CPFP})
-
-
-def load_denoiser(entry: ModelEntry) -> Any:
-    """A ``UNet2DConditionModel``; see ``load_model``."""
-    from diffusers import UNet2DConditionModel
-
-    return _network(entry, {"UNet2DConditionModel": UNet2DConditionModel})
-
-
-def load_autoencoder(entry: ModelEntry) -> Any:
-    """An ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``; see ``load_model``."""
-    from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
-
-    return _network(entry, {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)})
-
-
-def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
-    """The ``CPCPipeline`` of a folder, in float32 on the CPU; without ``control`` it starts from the UNet's encoder.
+    A pipeline's parts that are missing beside ``unet`` and ``vae`` start fresh, with a warning.
 
     Args:
         entry: the folder.
-        prompts: whether it has to read prompts. Else the text encoder stays where it is if the empty prompt is stored.
+        kinds: classes that are wanted, keys of ``NETWORKS`` and ``PIPELINES``; none for any.
+        prompts: whether a pipeline has to read prompts. Else the text encoder stays where it is if the empty prompt is
+            stored.
 
     Raises:
-        WeightsError: as ``load_model``; also a part that is missing or is of another width than the others.
-        UsageError: the text encoder is needed, and transformers is not installed.
+        WeightsError: damaged file, wrong checksum, another class, keys that do not fit (named); of a pipeline, also a
+            part that is missing or of another width than the others.
+        UsageError: a text or image encoder is needed, and transformers is not installed.
     """
-    from unsmear.models.cpc.control import CPControlNet
-    from unsmear.models.cpc.pipeline import CPCPipeline
+    _verify(entry)
+    if set(kinds) & PIPELINES.keys() and "unet" not in entry.parts:
+        raise WeightsError(_MISSING.format(entry.folder, "unet"))
+    kind, known = entry.kind, kinds or (*NETWORKS, *PIPELINES)
+    if kind not in known:
+        named = (entry.folder / name for name in (INDEX_FILE, CONFIG_FILE))
+        where = next((file for file in named if file.exists()), entry.folder)
+        raise WeightsError(f"{where} describes a {kind!r}; known architectures: {', '.join(known)}")
+    return PIPELINES[kind](entry, prompts) if kind in PIPELINES else _network(entry, kind)
+
+
+def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
+    """Sampler settings that the folder gives, fields of the dataclass ``kind``; empty where it gives none.
+
+    Raises:
+        WeightsError: a file is damaged or names unknown fields.
+    """
+    values: dict[str, Any] = {}
+    for path in (entry.folder / INDEX_FILE, entry.folder / SAMPLING_FILE):
+        if not path.exists():
+            continue
+        try:
+            given = entry.index.get("sampling") or {} if path.name == INDEX_FILE else json.loads(path.read_text())
+            values |= dict(given)
+            for name in RETIRED_SAMPLING:
+                if values.pop(name, None):
+                    log.warning("%s sets %s, which is no option any more: it has no effect", path, name)
+            kind(**values)
+        except (OSError, ValueError, TypeError) as error:
+            raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
+    return values
+
+
+def _cpgd(entry: ModelEntry, prompts: bool) -> Any:
+    from unsmear.models.cpgd.control import CPControlNet
+    from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
     from unsmear.models.text import load_text_encoder, stored_empty_prompt
 
-    _verify(entry)
-    parts = entry.parts
-    for needed in ("unet", "vae"):
-        if needed not in parts:
-            raise WeightsError(f"{entry.folder} has no {needed}: import one with `unsmear models import FILE -o DIR`")
-    unet, vae = load_denoiser(parts["unet"]), load_autoencoder(parts["vae"])
-    if "control" in parts:
-        control = _network(parts["control"], {"CPControlNet": CPControlNet})
+    unet, vae = _part(entry, "unet", "UNet2DConditionModel"), _part(entry, "vae", *AUTOENCODERS)
+    if "control" in entry.parts:
+        control = _part(entry, "control", "CPControlNet")
     else:
         log.warning("%s has no control network: it starts from the denoiser's encoder, untrained", entry.folder)
         control = CPControlNet.beside(unet).eval().requires_grad_(False)
@@ -83,106 +107,60 @@ def load_pipeline(entry: ModelEntry, prompts: bool = True) -> Any:
     stored = stored_empty_prompt(entry.folder, unet.config["cross_attention_dim"])
     reads = prompts or stored is None
     encoder, tokenizer = load_text_encoder(entry.folder) if reads else (None, None)
-    return CPCPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored)
+    sampling = sampling_defaults(entry, Sampling)
+    return CPGDPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored, sampling)
 
 
-def load_vdm(entry: ModelEntry) -> "VDMParts":
-    """The video diffusion model of a folder, in float32 on the CPU; what it lacks beside UNet and autoencoder is fresh.
-
-    Raises:
-        WeightsError: as ``load_model``; also a part that is missing or does not fit the others.
-        UsageError: there is an image encoder, or a text encoder and no stored empty prompt, and transformers is not
-            installed.
-    """
-    from diffusers import UNet3DConditionModel
-
-    from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
+def _vdm(entry: ModelEntry, prompts: bool) -> Any:
     from unsmear.models.vdm.network import VDM
+    from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 
-    parts = entry.parts
-    for needed in ("unet", "vae"):
-        if needed not in parts:
-            raise WeightsError(f"{entry.folder} has no {needed}: import one with `unsmear models import FILE -o DIR`")
-    unet = _network(parts["unet"], {VIDEO_UNET: UNet3DConditionModel})
-    vae = load_autoencoder(parts["vae"])
-    given = {
-        name: _network(parts[name], {kind.__name__: kind})
-        for name, kind in {"blur_encoder": BlurEncoder, "image_tokens": ImageTokens}.items()
-        if name in parts
-    }
+    del prompts  # it reads the empty one at most
+    unet, vae = _part(entry, "unet", "UNet3DConditionModel"), _part(entry, "vae", *AUTOENCODERS)
+    given = {}
+    for name, kind in {"blur_encoder": "BlurEncoder", "image_tokens": "ImageTokens"}.items():
+        if name in entry.parts:
+            given[name] = _part(entry, name, kind)
+        else:
+            log.warning("%s has no %s: it starts untrained; `unsmear train vdm` trains it", entry.folder, name)
     try:
         model = VDM.assembled(unet, vae, **given)
     except ValueError as error:
         raise WeightsError(f"{entry.folder}: {error}; import parts that belong together") from None
-    _hear_empty_prompt(model.image_tokens, entry.folder)
-    return VDMParts(
-        model.eval().requires_grad_(False), vae, _scheduler(entry.folder), _image_encoder(entry.folder, model)
-    )
-
-
-class VDMParts(NamedTuple):
-    """What a folder of a video diffusion model holds."""
-
-    model: "VDM"
-    vae: Any
-    scheduler: Any
-    image_encoder: Any
-    """CLIP's vision tower, None where there is none."""
-
-
-def load_video_pipeline(entry: ModelEntry) -> Any:
-    """The ``VDMPipeline`` of a folder, in float32 on the CPU; see ``load_vdm``."""
-    from unsmear.models.vdm.pipeline import VDMPipeline
-
-    _verify(entry)
-    for part in ("blur_encoder", "image_tokens"):
-        if part not in entry.parts:
-            log.warning("%s has no %s: it starts untrained; `unsmear train vdm` trains it", entry.folder, part)
-    parts = load_vdm(entry)
-    model = parts.model
+    _fill_empty_prompt(model.image_tokens, entry.folder)
+    model.eval().requires_grad_(False)
+    encoder = _image_encoder(entry.folder, model.image_tokens)
+    sampling = sampling_defaults(entry, VDMSampling)
     return VDMPipeline(
-        parts.vae, model.unet, model.blur_encoder, model.image_tokens, parts.scheduler, parts.image_encoder
+        vae, model.unet, model.blur_encoder, model.image_tokens, _scheduler(entry.folder), encoder, sampling
     )
 
 
-def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
-    """What the folder says of sampling, fields of the dataclass ``kind``; empty where it says nothing.
+PIPELINES: dict[str, Callable[[ModelEntry, bool], Any]] = {"CPGDPipeline": _cpgd, "VDMPipeline": _vdm}
+"""Loaders by the names of their classes."""
 
-    Raises:
-        WeightsError: the file is damaged or names unknown fields.
-    """
-    path = entry.folder / SAMPLING_FILE
-    if not path.exists():
-        return {}
-    try:
-        values = dict(json.loads(path.read_text()))
-        kind(**values)
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
-    return values
+
+def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
+    if name not in entry.parts:
+        raise WeightsError(_MISSING.format(entry.folder, name))
+    return load(entry.parts[name], *kinds)
 
 
 def _verify(entry: ModelEntry) -> None:
     stated = entry.card.get("sha256")
     if stated and entry.checksum() != stated:
-        where = entry.folder if entry.is_pipeline else entry.weights
+        where = entry.weights if (entry.folder / CONFIG_FILE).exists() else entry.folder
         raise WeightsError(
             f"{where} is damaged (its SHA-256 is not the card's {stated[:12]}…): restore the file or reinstall unsmear"
         )
 
 
-def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
+def _network(entry: ModelEntry, kind: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from unsmear.models.autoencoders import described
+    from unsmear.models.common.latents import described
 
-    config = entry.config
-    kind = str(config.get("_class_name"))
-    if kind not in kinds:
-        raise WeightsError(
-            f"{entry.folder / CONFIG_FILE} describes a {kind!r}; known architectures: {', '.join(kinds)}"
-        )
     try:
         weights = load_file(entry.weights)
     except (SafetensorError, OSError) as error:
@@ -191,7 +169,7 @@ def _network(entry: ModelEntry, kinds: Mapping[str, Any]) -> Any:
             "restore the file or reinstall unsmear"
         ) from None
     try:
-        model = kinds[kind].from_config(described(config))
+        model = getattr(import_module(NETWORKS[kind]), kind).from_config(described(entry.config))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
     _load_strictly(model, weights, entry)
@@ -222,11 +200,12 @@ def _scheduler(folder: Path) -> Any:
         return kind.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, with --family"
+            f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, "
+            "`unsmear models import --family`"
         ) from None
 
 
-def _hear_empty_prompt(image_tokens: Any, folder: Path) -> None:
+def _fill_empty_prompt(image_tokens: Any, folder: Path) -> None:
     """Take over the folder's empty prompt, where its tokens are wanted and not there yet."""
     from unsmear.models.text import empty_prompt
 
@@ -242,9 +221,9 @@ def _hear_empty_prompt(image_tokens: Any, folder: Path) -> None:
     kept.copy_(read[0])
 
 
-def _image_encoder(folder: Path, model: "VDM") -> Any:
+def _image_encoder(folder: Path, image_tokens: Any) -> Any:
     """CLIP's vision tower, if there is one and the model has no embedding of its own."""
-    if model.image_tokens.embedding is not None:
+    if image_tokens.embedding is not None:
         return None
     if not (folder / "image_encoder").is_dir():
         log.warning("%s has no image encoder: the centre frame counts as unknown", folder)
@@ -256,7 +235,7 @@ def _image_encoder(folder: Path, model: "VDM") -> Any:
             f"{folder} has an image encoder, which needs the extra 'text': pip install 'unsmear[text]'"
         ) from None
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", use_safetensors=True)
-    ours, theirs = model.image_tokens.config["vector_width"], encoder.config.projection_dim
+    ours, theirs = image_tokens.config["vector_width"], encoder.config.projection_dim
     if ours != theirs:
         raise WeightsError(f"{folder / 'image_encoder'} gives vectors of {theirs}, the image tokens want {ours}")
     return encoder.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Text beside a model's weights: the folders that read prompts, and the file that keeps what the empty one reads as.
+"""Text encoder and tokenizer beside a model's weights, and the file with the embedding of the empty prompt.
 
 Reading prompts needs transformers, the extra ``text``. The empty prompt, which is all that most runs ask for, is read
 once, when weights are imported, and stored.
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.cpc.prompts import read_prompt
+from unsmear.models.common.prompts import read_prompt
 from unsmear.models.zoo import EMPTY_PROMPT_FILE
 
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -93,9 +93,9 @@ def stored_empty_prompt(folder: Path, width: int) -> Tensor | None:
     shapes = {name: tuple(value.shape) for name, value in held.items()}
     shape = shapes.get(_TENSOR, ())
     if len(shapes) != 1 or len(shape) != 3 or shape[0] != 1 or not shape[1] or shape[2] != width:
-        told = ", ".join(f"{name} {size}" for name, size in sorted(shapes.items())) or "nothing"
+        found_shapes = ", ".join(f"{name} {size}" for name, size in sorted(shapes.items())) or "nothing"
         raise WeightsError(
-            f"{path} holds {told}: expected {_TENSOR} (1, tokens, {width}) alone, as the denoiser is wide"
+            f"{path} holds {found_shapes}: expected {_TENSOR} (1, tokens, {width}) alone, as the denoiser is wide"
         )
     found = held[_TENSOR].float()
     if not found.isfinite().all():

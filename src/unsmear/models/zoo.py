@@ -1,21 +1,26 @@
 """Models by name: where weights are, and whether they are whole.
 
 Weights live in folders of ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``card.json``; the shipped ones
-in ``unsmear/weights``. A pipeline is a folder of such folders, one a network, as diffusers lays them out.
+in ``unsmear/weights``. A pipeline is a folder of such folders, one a network, with ``model_index.json``, as diffusers
+lays them out.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import sha256, write_whole
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
+INDEX_FILE = "model_index.json"
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
 """Beside a pipeline's networks: the embedding of the empty prompt, read once by a text encoder."""
 
@@ -23,7 +28,25 @@ PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
 """Networks of a pipeline, by their folders; ``unet`` and ``vae`` must be there. CPGD-Net's stage 2 has ``control``, the
 video diffusion model the last two."""
 
-VIDEO_UNET = "UNet3DConditionModel"
+LIBRARY = "unsmear"
+"""Of our classes in ``model_index.json``."""
+
+OURS = ("CPControlNet", "BlurEncoder", "ImageTokens")
+
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "CPGDPipeline": ("vae", "unet", "control", "scheduler", "text_encoder", "tokenizer", "empty_prompt"),
+    "VDMPipeline": ("vae", "unet", "blur_encoder", "image_tokens", "scheduler", "image_encoder"),
+}
+"""Components by the class of the pipeline."""
+
+FORMER_NAMES = {"CPCPipeline": "CPGDPipeline"}
+"""Classes in folders of earlier versions."""
+
+_OTHERS = {
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,14 +61,33 @@ class ModelEntry:
         return self.folder / WEIGHTS_FILE
 
     @property
-    def is_pipeline(self) -> bool:
-        return not (self.folder / CONFIG_FILE).exists() and any((self.folder / part).is_dir() for part in PARTS)
+    def kind(self) -> str:
+        """Class of the model, as ``model_index.json`` or ``config.json`` names it.
+
+        Folders of pipelines of earlier versions, without index, are recognised by their parts.
+
+        Raises:
+            WeightsError: the folder has none of them, or they are no JSON objects.
+        """
+        if (self.folder / INDEX_FILE).exists():
+            return str(self.index.get("_class_name"))
+        return self.kind_by_parts or str(self.config.get("_class_name"))
 
     @property
-    def is_video_pipeline(self) -> bool:
-        """Whether it is a video diffusion model's: its denoiser sees whole clips."""
-        unet = self.folder / "unet" / CONFIG_FILE
-        return self.is_pipeline and unet.exists() and _read_json(unet).get("_class_name") == VIDEO_UNET
+    def kind_by_parts(self) -> str:
+        """Class of the pipeline whose networks are there; empty where they are none's."""
+        parts = self.parts
+        if (self.folder / CONFIG_FILE).exists() or not parts:
+            return ""
+        unet = parts.get("unet")
+        video = unet is not None and (unet.folder / CONFIG_FILE).exists() and unet.kind == "UNet3DConditionModel"
+        return "VDMPipeline" if video else "CPGDPipeline"
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """``model_index.json``, by present names; empty where there is none. Raises WeightsError as ``config``."""
+        path = self.folder / INDEX_FILE
+        return renamed_index(_read_json(path)) if path.exists() else {}
 
     @property
     def parts(self) -> dict[str, "ModelEntry"]:
@@ -71,19 +113,18 @@ class ModelEntry:
 
     def checksum(self) -> str:
         """SHA-256 of the weights file, hexadecimal; of a pipeline, of the checksums of networks and stored prompt."""
-        if self.is_pipeline:
-            told = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
+        if not (self.folder / CONFIG_FILE).exists() and self.parts:
+            parts = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
             prompt = self.folder / EMPTY_PROMPT_FILE
             if prompt.exists():
-                told += f"{EMPTY_PROMPT_FILE} {_sha256(prompt)}\n"
-            return hashlib.sha256(told.encode()).hexdigest()
+                parts += f"{EMPTY_PROMPT_FILE} {_sha256(prompt)}\n"
+            return hashlib.sha256(parts.encode()).hexdigest()
         return _sha256(self.weights)
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): restore the file or reinstall unsmear") from None
 
@@ -100,6 +141,54 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise WeightsError(f"{path} is not a JSON object: restore the file or reinstall unsmear")
     return values
+
+
+def renamed_index(index: Mapping[str, Any]) -> dict[str, Any]:
+    """``model_index.json`` by the present names of our classes; modules of ours become the library."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list | tuple) and value and str(value[0]).startswith(f"{LIBRARY}."):
+            return [LIBRARY, *value[1:]]
+        return value
+
+    name = index.get("_class_name")
+    made = {key: renamed(value) for key, value in index.items()}
+    return made | {"_class_name": FORMER_NAMES.get(name, name)} if isinstance(name, str) else made
+
+
+def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None:
+    """Write ``model_index.json`` of a pipeline's folder: its class, [library, class] of each component, and sampling.
+
+    Args:
+        folder: with the components.
+        sampling: defaults of the sampler, fields of the pipeline's settings; None for those of an index that is there.
+
+    Raises:
+        WeightsError: the folder holds no networks of a pipeline, or a damaged configuration.
+        OutputError: it cannot be written.
+    """
+    entry = ModelEntry(folder.name, folder)
+    kind = entry.kind_by_parts
+    if not kind:
+        raise WeightsError(f"{folder} holds no pipeline: expected folders such as {', '.join(PARTS[:3])}")
+    kept = entry.index.get("sampling") if sampling is None else dict(sampling)
+    index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": version("diffusers")}
+    index |= {name: _component(entry, name) for name in PIPELINES[kind]} | {"sampling": kept}
+    write_whole(folder / INDEX_FILE, (json.dumps(index, indent=2) + "\n").encode())
+
+
+def _component(entry: ModelEntry, name: str) -> list[str | None]:
+    """[library, class] of a component, [None, None] where it is not there."""
+    folder = entry.folder / name
+    if name == "empty_prompt":
+        return [LIBRARY, "EmptyPrompt"] if (entry.folder / EMPTY_PROMPT_FILE).exists() else [None, None]
+    if not folder.is_dir():
+        return [None, None]
+    if name in _OTHERS:
+        return list(_OTHERS[name])
+    config = _read_json(folder / ("scheduler_config.json" if name == "scheduler" else CONFIG_FILE))
+    kind = str(config.get("_class_name"))
+    return [LIBRARY if kind in OURS else "diffusers", kind]
 
 
 def shipped() -> list[ModelEntry]:

@@ -8,7 +8,6 @@ frame, and ``provenance.json``. ``docs/priors.md`` describes every byte. Archive
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unsmear.errors import DataLayoutError, OutputError, UnsupportedVideo
+from unsmear.files import WholeFile, unwritable
 from unsmear.priors.grid import grid_shape
 from unsmear.priors.prior import FoundBy, Prior
 
@@ -70,15 +70,15 @@ class ArchiveWriter:
         """
         self.path, self.provenance = Path(path), dict(provenance)
         if self.path.exists() and not overwrite:
-            raise OutputError(f"{self.path} exists already; add --overwrite or choose another folder")
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+            raise OutputError(f"{self.path} exists already; give `overwrite` or choose another folder")
+        self._whole = WholeFile(self.path)
         self._rows: dict[str, list[Any]] = {name: [] for name in _TABLES}
         self._size: tuple[int, int] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = self._whole.partial.open("wb")
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise unwritable(self.path, error) from error
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED)
 
     def __enter__(self) -> Self:
@@ -126,7 +126,7 @@ class ArchiveWriter:
             with suppress(OSError, ValueError):  # of a file that is removed next
                 self._zip.close()
             self._file.close()
-            self._partial.unlink(missing_ok=True)
+            self._whole.drop()
 
     def _finish(self) -> None:
         if self._size is None:
@@ -139,11 +139,10 @@ class ArchiveWriter:
         self._write("provenance.json", json.dumps(head | self.provenance, indent=1).encode() + b"\n")
         try:
             self._zip.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._partial.replace(self.path)
+            self._file.close()
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise unwritable(self.path, error) from error
+        self._whole.keep()
 
     def _write(self, name: str, data: bytes) -> None:
         member = zipfile.ZipInfo(name, _EPOCH)
@@ -151,7 +150,7 @@ class ArchiveWriter:
         try:
             self._zip.writestr(member, data, compresslevel=_LEVEL)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise unwritable(self.path, error) from error
 
 
 class PriorArchive(Sequence[Prior]):
@@ -280,7 +279,7 @@ class PriorArchive(Sequence[Prior]):
             raise self._damaged(f"{name} cannot be read ({error})") from error
 
     def _damaged(self, what: str) -> DataLayoutError:
-        return DataLayoutError(f"{self.path}: {what}; make it again with --overwrite")
+        return DataLayoutError(f"{self.path}: {what}; make it again with `overwrite`")
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

@@ -7,10 +7,9 @@ after it. The priors of a frame are then a function of its chunk and that one fr
 a streamed, a windowed, a resumed and a whole run are equal bit for bit (ours).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,13 +17,11 @@ from unsmear.errors import UnsupportedVideo, UsageError
 from unsmear.priors.cuts import CutTest
 from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
-from unsmear.priors.reencode import Profile
+from unsmear.priors.settings import DEFAULT_CHUNK_FRAMES, DEFAULTS, PriorSettings
 from unsmear.priors.steps import Luma, encode_steps
+from unsmear.video.frame import Frame
 
-DEFAULT_CHUNK_FRAMES = 24
-"""Frames a chunk. Backward motion is known one chunk late; each chunk codes four frames more than it has."""
-
-T = TypeVar("T")
+S = TypeVar("S", bound=Frame | Luma)
 
 
 def chunk_priors(
@@ -32,9 +29,7 @@ def chunk_priors(
     *,
     before: Luma | None,
     after: Luma | None,
-    profile: Profile = "fast",
-    qp: int = 24,
-    threads: int = 1,
+    settings: PriorSettings = DEFAULTS,
     workers: int = 2,
 ) -> list[Prior]:
     """The priors of one absolute chunk.
@@ -43,16 +38,14 @@ def chunk_priors(
         lumas: the chunk's N >= 1 frames, ``(H, W)`` uint8 luma each.
         before: the last frame of the previous chunk, None at the video's start.
         after: the first frame of the next chunk, None at the video's end.
-        profile: see :class:`~unsmear.priors.reencode.ReencodePass`.
-        qp: quantiser of the re-encode, 1 to 51.
-        threads: threads of each encoder. Part of the result: another number gives other vectors.
+        settings: ``profile`` and ``qp`` of the re-encode.
         workers: passes run side by side (forward and backward). Not part of the result.
 
     Returns:
         N priors. ``reset_back[t] == reset[t + 1]`` always, also from one chunk to the next.
 
     Raises:
-        UsageError: no frames, or an unknown profile, qp or threads.
+        UsageError: no frames.
         UnsupportedVideo: frames of different sizes, not uint8, or of a size that cannot be encoded.
     """
     if not len(lumas):
@@ -64,10 +57,10 @@ def chunk_priors(
     tail = [] if after is None else [after]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        forward_run = pool.submit(encode_steps, [*head, *lumas], profile, qp, threads)
-        backward_run = pool.submit(encode_steps, [*tail, *reversed(lumas)], profile, qp, threads)
+        forward_run = pool.submit(encode_steps, [*head, *lumas], settings.profile, settings.qp)
+        backward_run = pool.submit(encode_steps, [*tail, *reversed(lumas)], settings.profile, settings.qp)
         # Whether a cut lies behind the chunk is asked of the very pass with which the next chunk starts.
-        seam_run = pool.submit(encode_steps, [lumas[-1], *tail], profile, qp, threads)
+        seam_run = pool.submit(encode_steps, [lumas[-1], *tail], settings.profile, settings.qp)
         steps = [*forward_run.result(), *seam_run.result()]
         test = CutTest([*head, *lumas, *tail])
 
@@ -90,50 +83,6 @@ def chunk_start(frame: int, chunk_frames: int = DEFAULT_CHUNK_FRAMES) -> int:
     return frame - frame % chunk_frames
 
 
-def _as_luma(frame: Any) -> Luma:
-    return np.asarray(frame)
-
-
-def stream_priors(
-    frames: Iterable[T],
-    *,
-    luma: Callable[[T], Luma] = _as_luma,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    before: Luma | None = None,
-    profile: Profile = "fast",
-    qp: int = 24,
-    threads: int = 1,
-    workers: int = 2,
-) -> Iterator[tuple[T, Prior]]:
-    """Pair each frame of a video with its prior, reading one chunk and one frame ahead.
-
-    The result does not depend on where the stream starts, as long as that is the file's first frame or
-    the first frame of a chunk (:func:`chunk_start`) with the frame ``before`` it. Memory is bounded by
-    two chunks.
-
-    Args:
-        frames: consecutive frames of any type.
-        luma: gives the ``(H, W)`` uint8 luma of a frame; default: the frame itself. Called once a frame.
-        chunk_frames: N, frames a chunk. Part of the result.
-        before: luma of the frame before the first one; None where the file starts.
-        profile: see :func:`chunk_priors`, as ``qp``, ``threads`` and ``workers``.
-        qp: see :func:`chunk_priors`.
-        threads: see :func:`chunk_priors`.
-        workers: see :func:`chunk_priors`.
-
-    Yields:
-        ``(frame, prior)`` in order, one for each input frame.
-
-    Raises:
-        UsageError: ``chunk_frames`` below 1, or what :func:`chunk_priors` refuses.
-        UnsupportedVideo: what :func:`chunk_priors` raises.
-    """
-    if chunk_frames < 1:
-        raise UsageError(f"chunk_frames {chunk_frames} is out of range; choose 1 or more")
-    encode = partial(chunk_priors, profile=profile, qp=qp, threads=threads, workers=workers)
-    return walk_chunks(frames, luma, chunk_frames, before, encode)
-
-
 class ChunkPriors(Protocol):
     """Gives the priors of a chunk, as :func:`chunk_priors` does."""
 
@@ -141,13 +90,13 @@ class ChunkPriors(Protocol):
 
 
 def walk_chunks(
-    frames: Iterable[T], luma: Callable[[T], Luma], chunk_frames: int, before: Luma | None, priors_of: ChunkPriors
-) -> Iterator[tuple[T, Prior]]:
+    frames: Iterable[S], chunk_frames: int, before: Luma | None, priors_of: ChunkPriors
+) -> Iterator[tuple[S, Prior]]:
     """Gather frames into chunks, and pair each with its prior once the frame after its chunk is known."""
-    items: list[T] = []
+    items: list[S] = []
     lumas: list[Luma] = []
     for item in frames:
-        plane = luma(item)
+        plane = item.luma if isinstance(item, Frame) else np.asarray(item)
         if len(lumas) == chunk_frames:
             done = list(zip(items, priors_of(lumas, before=before, after=plane), strict=True))
             before, items, lumas = lumas[-1], [], []

@@ -1,4 +1,4 @@
-"""Whether a new shot begins at a frame (ours).
+"""Scene cuts: a test for whether a new shot begins at a frame (ours).
 
 Codec evidence, few predicted blocks or much residual, says that motion was not followed. Fast motion looks the
 same as a cut there. So it only makes a frame *suspect*, and pictures of the two frames, shrunk to about 90 rows,

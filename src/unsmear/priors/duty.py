@@ -1,4 +1,4 @@
-"""How long the shutter was open: the duty cycle of a shot, read from the blur along its own motion. Ours.
+"""Exposure estimation: the duty cycle of a shot (how long the shutter was open), from the blur along its motion. Ours.
 
 Blur over a line of length ``duty · |V̄|`` correlates what lies on it. The derivative along the motion is
 therefore most negatively correlated with itself at that distance (the two ends of a box, of opposite

@@ -1,4 +1,4 @@
-"""Exported motion vectors -> one vector per 8x8 block, and the filling of its holes.
+"""The motion grid: one vector per 8x8 block from exported motion vectors, and the filling of its holes.
 
 The grid covers the picture padded to macroblocks: ``gh = ceil(H / 16) * 2`` rows and
 ``gw = ceil(W / 16) * 2`` columns. A cell that no inter block covers is a hole (an intra block).

@@ -1,4 +1,4 @@
-"""The few H.264 headers that tell where a motion vector may point (ITU-T H.264, clause 7.3).
+"""Parsing of the few H.264 headers that tell where a motion vector may point (ITU-T H.264, clause 7.3).
 
 Sequence and picture parameter sets and slice headers, as far as they bear on references; everything else
 is passed over. :mod:`unsmear.priors.native` judges what is read here.

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import Flags2
 
-from unsmear.errors import DamagedVideo
+from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.priors.grid import grid_from_vectors
 from unsmear.priors.h264_syntax import (
     HARMLESS,
@@ -41,6 +41,8 @@ from unsmear.priors.h264_syntax import (
     split_nals,
 )
 from unsmear.priors.steps import Step
+from unsmear.video import RawFormat
+from unsmear.video.ffmpeg import main_video_stream, open_input
 
 PROVEN = "H.264 with P-frames only and one reference"
 
@@ -64,26 +66,19 @@ class Examination:
     reason: str
 
 
-def examine(path: Path) -> Examination:
+def examine(path: Path, raw: RawFormat | None = None) -> Examination:
     """Read the headers of a file's packets until one of them rules native vectors out.
 
     Nothing is decoded. A file that cannot be read has no native frames; the reason then says so, and it is
-    for the reader of the frames to complain.
+    for the reader of the frames to complain. ``raw``: what a ``.yuv`` file holds, instead of its name.
     """
     try:
-        with av.open(f"file:{path}", "r", metadata_errors="replace") as container:
-            if not container.streams.video:
-                return Examination(0, False, "it has no video stream")
-            return _examine(container, _main_stream(container))
+        with open_input(path, raw) as container:
+            return _examine(container, main_video_stream(container, path))
+    except (DamagedVideo, UnsupportedVideo) as error:
+        return Examination(0, False, str(error))
     except (av.FFmpegError, OSError) as error:
         return Examination(0, False, f"it cannot be read to its end ({error.strerror})")
-
-
-def _main_stream(container: Any) -> Any:
-    """The first video stream that is not a cover picture, as everywhere in unsmear."""
-    cover = int(av.stream.Disposition.attached_pic)
-    streams = container.streams.video
-    return next((stream for stream in streams if not int(stream.disposition) & cover), streams[0])
 
 
 def _examine(container: Any, stream: Any) -> Examination:
@@ -204,8 +199,8 @@ def native_steps(path: Path, first: int = 0) -> Iterator[Step | None]:
     Raises:
         DamagedVideo: a packet that does not give exactly one frame.
     """
-    with av.open(f"file:{path}", "r", metadata_errors="replace") as container:
-        stream = _main_stream(container)
+    with open_input(path) as container:
+        stream = main_video_stream(container, path)
         context = stream.codec_context
         context.options = {"apply_cropping": "0"}
         context.flags2 |= Flags2.export_mvs  # as an option it would be ignored in silence
@@ -222,7 +217,7 @@ def native_steps(path: Path, first: int = 0) -> Iterator[Step | None]:
                     count += 1
         except av.FFmpegError as error:
             raise DamagedVideo(
-                f"{path}: cannot be decoded from frame {count} on ({error.strerror}); --mode auto re-encodes"
+                f"{path}: cannot be decoded from frame {count} on ({error.strerror}); `mode` auto re-encodes"
             ) from error
 
 

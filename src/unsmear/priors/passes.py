@@ -1,4 +1,4 @@
-"""How two passes of a codec, forward and backward, become priors.
+"""Assembling priors from two passes of a codec, forward and backward.
 
 A step forward in time becomes a :class:`Forward`, which also says whether there is a cut between the two frames. N + 1
 of these and the backward steps of the same frames make N priors. A step whose few predicted blocks or large residual

@@ -76,6 +76,16 @@ class Prior:
             motion_back_source="none",
         )
 
+    def __repr__(self) -> str:
+        if self.reset and self.reset_back:
+            about = "neither past nor future"
+        else:
+            motion, valid = (self.motion_back(), self.valid_back) if self.reset else (self.motion(), self.valid)
+            length = float(np.median(np.linalg.norm(motion, axis=0)))
+            about = f"motion {length:.1f} px, {100 * valid.mean():.0f} % found"
+            about += ", no past" if self.reset else ", no future" if self.reset_back else ""
+        return f"Prior({self.width}x{self.height}, {about}, {self.origin})"
+
     @property
     def height(self) -> int:
         """Rows of the picture in pixels."""

@@ -1,11 +1,11 @@
-"""Frames that carry no usable vectors are encoded once, in memory, for the vectors' sake.
+"""Re-encoding in memory for motion vectors, of frames that carry no usable ones.
 
 luma -> x264, P-frames only, one reference -> H.264 decoder that exports its motion vectors. Every
 vector of frame t then points into frame t-1, whatever the input was coded with.
 """
 
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import cv2
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import Flags, Flags2
 
-from unsmear.errors import UnsupportedVideo, UsageError
-
-Profile = Literal["fast", "best"]
+from unsmear.errors import UnsupportedVideo
+from unsmear.options import OptionError
+from unsmear.priors.settings import DEFAULTS, Profile
 
 # Preset and what is changed in it. Everything that trades vectors for bits is off: no small intra
 # blocks (p8x8), no scene cut (that is found apart), no second reference, no weighted prediction,
@@ -43,7 +43,14 @@ class ReencodePass:
     """
 
     def __init__(
-        self, width: int, height: int, *, profile: Profile = "fast", qp: int = 24, threads: int = 1, far: bool = False
+        self,
+        width: int,
+        height: int,
+        *,
+        profile: Profile = DEFAULTS.profile,
+        qp: int = DEFAULTS.qp,
+        threads: int = 1,
+        far: bool = False,
     ) -> None:
         """Open the encoder and the decoder.
 
@@ -61,11 +68,11 @@ class ReencodePass:
             UnsupportedVideo: a size that the encoder does not take.
         """
         if profile not in _PROFILES:
-            raise UsageError(f"prior profile {profile!r} is unknown; choose one of {', '.join(_PROFILES)}")
+            raise OptionError("profile", profile, " or ".join(_PROFILES))
         if not 1 <= qp <= 51:
-            raise UsageError(f"prior qp {qp} is out of range; choose 1 to 51")
+            raise OptionError("qp", qp, "1 to 51")
         if threads < 1:
-            raise UsageError(f"prior threads {threads} is out of range; choose 1 or more")
+            raise OptionError("threads", threads, "1 or more")
         if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
             raise UnsupportedVideo(f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do")
         self.width, self.height = width, height

@@ -1,4 +1,4 @@
-"""Where motion comes from: the codec, or optical flow in its place, for comparisons (CPGD-Net, Table III).
+"""Motion sources: the codec, or optical flow in its place, for comparisons (CPGD-Net, Table III).
 
 A source gives the motion of one picture towards another on the priors' grid. Any source can stand in for
 the forward motion, for the backward motion, or for both; residual, resets and everything else remain the
@@ -9,7 +9,7 @@ kind (:mod:`unsmear.data.raft`).
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from unsmear.errors import UsageError
 from unsmear.priors.grid import MotionGrid
 from unsmear.priors.prior import FoundBy, Prior
+from unsmear.video import Frame
 
 SOURCES = ("mv", "dis", "none")
 """Sources that :func:`make_source` knows."""
@@ -25,23 +26,8 @@ SOURCES = ("mv", "dis", "none")
 _CELL = 8
 
 
-class Picture(Protocol):
-    """A frame as a source sees it; :class:`unsmear.video.Frame` is one."""
-
-    @property
-    def rgb(self) -> npt.NDArray[np.generic]:
-        """``(H, W, 3)`` uint8 or uint16."""
-
-    @property
-    def luma(self) -> npt.NDArray[np.uint8]:
-        """``(H, W)`` uint8."""
-
-
-P = TypeVar("P", bound=Picture)
-
-
 class MotionSource(Protocol):
-    """Gives motion between two pictures.
+    """Gives motion between two frames.
 
     Attributes:
         name: what it is called in reports and on the command line.
@@ -49,7 +35,7 @@ class MotionSource(Protocol):
 
     name: str
 
-    def motion(self, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         """Where the content of ``picture`` lies in ``other``.
 
         Args:
@@ -70,7 +56,7 @@ class CodecMotion:
 
     name = "mv"
 
-    def motion(self, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         return codec_q
 
     def flops(self, height: int, width: int) -> float:
@@ -83,7 +69,7 @@ class NoMotion:
 
     name = "none"
 
-    def motion(self, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         return np.zeros_like(codec_q)
 
     def flops(self, height: int, width: int) -> float:
@@ -106,7 +92,7 @@ class DisFlow:
         self._preset = preset
         self._flow = cv2.DISOpticalFlow.create(self._PRESETS[preset][0])
 
-    def motion(self, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         luma, target = picture.luma, other.luma
         if min(luma.shape) < 16:  # too small for its pyramid
             return np.zeros_like(codec_q)
@@ -174,7 +160,7 @@ class ReplacedMotion:
         forward: of ``motion_q``.
         backward: of ``motion_back_q``.
         costs: of both, filled while :meth:`of` runs. The codec's own work is not in them but in the
-            ``seconds`` of :class:`~unsmear.priors.streams.VideoPriors`.
+            ``seconds`` of :class:`~unsmear.priors.streams.PriorStream`.
     """
 
     forward: MotionSource
@@ -184,10 +170,10 @@ class ReplacedMotion:
     def __post_init__(self) -> None:
         self.costs = (Cost(self.forward.name), Cost(self.backward.name))
 
-    def of(self, pairs: Iterable[tuple[P, Prior]]) -> Iterator[tuple[P, Prior]]:
+    def of(self, pairs: Iterable[tuple[Frame, Prior]]) -> Iterator[tuple[Frame, Prior]]:
         """The same frames with other motion, one frame late. Resets keep their zeros."""
-        past: Picture | None = None
-        held: tuple[P, Prior] | None = None
+        past: Frame | None = None
+        held: tuple[Frame, Prior] | None = None
         for pair in pairs:
             if held is not None:
                 yield held[0], self._replaced(held[1], past, held[0], pair[0])
@@ -196,7 +182,7 @@ class ReplacedMotion:
         if held is not None:
             yield held[0], self._replaced(held[1], past, held[0], None)
 
-    def _replaced(self, prior: Prior, past: Picture | None, now: Picture, future: Picture | None) -> Prior:
+    def _replaced(self, prior: Prior, past: Frame | None, now: Frame, future: Frame | None) -> Prior:
         if past is not None and not prior.reset and self.forward.name != "mv":
             motion_q = self._field(self.forward, self.costs[0], now, past, prior.motion_q)
             prior = replace(
@@ -213,7 +199,7 @@ class ReplacedMotion:
         return prior
 
     @staticmethod
-    def _field(source: MotionSource, cost: Cost, picture: Picture, other: Picture, codec_q: MotionGrid) -> MotionGrid:
+    def _field(source: MotionSource, cost: Cost, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
         begin = time.perf_counter()
         grid = source.motion(picture, other, codec_q)
         cost.seconds += time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""What a pass of a codec over frames leaves behind: one step for each pair of neighbouring frames."""
+"""Steps of a codec pass: reconstruction, reference and motion of each pair of neighbouring frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unsmear.priors.grid import Mask, MotionGrid, grid_from_vectors
-from unsmear.priors.reencode import Profile, ReencodePass
+from unsmear.priors.reencode import ReencodePass
+from unsmear.priors.settings import DEFAULTS, Profile
 
 Luma = npt.NDArray[np.uint8]
 
@@ -23,19 +24,18 @@ class Step:
 
 
 def encode_steps(
-    lumas: Sequence[Luma], profile: Profile = "fast", qp: int = 24, threads: int = 1, *, far: bool = False
+    lumas: Sequence[Luma], profile: Profile = DEFAULTS.profile, qp: int = DEFAULTS.qp, *, far: bool = False
 ) -> list[Step]:
     """One re-encode pass over consecutive frames: a step for each frame but the first.
 
     Args:
         lumas: one frame or more, ``(H, W)`` uint8 each.
-        profile: see :class:`~unsmear.priors.reencode.ReencodePass`, as ``qp``, ``threads`` and ``far``.
+        profile: see :class:`~unsmear.priors.reencode.ReencodePass`, as ``qp`` and ``far``.
         qp: as above.
-        threads: as above.
         far: as above.
     """
     height, width = lumas[0].shape
-    encode = ReencodePass(width, height, profile=profile, qp=qp, threads=threads, far=far)
+    encode = ReencodePass(width, height, profile=profile, qp=qp, far=far)
     reference, _ = encode(lumas[0])
     steps = []
     for luma in lumas[1:]:

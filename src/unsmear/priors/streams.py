@@ -4,28 +4,62 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Generic, cast
 
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
-from unsmear.priors.chunks import DEFAULT_CHUNK_FRAMES, chunk_priors, walk_chunks
+from unsmear.priors.chunks import S, chunk_priors, walk_chunks
 from unsmear.priors.cuts import CutTest
 from unsmear.priors.follow import Followed
 from unsmear.priors.native import Examination, examine, native_steps
 from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
-from unsmear.priors.reencode import Profile
+from unsmear.priors.settings import DEFAULTS, PriorSettings
+from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
 from unsmear.priors.steps import Luma, Step, encode_steps
-
-Mode = Literal["auto", "native", "reencode"]
-"""Which vectors to use: the file's own if they qualify, those or nothing, or always re-encoded ones."""
-
-T = TypeVar("T")
+from unsmear.video import Frame, RawFormat, VideoReader
 
 
-class VideoPriors(Generic[T]):
-    """Pairs the frames of a file with their priors, in order and in bounded memory; iterate it once.
+def stream(
+    frames: Iterable[S],
+    settings: PriorSettings = DEFAULTS,
+    *,
+    path: Path | None = None,
+    first: int = 0,
+    before: Luma | None = None,
+    workers: int = 2,
+    find_source: Callable[[str], MotionSource] = make_source,
+) -> "PriorStream[S]":
+    """Pair each frame of a video with its prior, in order, reading one chunk and one frame ahead.
+
+    The result does not depend on where the stream starts, as long as that is the file's first frame or the first frame
+    of a chunk with the frame ``before`` it. Memory is bounded by two chunks.
+
+    Args:
+        frames: an open video (VideoReader), or consecutive Frames. Their ``(H, W)`` uint8 lumas alone do where no
+            motion source but the codec is asked for.
+        settings: how to make the priors.
+        path: the video file that ``frames`` come from, whose own vectors may be used; None where there is none. An
+            open video knows its own.
+        first: the number of the first of ``frames`` in the file, a multiple of ``settings.chunk_frames``.
+        before: luma of frame ``first - 1``; None where ``first`` is 0.
+        workers: passes run side by side. Not part of the result.
+        find_source: gives a motion source by its name.
+
+    Raises:
+        UsageError: an unknown motion source, or a ``first`` where no stream can start.
+        UnsupportedVideo: mode ``"native"`` for a video whose own vectors cannot be used.
+    """
+    raw = None
+    if isinstance(frames, VideoReader):
+        path, raw = (frames.info.path if frames.info.kind == "video" else None), frames.info.raw
+    motion = ReplacedMotion(find_source(settings.motion), find_source(settings.motion_back))
+    return PriorStream(frames, settings, motion, path=path, raw=raw, first=first, before=before, workers=workers)
+
+
+class PriorStream(Generic[S]):
+    """Frames of a video with their priors, as :func:`stream` gives them; iterate it once.
 
     Native and re-encoded chunks follow one plan, made from the file's headers before the first frame: from
     the chunk with the first violation on, all are re-encoded. An intra frame inside a native chunk has no
@@ -36,65 +70,44 @@ class VideoPriors(Generic[T]):
     Attributes:
         reason: why the priors are what they are, one clause.
         native_frames: how many frames lie in native chunks, by the plan; None means all.
-        seconds: wall time spent on priors so far, without reading frames.
+        seconds: wall time spent on codec passes and residuals so far, without reading frames.
+        costs: of the two motion sources, forward and backward, so far.
     """
 
     def __init__(
         self,
-        path: Path | None,
-        frames: Iterable[T],
+        frames: Iterable[S],
+        settings: PriorSettings,
+        motion: ReplacedMotion,
         *,
-        luma: Callable[[T], Luma],
-        mode: Mode = "auto",
-        chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-        first: int = 0,
-        before: Luma | None = None,
-        profile: Profile = "fast",
-        qp: int = 24,
-        threads: int = 1,
-        workers: int = 2,
-        backward: bool = True,
+        path: Path | None,
+        raw: RawFormat | None,
+        first: int,
+        before: Luma | None,
+        workers: int,
     ) -> None:
-        """Decide on a plan; nothing is decoded yet.
-
-        Args:
-            path: the video file that ``frames`` come from, None where there is none (folders of frames).
-            frames: its consecutive frames of any type.
-            luma: gives the ``(H, W)`` uint8 luma of a frame, as decoded.
-            mode: see :data:`Mode`.
-            chunk_frames: N, frames a chunk, counted from the first frame of the file. Part of the result.
-            first: the number of the first of ``frames`` in the file, a multiple of N.
-            before: luma of frame ``first - 1``; None where ``first`` is 0.
-            profile: of the re-encode, as ``qp`` and ``threads``; see :func:`~unsmear.priors.chunk_priors`.
-            qp: as above.
-            threads: as above.
-            workers: passes run side by side. Not part of the result.
-            backward: False leaves ``motion_back_q`` of native chunks zero and so spares their encoder.
-
-        Raises:
-            UsageError: an unknown mode, or a chunk that cannot be.
-            UnsupportedVideo: mode ``"native"`` for a video whose own vectors cannot be used.
-        """
-        if mode not in get_args(Mode):
-            raise UsageError(f"prior mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}")
-        if chunk_frames < 1:
-            raise UsageError(f"chunk_frames {chunk_frames} is out of range; choose 1 or more")
-        if first % chunk_frames or (first == 0) != (before is None):
-            raise UsageError(f"priors cannot start at frame {first}: give a multiple of {chunk_frames} and `before`")
-        self._path, self._frames, self._luma, self._chunk_frames = path, frames, luma, chunk_frames
-        self._at, self._before, self._mode = first, before, mode
-        self._profile, self._qp, self._threads, self._workers = profile, qp, threads, workers
-        self._backward = backward
+        """Decide on a plan; nothing is decoded yet. See :func:`stream`; ``raw``: what a ``.yuv`` file holds."""
+        if first % settings.chunk_frames or (first == 0) != (before is None):
+            raise UsageError(
+                f"priors cannot start at frame {first}: give a multiple of {settings.chunk_frames} and `before`"
+            )
+        self._path, self._frames, self._settings, self._motion = path, frames, settings, motion
+        self._at, self._before, self._workers = first, before, workers
+        self._backward = settings.motion_back == "mv"
         self._pending: Forward | None = None
         self._steps: Iterator[Step | None] = iter(())
         self.seconds = 0.0
+        self.costs = motion.costs
         self.native_frames: int | None
-        self.native_frames, self.reason = _plan(path, mode, chunk_frames)
+        self.native_frames, self.reason = _plan(path, raw, settings)
         if path is not None and self.native_frames != 0:
             self._steps = native_steps(path, first)
 
-    def __iter__(self) -> Iterator[tuple[T, Prior]]:
-        return walk_chunks(self._frames, self._luma, self._chunk_frames, self._before, self._chunk)
+    def __iter__(self) -> Iterator[tuple[S, Prior]]:
+        pairs = walk_chunks(self._frames, self._settings.chunk_frames, self._before, self._chunk)
+        if self._settings.motion == self._settings.motion_back == "mv":
+            return pairs
+        return cast(Iterator[tuple[S, Prior]], self._motion.of(cast(Iterator[tuple[Frame, Prior]], pairs)))
 
     def _is_native(self, frame: int) -> bool:
         return self.native_frames is None or frame < self.native_frames
@@ -105,7 +118,7 @@ class VideoPriors(Generic[T]):
             native = self._is_native(self._at)
             priors = (self._native_chunk if native else self._reencoded_chunk)(lumas, before, after)
         except DamagedVideo as error:
-            if self._mode == "native":
+            if self._settings.mode == "native":
                 raise
             self.native_frames, self.reason = self._at, str(error)
             priors = self._reencoded_chunk(lumas, before, after)
@@ -114,15 +127,7 @@ class VideoPriors(Generic[T]):
         return priors
 
     def _reencoded_chunk(self, lumas: Sequence[Luma], before: Luma | None, after: Luma | None) -> list[Prior]:
-        priors = chunk_priors(
-            lumas,
-            before=before,
-            after=after,
-            profile=self._profile,
-            qp=self._qp,
-            threads=self._threads,
-            workers=self._workers,
-        )
+        priors = chunk_priors(lumas, before=before, after=after, settings=self._settings, workers=self._workers)
         if self._pending is not None:  # the chunk before has told already what comes after it
             priors[0] = self._pending.put_into(priors[0])
             self._pending = None
@@ -164,7 +169,7 @@ class VideoPriors(Generic[T]):
         if step is _END or (step is not None and not np.array_equal(step.reconstruction[:height, :width], luma)):
             raise DamagedVideo(
                 f"{self._path}: frame {frame} is not the same when decoded again, so its vectors cannot be trusted; "
-                "use --mode auto, which re-encodes"
+                "choose `mode` auto, which re-encodes"
             )
         return step
 
@@ -182,26 +187,26 @@ class VideoPriors(Generic[T]):
         return forward_of(step, test, t, seam=seam)
 
     def _encode(self, lumas: Sequence[Luma]) -> list[Step]:
-        return encode_steps(lumas, self._profile, self._qp, self._threads)
+        return encode_steps(lumas, self._settings.profile, self._settings.qp)
 
 
 _BLANK = np.zeros((0, 0), np.uint8)
 _END = Step(_BLANK, _BLANK, np.zeros((0, 0, 2), np.int16), np.zeros((0, 0), np.bool_))
 
 
-def _plan(path: Path | None, mode: Mode, chunk_frames: int) -> tuple[int | None, str]:
+def _plan(path: Path | None, raw: RawFormat | None, settings: PriorSettings) -> tuple[int | None, str]:
     """(frames in native chunks, reason); None for all frames."""
-    if mode == "reencode":
+    if settings.mode == "reencode":
         return 0, "asked for"
     if path is None:
         found = Examination(0, False, "single pictures hold no motion vectors")
     else:
-        found = examine(path)
+        found = examine(path, raw)
     if found.whole:
         return None, found.reason
-    if mode == "native":
+    if settings.mode == "native":
         raise UnsupportedVideo(
             f"{path or 'the input'}: its own motion vectors cannot be used: {found.reason}; "
-            "use --mode auto, which re-encodes in memory"
+            "choose `mode` auto, which re-encodes in memory"
         )
-    return found.frames - found.frames % chunk_frames, found.reason
+    return found.frames - found.frames % settings.chunk_frames, found.reason

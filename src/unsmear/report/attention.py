@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsmear.report.pictures import Image, Rgb, eight_bit, side_by_side
-from unsmear.restore.cpc import CPCRestorer
+from unsmear.report.pictures import Image, Rgb, side_by_side
+from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.restore.restorer import Clip
+from unsmear.video import eight_bit
 
 FULL_HEAT = 3.0
 """Heat is brightest at this many times its mean and above. A constant, so that maps can be compared."""
@@ -31,7 +32,7 @@ def overlay(image: Image, heat: npt.NDArray[np.float32], full: float) -> Rgb:
     return np.rint(_SHARE * colours + (1 - _SHARE) * grey).astype(np.uint8)
 
 
-def attention_figure(restorer: CPCRestorer, clip: Clip, index: int) -> Rgb:
+def attention_figure(restorer: CPGDRestorer, clip: Clip, index: int) -> Rgb:
     """Input, hint, attention that each place receives without and with priors, and what these do to the gate A.
 
     Attention is the mean over heads, queries and self-attention layers of the control network, at the sampler's middle

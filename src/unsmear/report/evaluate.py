@@ -18,16 +18,17 @@ import numpy as np
 from unsmear.data.layouts import DataClip
 from unsmear.data.sets import open_pairs
 from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.files import write_whole
 from unsmear.metrics.protocols import Protocol, find_protocol
 from unsmear.report.meter import DEFAULT_METRICS, Measures, Meter
-from unsmear.report.pictures import Picture, eight_bit
+from unsmear.report.pictures import Picture
 from unsmear.report.results import ClipResult, Result
 from unsmear.restore.job import restore_video
 from unsmear.restore.options import Options
 from unsmear.restore.report import reset_peak_memory
 from unsmear.restore.restorer import Restorer
-from unsmear.video import open_video, read_image
-from unsmear.video.images import write_png, write_whole
+from unsmear.video import VideoReader, eight_bit, open_video, read_image, upright
+from unsmear.video.images import write_png
 
 log = logging.getLogger(__name__)
 
@@ -316,18 +317,15 @@ def flat_name(clip: DataClip) -> str:
     return clip.name.replace("/", "~")
 
 
-def _upright(reader) -> Iterator[np.ndarray]:  # type: ignore[no-untyped-def]
-    turn = reader.info.rotation // 90
-    for frame in reader:
-        yield np.rot90(frame.rgb, turn) if turn else frame.rgb
+def _upright(reader: VideoReader) -> Iterator[np.ndarray]:
+    return (upright(frame.rgb, reader.info) for frame in reader)
 
 
 def _frame(path: Path, index: int) -> np.ndarray:
     """One frame of a clip; folders are read at once, videos from their start."""
     with open_video(path) as reader:
         frame = next(iter(reader.frames(index, index + 1)))
-        turn = reader.info.rotation // 90
-        return np.ascontiguousarray(np.rot90(frame.rgb, turn)) if turn else frame.rgb
+        return upright(frame.rgb, reader.info)
 
 
 def _stamp(path: Path) -> list[int]:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from unsmear.files import write_whole
 from unsmear.report.evaluate import Evaluation
 from unsmear.report.page import write_page
 from unsmear.report.pictures import Picture, most_blurred_crop, side_by_side
 from unsmear.report.results import write_results
 from unsmear.report.tables import csv_text, latex, markdown
-from unsmear.video.images import write_png, write_whole
+from unsmear.video.images import write_png
 
 
 def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Any
 from unsmear.errors import UsageError
 from unsmear.models import zoo
 from unsmear.report.variants import Variant
-from unsmear.restore.cpc import CPCRestorer
+from unsmear.restore.cpgd import CPGDRestorer
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
@@ -33,7 +33,7 @@ class Generators:
         shipped = DEFAULT if any(entry.name == DEFAULT for entry in zoo.shipped()) else None
         generating = any(variant.part == "stage 2" for variant in variants)
         self.full = models.get("full", shipped) if generating else None
-        self._loaded: CPCRestorer | None = None
+        self._loaded: CPGDRestorer | None = None
         for variant in variants:
             if variant.part == "stage 2" and variant.key in models:
                 self._check(variant, models[variant.key])
@@ -68,7 +68,7 @@ class Generators:
         name = f"{inner.name}-{variant.key}"
         return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
 
-    def _full(self) -> CPCRestorer:
+    def _full(self) -> CPGDRestorer:
         assert self.full is not None
         if self._loaded is None:
             self._loaded = _generating(self.load(self.full), self.full)
@@ -85,7 +85,7 @@ class Generators:
 
     def _check(self, variant: Variant, model: str) -> None:
         entry = zoo.find(model)
-        if not entry.is_pipeline:
+        if entry.kind != "CPGDPipeline":
             raise UsageError(
                 f"`models` {variant.key}={model}: no model that generates; give a folder with unet, vae, control"
             )
@@ -99,8 +99,8 @@ class Generators:
                 )
 
 
-def _generating(restorer: Restorer, model: str) -> CPCRestorer:
-    if not isinstance(restorer, CPCRestorer):
+def _generating(restorer: Restorer, model: str) -> CPGDRestorer:
+    if not isinstance(restorer, CPGDRestorer):
         raise UsageError(f"{model} is no model of CPGD-Net's stage 2; give a folder with unet, vae and control")
     return restorer
 

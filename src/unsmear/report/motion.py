@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.grid import grid_shape
 from unsmear.priors.sources import Cost, MotionSource, ReplacedMotion, make_source
 from unsmear.restore.restorer import Clip, Restorer, State
+from unsmear.video import Frame
 from unsmear.video.colour import luma_of_rgb
 
 COST_FIELDS = 3
@@ -23,18 +23,12 @@ COST_FIELDS = 3
 _LAST = "motion source: frame before"
 
 
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """A frame as sources of motion see it."""
-
-    rgb: np.ndarray
-
-    @cached_property
-    def luma(self) -> np.ndarray:
-        return luma_of_rgb(self.rgb)
+def _shown(rgb: np.ndarray) -> Frame:
+    """A picture as sources of motion see it."""
+    return Frame(0, None, 0.0, rgb, luma_of_rgb(rgb))
 
 
-class MovedRestorer:
+class MovedRestorer(Restorer):
     """Another restorer, handed priors whose motion (both ways) comes from ``source`` and whose residual may be gone.
 
     The source sees the frames of a clip and, through the state, the one before. Where neither shows the other frame
@@ -61,13 +55,9 @@ class MovedRestorer:
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         return self.inner.default_tile_px(height, width, frames)
 
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
-
     def _priors(self, clip: Clip, past: np.ndarray | None) -> Iterator[Prior]:
-        pairs = [(_Shown(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]
-        lead = [] if past is None else [(_Shown(past), Prior.empty(*past.shape[:2]))]
+        pairs = [(_shown(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]
+        lead = [] if past is None else [(_shown(past), Prior.empty(*past.shape[:2]))]
         moved = [prior for _, prior in ReplacedMotion(self.source, self.source).of([*lead, *pairs])]
         for prior in moved[len(lead) :]:
             yield prior if self.residual else replace(prior, residual=np.zeros_like(prior.residual))
@@ -131,7 +121,7 @@ def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
     if len(frames) < 2:
         raise ValueError("the cost of motion needs two frames or more")
     cost = Cost(source.name)
-    shown = [_Shown(frame) for frame in frames]
+    shown = [_shown(frame) for frame in frames]
     if source.name == "mv":
         lumas = [frame.luma for frame in shown]
         begin = time.perf_counter()
@@ -141,7 +131,6 @@ def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
         return cost
     zero = np.zeros((*grid_shape(*frames[0].shape[:2]), 2), np.int16)
     for past, now in islice(pairwise(shown), COST_FIELDS):
-        _ = past.luma, now.luma  # decoded anyway
         begin = time.perf_counter()
         source.motion(now, past, zero)
         cost.seconds += time.perf_counter() - begin

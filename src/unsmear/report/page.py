@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from unsmear.files import write_whole
 from unsmear.report.blocks import Block, Cell, clip_blocks, overall_blocks, published_blocks
 from unsmear.report.pictures import FULL_ERROR, Box, Picture, Rgb, error_map, error_scale, most_blurred_crop
 from unsmear.report.results import Result
-from unsmear.video.images import write_whole
 
 WHOLE_PX = (1280, 960, 640, 480)
 """Longer side of whole frames: the first at which the page stays within its size."""

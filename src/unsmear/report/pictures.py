@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from unsmear.video import eight_bit
+
 Rgb = npt.NDArray[np.uint8]
 Image = npt.NDArray[Any]
 
@@ -124,13 +126,6 @@ def side_by_side(images: Sequence[Image], labels: Sequence[str], details: Sequen
         if details:
             _write(sheet[_LABEL_PX + height :, x : x + width], details[i])
     return sheet
-
-
-def eight_bit(image: Image) -> Rgb:
-    """uint8 as it is, uint16 over its full range rounded to 8 bits."""
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.asarray(image, np.uint8)
 
 
 def _levels(one: Image, other: Image) -> npt.NDArray[np.float32]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from unsmear.errors import DataLayoutError
+from unsmear.files import write_whole
 from unsmear.metrics.catalogue import METRICS
-from unsmear.video.images import write_whole
 
 INPUT = "blurred input"
 """Name in tables of the frames that methods are given."""

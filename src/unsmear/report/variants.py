@@ -37,7 +37,6 @@ def _options() -> tuple[Variant, ...]:
     labels: dict[str, tuple[str, dict[Any, str]]] = {
         "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
         "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
-        "carry_latent": ("{} of the clean latent from the frame before", {0.0: "none", 0.5: "half"}),
         "carry_detail": ("{} of the detail from the frame before", {0.0: "none", 0.5: "half"}),
         "still_px": ("whole detail from {} px of motion on", {0.0: "0", 2.0: "2"}),
         "cancel_autoencoder": ("error of the autoencoder {}", {True: "cancelled", False: "left in"}),

@@ -1,14 +1,14 @@
-"""Methods that need no training, to compare with: nothing at all, an unsharp mask, and Richardson–Lucy."""
+"""Baselines, which need no training: nothing at all, an unsharp mask, and Richardson–Lucy."""
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-from unsmear.data.light import from_linear, to_linear
 from unsmear.priors import Prior
 from unsmear.priors.duty import mean_line
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State
+from unsmear.video.light import from_linear, to_linear
 
 UNKNOWN_DUTY = 0.7
 """Taken for the exposure where it is unknown."""
@@ -23,13 +23,8 @@ Restore = Callable[[np.ndarray, Prior, float], np.ndarray]
 """(frame in levels 0 … 255 float32 (H, W, 3), its prior, duty) → restored, same shape and range, not clipped."""
 
 
-class Baseline:
+class Baseline(Restorer):
     """A frame-by-frame method as a Restorer. It runs on the CPU, whole frames at a time."""
-
-    frames_after = 0
-    device = "cpu"
-    dtype = "float32"
-    fingerprint = ""
 
     def __init__(self, name: str, method: Restore):
         self.name, self._method = name, method
@@ -45,11 +40,6 @@ class Baseline:
             restored = self._method(levels, clip.priors[i], duty)
             out[i] = np.rint(np.clip(restored, 0, 255) * (top / 255))
         return out, {}
-
-    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
-        """None: a frame at a time needs no tiles."""
-        del height, width, frames
-        return None
 
 
 def _unchanged(frame: np.ndarray, prior: Prior, duty: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where the time of a restoration goes: priors, network, encoding, measured apart and synchronised."""
+"""Benchmark: time of priors, network and encoding, measured apart and synchronised."""
 
 import tempfile
 import time

@@ -6,8 +6,7 @@ from torch import nn
 
 from unsmear.models.cpfp import CPFP, CPFPOutput, PriorTensors
 from unsmear.nn.correction import pinned
-from unsmear.restore.memory import memory_errors
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.restraint import flat_kept
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
@@ -26,7 +25,7 @@ MAX_CLIP_VALUES = 1_200_000_000
 """Feature values (frames × channels × cells × passes) that a clip may hold before it is tiled."""
 
 
-class CPFPRestorer:
+class CPFPRestorer(Restorer):
     """Runs a ``CPFP`` network on clips.
 
     Args:
@@ -39,7 +38,7 @@ class CPFPRestorer:
 
     def __init__(self, model: CPFP, name: str, device: torch.device, dtype: torch.dtype, fingerprint: str = ""):
         self.name, self.frames_after, self.fingerprint = name, LOOK_AHEAD, fingerprint
-        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.on(device, dtype)
         self.model = nn.Module.to(model, device=device, dtype=dtype).eval()
         self.multiple = max(MULTIPLE, model.multiple)
         self.overlap_px = DEEP_OVERLAP_PX if model.multiple > MULTIPLE else OVERLAP_PX
@@ -52,10 +51,6 @@ class CPFPRestorer:
             return None
         side = int((MAX_CLIP_VALUES / per_pixel) ** 0.5)
         return max(side // self.multiple * self.multiple, self.overlap_px + 4 * self.multiple)
-
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself, whole frames at once → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
 
     @torch.inference_mode()
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:

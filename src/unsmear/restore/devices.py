@@ -1,13 +1,14 @@
-"""Which device and which number format to compute with."""
+"""Loading of models for restoration: the device, the number format, and what restores videos by a model's class."""
 
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 
-from unsmear.errors import UsageError
-from unsmear.models.loading import load_model, load_pipeline, load_video_pipeline, sampling_defaults
+from unsmear.errors import UsageError, WeightsError
+from unsmear.models.loading import load as load_model
+from unsmear.models.loading import sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
-from unsmear.restore.cpfp import CPFPRestorer
 from unsmear.restore.restorer import Restorer
 
 FIRST_STAGE = "cpfp"
@@ -66,7 +67,7 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        **sampling: of models that generate: fields of ``unsmear.models.cpc.pipeline.Sampling``, ``prompt`` and
+        **sampling: of models that generate: fields of ``unsmear.models.cpgd.pipeline.Sampling``, ``prompt`` and
             ``negative_prompt``, or of ``unsmear.models.vdm.pipeline.VDMSampling``; None is as if not given.
 
     Raises:
@@ -77,55 +78,68 @@ def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sa
     number_format = choose_dtype(dtype, place)
     entry = find(model)
     chosen = {name: value for name, value in sampling.items() if value is not None}
-    if entry.is_video_pipeline:
-        return _load_video_pipeline(entry, place, number_format, chosen)
-    if entry.is_pipeline:
-        return _load_pipeline(entry, place, number_format, chosen)
-    if chosen:
+    if entry.kind not in KINDS:
+        raise WeightsError(f"{entry.folder} holds a {entry.kind!r}: expected one of {', '.join(KINDS)}")
+    kind = KINDS[entry.kind]
+    if chosen and not kind.sampling:
         raise UsageError(f"{', '.join(sorted(chosen))}: {entry.name} does not sample; choose a model that generates")
-    return _load_first(entry, place, number_format)
+    given: dict[str, Any] = {}
+    texts: dict[str, Any] = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
+    if kind.prompts:
+        given.update(texts)
+    elif any(texts.values()):
+        raise UsageError(f"prompt: {entry.name} takes none, the video is its only condition; leave the prompt out")
+    if kind.sampling:
+        given["sampling"] = _options(_named(kind.sampling), entry, chosen)
+    if kind.first_stage:
+        own = entry.folder / FIRST_STAGE
+        first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
+        given["first"] = _restorer(first, KINDS["CPFP"], {}, place, number_format)
+    return _restorer(entry, kind, given, place, number_format)
 
 
-def _load_first(entry: ModelEntry, place: torch.device, number_format: torch.dtype) -> CPFPRestorer:
-    return CPFPRestorer(load_model(entry), entry.name, place, number_format, entry.checksum())
+class Kind(NamedTuple):
+    """How models of a class restore videos; classes are ``module:name``, imported when they are wanted."""
+
+    restorer: str
+    argument: str
+    """Of the restorer, the network or pipeline."""
+    sampling: str = ""
+    """Dataclass of the sampler's options; empty for models that do not sample."""
+    prompts: bool = False
+    first_stage: bool = False
 
 
-def _load_pipeline(
-    entry: ModelEntry, place: torch.device, number_format: torch.dtype, chosen: dict[str, Any]
+KINDS = {
+    "CPFP": Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
+    "CPGDPipeline": Kind(
+        "unsmear.restore.cpgd:CPGDRestorer", "pipe", "unsmear.models.cpgd.pipeline:Sampling", True, True
+    ),
+    "VDMPipeline": Kind("unsmear.restore.vdm:VDMRestorer", "pipe", "unsmear.models.vdm.pipeline:VDMSampling"),
+}
+"""By the class that a folder names (``ModelEntry.kind``)."""
+
+
+def _restorer(
+    entry: ModelEntry, kind: Kind, given: dict[str, Any], place: torch.device, number_format: torch.dtype
 ) -> Restorer:
-    from unsmear.models.cpc.pipeline import Sampling
-    from unsmear.restore.cpc import CPCRestorer
-
-    prompts = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
-    options = _options(Sampling, entry, chosen)
-    own = entry.folder / FIRST_STAGE
-    first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
-    said = [name for name, prompt in prompts.items() if prompt]
-    pipe = load_pipeline(entry, prompts=bool(said))
-    if said and pipe.text_encoder is None:
-        raise UsageError(f"{said[0]}: {entry.name} has no text encoder; leave the prompt out")
-    return CPCRestorer(
-        _load_first(first, place, number_format),
-        pipe,
-        options,
-        entry.name,
-        place,
-        number_format,
-        entry.checksum(),
-        **prompts,
+    texts = [name for name in ("prompt", "negative_prompt") if given.get(name)]
+    model = load_model(entry, prompts=bool(texts))
+    if texts and model.text_encoder is None:
+        raise UsageError(f"{texts[0]}: {entry.name} has no text encoder; leave the prompt out")
+    made: Restorer = _named(kind.restorer)(
+        **{kind.argument: model, **given},
+        name=entry.name,
+        device=place,
+        dtype=number_format,
+        fingerprint=entry.checksum(),
     )
+    return made
 
 
-def _load_video_pipeline(
-    entry: ModelEntry, place: torch.device, number_format: torch.dtype, chosen: dict[str, Any]
-) -> Restorer:
-    from unsmear.models.vdm.pipeline import VDMSampling
-    from unsmear.restore.vdm import VDMRestorer
-
-    if chosen.pop("prompt", ""):
-        raise UsageError(f"prompt: {entry.name} takes none, it is told by the video alone; leave the prompt out")
-    options = _options(VDMSampling, entry, chosen)
-    return VDMRestorer(load_video_pipeline(entry), options, entry.name, place, number_format, entry.checksum())
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _options(kind: Any, entry: ModelEntry, chosen: dict[str, Any]) -> Any:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
-from unsmear.restore.figures import measure, notes, summarise
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.outputs import OutputKind, check_free, place, writable_folder
-from unsmear.restore.report import Report, peak_memory_mb
+from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 from unsmear.restore.restraint import restrained
 from unsmear.restore.sinks import make_sink
@@ -176,7 +175,7 @@ class _Job:
                     why = (str(error).splitlines() or ["the device is full"])[0]
                     raise UnsmearError(
                         f"{self.info.path}: out of memory even with tiles of {side} px "
-                        f"({why}); choose --device cpu or a shorter --window"
+                        f"({why}); choose `device` cpu or a shorter `window`"
                     ) from None
                 so_far.tile_px = smaller
                 so_far.notes.append(f"out of memory: went on with tiles of {smaller} px")
@@ -189,7 +188,7 @@ class _Job:
     def _report(self, resumed: int) -> Report:
         seconds = time.monotonic() - self.began
         figures = summarise(self.so_far.figures)
-        sampling = getattr(self.restorer, "sampling", None)
+        sampling = self.restorer.sampling
         return Report(
             input=str(self.info.path),
             output=str(self.output),

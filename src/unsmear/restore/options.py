@@ -1,9 +1,11 @@
-"""What a user may choose for an input, and what a job tells while it runs."""
+"""Options of a restoration, and its progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from unsmear.errors import UsageError
+from unsmear.options import Limits, OptionError, Share, check
 from unsmear.priors import DEFAULT_CHUNK_FRAMES
 
 MIN_TILE_PX = 160
@@ -20,44 +22,45 @@ class Options:
         UsageError: a value that cannot be right whatever the input holds.
     """
 
-    strength: float = 1.0
+    strength: Share = 1.0
     """0 keeps the input bit for bit, 1 restores fully."""
     tile: str | int = "auto"
-    """``auto``, ``off`` or the side of square tiles in pixels."""
-    window: int = DEFAULT_CHUNK_FRAMES
-    """N: frames worked on at once."""
-    start_s: float | None = None
+    """``auto``, ``off`` or the side of square tiles in pixels: smaller ones need less memory."""
+    window: Annotated[int, Limits(MIN_WINDOW_FRAMES, unit="frames")] = DEFAULT_CHUNK_FRAMES
+    """Frames worked on at once, which sets memory. N of the absolute chunks."""
+    start_s: Annotated[float | None, Limits(0, unit="seconds")] = None
     """Restore from this time on, seconds after the first frame."""
     end_s: float | None = None
     """Restore the frames before this time, seconds after the first frame."""
     codec: str | None = None
+    """Video encoder, by default as the source."""
     crf: int | None = None
+    """Quality of the encode, lower is better."""
     pix_fmt: str | None = None
+    """Pixel format, by default as the source."""
     frames: bool = False
-    """PNG frames instead of a video."""
+    """PNG frames, right into the output folder, instead of a video."""
     deep_frames: bool = False
     """PNG frames of 16 bits a channel, whatever the source has: what a model says before it is rounded to 8."""
     compare: bool = False
     """Also write OUT.compare.mp4: before | after."""
     overwrite: bool = False
+    """Replace what is there."""
     resume: bool = True
+    """Go on where an interrupted run of the same job stopped."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"strength {self.strength} is out of range; choose 0 (the input) … 1 (all of it)")
+        check(self)
         if self.deep_frames and not self.frames:
-            raise UsageError("deep_frames goes with frames alone: videos keep the depth of their source")
-        if self.window < MIN_WINDOW_FRAMES:
-            raise UsageError(f"window {self.window} is too short; choose {MIN_WINDOW_FRAMES} frames or more")
+            raise UsageError("`deep_frames` goes with `frames` alone: videos keep the depth of their source")
         tile = str(self.tile)
         if tile not in ("auto", "off") and not (tile.isdecimal() and int(tile) >= MIN_TILE_PX):
-            raise UsageError(f"tile {tile!r} is not auto, off or a size of at least {MIN_TILE_PX} px")
+            raise OptionError("tile", self.tile, f"auto, off or {MIN_TILE_PX} or more (pixels)")
         start = 0.0 if self.start_s is None else self.start_s
-        end = float("inf") if self.end_s is None else self.end_s
-        if not 0 <= start < float("inf"):
-            raise UsageError(f"the start {start:g} s is not a time in the video; choose 0 or more")
-        if not start < end:
-            raise UsageError(f"the range {start:g}…{end:g} s is empty; choose an end after the start")
+        if start == float("inf"):
+            raise OptionError("start_s", start, "a time in the video (seconds)")
+        if self.end_s is not None and not start < self.end_s:
+            raise OptionError("end_s", self.end_s, f"a time after `start_s`, {start:g} (seconds)")
 
     @property
     def tile_px(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Where the output of an input goes, and whether it may go there. Nothing that exists is touched here."""
+"""Names of outputs, and whether they may be written. Nothing that exists is touched here."""
 
 import os
 import re
@@ -91,15 +91,15 @@ def check_free(output: Path, kind: OutputKind, source: Path, options: Options) -
     targets = [output, comparison_path(output)] if options.compare else [output]
     for target in targets:
         if target.resolve() == source.resolve() or (target.exists() and target.samefile(source)):
-            raise OutputError(f"{target} is the input itself; choose another -o")
+            raise OutputError(f"{target} is the input itself; choose another `output`")
         folder = kind == "frames" and target == output
         if folder and target.exists() and not target.is_dir():
-            raise OutputError(f"{target} is a file, but frames need a folder; choose another -o")
+            raise OutputError(f"{target} is a file, but frames need a folder; choose another `output`")
         if not folder and target.is_dir():
-            raise OutputError(f"{target} is a folder, but a file is to be written there; choose another -o")
+            raise OutputError(f"{target} is a folder, but a file is to be written there; choose another `output`")
         taken = bool(numbered_frames(target)) if folder else target.exists()
         if taken and not options.overwrite:
-            raise OutputError(f"{target} exists already; add --overwrite or choose another -o")
+            raise OutputError(f"{target} exists already; give `overwrite` or choose another `output`")
 
 
 def numbered_frames(folder: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def writable_folder(folder: Path) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another `output`") from None
         yield
     except BaseException:
         for path in made:

@@ -1,4 +1,4 @@
-"""What a model may not change: shots that are sharp already, and what is flat. Ours."""
+"""Limits of change: shots that are sharp already, and what is flat, stay as they are. Ours."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is known of the running shot: its exposure. One number a shot, refined chunk by chunk. Ours."""
+"""Exposure of the running shot, one number refined chunk by chunk, and whether the shot is sharp already. Ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where restored frames go: a video in segments, a folder of PNG frames, or one image."""
+"""Writing restored frames: a video in segments, a folder of PNG frames, or one image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
+from unsmear.files import write_whole
 from unsmear.restore.options import Options
 from unsmear.restore.outputs import OutputKind, comparison_path, numbered_frames
 from unsmear.restore.timerange import TimeRange
@@ -20,9 +21,10 @@ from unsmear.video import (
     SegmentWriter,
     VideoInfo,
     choose_encoding,
+    eight_bit,
     join_segments,
 )
-from unsmear.video.images import write_png, write_whole
+from unsmear.video.images import write_png
 
 
 class Sink(Protocol):
@@ -127,7 +129,7 @@ class WithComparison:
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.inner.write(frame, restored)
         both = np.concatenate([frame.rgb, restored], 1)
-        self.video.write(frame, (both >> 8).astype(np.uint8) if both.dtype == np.uint16 else both)
+        self.video.write(frame, eight_bit(both))
 
     def end_segment(self) -> None:
         self.inner.end_segment()
@@ -143,7 +145,7 @@ class WithComparison:
         try:
             self.made.replace(self.output)
         except OSError as error:
-            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return notes
 
 
@@ -177,7 +179,7 @@ class FramesSink:
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
         except OSError as error:
-            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return []
 
 
@@ -221,7 +223,7 @@ class ImageSink:
             write_png(self.output, image)
             return []
         if image.dtype == np.uint16 and self.suffix not in self.DEEP:
-            image = (image >> 8).astype(np.uint8)
+            image = eight_bit(image)
             notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
         write_whole(self.output, self._encoded(image))
         return notes

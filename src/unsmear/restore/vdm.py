@@ -1,4 +1,4 @@
-"""The video diffusion model as a Restorer: clips in, generated clips out, and how the last frames were made."""
+"""The video diffusion model as a Restorer: clips in, generated clips and the steps of the last frames out."""
 
 import hashlib
 
@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
-from unsmear.restore.generating import first_tile_px, tiled
-from unsmear.restore.memory import memory_errors
-from unsmear.restore.restorer import Clip, State
+from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, tensor_to_frames
+from unsmear.restore.tiles import first_latent_tile_px, tiled
 
 WHOLE_CELLS = 128 * 128
 """Latents up to this many cells are denoised in one tile by a compact network; a full-size one takes tiles always."""
 
 
-class VDMRestorer:
+class VDMRestorer(Restorer):
     """Runs a ``VDMPipeline`` on clips.
 
     Frames are noisy in the same way however the video is cut up. Pieces that follow each other share ``frames_after``
@@ -31,6 +30,8 @@ class VDMRestorer:
         fingerprint: identifies the weights.
     """
 
+    sampling: VDMSampling
+
     def __init__(
         self,
         pipe: VDMPipeline,
@@ -41,7 +42,8 @@ class VDMRestorer:
         fingerprint: str = "",
     ):
         self.name, self.frames_after, self.sampling, self.pipe = name, sampling.overlap, sampling, pipe
-        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.on(device, dtype)
+        pipe.set_progress_bar_config(disable=True)  # the job shows progress
         for part in (pipe.vae, pipe.unet, pipe.blur_encoder, pipe.image_tokens, pipe.image_encoder):
             if part is not None:
                 nn.Module.to(part, device=device, dtype=dtype)
@@ -49,11 +51,7 @@ class VDMRestorer:
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # a window is in memory at a time, however long the clip
-        return first_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
-
-    def __call__(self, clip: Clip) -> np.ndarray:
-        """Restore a clip by itself → (wanted, H, W, 3)."""
-        return self.restore(clip, None, None)[0]
+        return first_latent_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)
 
     def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
         height, width = clip.frames.shape[1:3]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from unsmear.errors import DamagedVideo
-from unsmear.priors import Prior, stream_priors
+from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.video import Frame, VideoReader
 
 T = TypeVar("T")
@@ -59,8 +59,12 @@ def windows(
     before = None
     if first > 0:
         lead = next(frames, None)
-        before = None if lead is None else lead.luma
-    paired = stream_priors(frames, luma=lambda f: f.luma, chunk_frames=chunk_frames, before=before)
+        if lead is None:
+            return
+        before = lead.luma
+    # Always re-encoded, whatever the file holds: networks were trained on such priors.
+    settings = PriorSettings(mode="reencode", chunk_frames=chunk_frames)
+    paired = iter(stream(frames, settings, first=first, before=before))
     number = first_chunk
     current: list[tuple[Frame, Prior]] = []
     with closing(prefetched(paired, chunk_frames)) as ahead:

@@ -1,4 +1,4 @@
-"""The working folder of a job: what is finished survives a kill, and a second run goes on from there.
+"""Resuming: the working folder of a job, from which a second run goes on after a kill.
 
 A hidden folder beside the output holds the finished segments, the model's state after the last one, and a
 manifest of what the job is. A folder left by a different job (another input, model, option) is discarded.
@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unsmear.errors import OutputError
-from unsmear.restore.figures import Figures
+from unsmear.files import write_whole
+from unsmear.restore.report import Figures
 from unsmear.restore.restorer import State
 from unsmear.restore.shots import DutyTracker
-from unsmear.video.images import write_whole
 
 
 @dataclass
@@ -80,7 +80,9 @@ class WorkFolder:
             self.path.mkdir(parents=True)
             write_whole(self.path / "job.json", json.dumps(self.job).encode())
         except OSError as error:
-            raise OutputError(f"{self.path.parent} cannot be written ({error.strerror}); choose another -o") from None
+            raise OutputError(
+                f"{self.path.parent} cannot be written ({error.strerror}); choose another `output`"
+            ) from None
         return SoFar(tile_px=tile_px)
 
     def _found(self) -> SoFar | None:

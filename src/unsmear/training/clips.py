@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.data.pack import CLIP_SUFFIXES, material, read_clip
+from unsmear.data.pack import material, read_clip
 from unsmear.data.sets import read_pieces
 from unsmear.errors import DataLayoutError
+from unsmear.video.probe import VIDEO_SUFFIXES
 
 SHRINK = (0.5, 1.0)
 """A video is shrunk by a factor between these before a clip is cut out of it."""
@@ -35,7 +36,7 @@ class SharpClips:
         every = [
             np.stack(list(read_clip(path, longest_px)))
             for name in folders
-            for path in material(Path(name), CLIP_SUFFIXES)
+            for path in material(Path(name), VIDEO_SUFFIXES)
         ]
         self.clips = [clip for clip in every if len(clip) >= frames and min(clip.shape[1:3]) >= size]
         if not self.clips:

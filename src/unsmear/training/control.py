@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from unsmear.data.degrade import degrade
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
-from unsmear.models.cpc.attention import LONGEST_PX, control_priors
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
 from unsmear.models.cpfp import CPFP, PriorTensors
-from unsmear.models.loading import load_model
+from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
+from unsmear.models.loading import load
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import read_yaml
@@ -32,7 +32,7 @@ from unsmear.training.images import ImageCrops, middle, spread, strip
 from unsmear.training.validation import ValidationClip, restore
 
 if TYPE_CHECKING:
-    from unsmear.training.cpc import CPCTraining
+    from unsmear.training.cpgd import CPGDTraining
 
 SHOWN_STEPS = 4
 
@@ -67,7 +67,7 @@ class _Asked(NamedTuple):
 class ControlRecipe:
     """Phase II: only the control network is moved."""
 
-    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: "CPCTraining"):
+    def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: "CPGDTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.unet = unet.eval().requires_grad_(False)
         if config.loop.channels_last:
@@ -75,7 +75,7 @@ class ControlRecipe:
         self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
-        self.first: CPFP | None = load_model(find(config.first_stage)) if config.first_stage else None
+        self.first: CPFP | None = load(find(config.first_stage), "CPFP") if config.first_stage else None
         self.given_first = _restored_already(config)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -199,7 +199,8 @@ class ControlRecipe:
         options = Sampling(SHOWN_STEPS, start=start, cancel_autoencoder=self.config.cancel_autoencoder)
         for part in (self.unet, self.diffusion.vae):
             nn.Module.to(part, device)
-        pipe = CPCPipeline(self.diffusion.vae, self.unet, model, scheduler)
+        pipe = CPGDPipeline(self.diffusion.vae, self.unet, model, scheduler)
+        pipe.set_progress_bar_config(disable=True)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             given, wanted, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
@@ -209,7 +210,7 @@ class ControlRecipe:
         return out
 
 
-def _restored_already(config: "CPCTraining") -> bool:
+def _restored_already(config: "CPGDTraining") -> bool:
     """True where the packs hold the frames that stage 1 restored (``unsmear data restore``).
 
     Raises:

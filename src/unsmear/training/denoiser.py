@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unsmear.models.cpc.steering import start_timesteps
+from unsmear.models.common.schedule import start_timesteps
 from unsmear.training.diffusion import Diffusion
 from unsmear.training.images import ImageCrops, strip
 
 if TYPE_CHECKING:
-    from unsmear.training.cpc import CPCTraining
+    from unsmear.training.cpgd import CPGDTraining
 
 SHOWN_STEPS = 8
 
@@ -28,7 +28,7 @@ class PriorBatch(NamedTuple):
 class PriorRecipe:
     """A denoiser of the latents of sharp pictures."""
 
-    def __init__(self, model: UNet2DConditionModel, config: "CPCTraining"):
+    def __init__(self, model: UNet2DConditionModel, config: "CPGDTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
         self.crops = ImageCrops(config.images)
 

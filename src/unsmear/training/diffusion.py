@@ -9,26 +9,24 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import LPIPS
-from unsmear.models.autoencoders import decode, encode
-from unsmear.models.cpc.steering import Prediction
-from unsmear.models.loading import load_autoencoder
+from unsmear.models.common.latents import decode, encode
+from unsmear.models.common.schedule import BETAS, Prediction
+from unsmear.models.loading import AUTOENCODERS, load
 from unsmear.models.zoo import ModelEntry
 
 if TYPE_CHECKING:
-    from unsmear.training.cpc import CPCTraining
-
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    from unsmear.training.cpgd import CPGDTraining
 
 
 class Diffusion:
     """Noising and target of a latent diffusion model, with frozen parts."""
 
-    def __init__(self, config: "CPCTraining"):
+    def __init__(self, config: "CPGDTraining"):
         self.config = config
-        self.vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        self.vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         if config.loop.channels_last:
             nn.Module.to(self.vae, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.schedule = DDPMScheduler(**SCHEDULE, prediction_type=config.prediction)
+        self.schedule = DDPMScheduler(**BETAS, prediction_type=config.prediction)
         self.latest = min(config.latest, int(self.schedule.config["num_train_timesteps"]))
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.data.pack import CLIP_SUFFIXES, PHOTO_SUFFIXES, material, read_clip, read_photo, some_leaves
+from unsmear.data.pack import material, read_clip, read_photo, some_leaves
 from unsmear.data.sets import read_pieces
 from unsmear.errors import UsageError
 from unsmear.options import Limits, check
+from unsmear.video.images import IMAGE_SUFFIXES
+from unsmear.video.probe import VIDEO_SUFFIXES
 
 T = TypeVar("T")
 
@@ -56,11 +58,11 @@ class ImageCrops:
             raise UsageError("data.photos and data.clips are empty: name a folder of photographs or of videos")
         self.config = config
         self.pictures = [
-            read_photo(p, config.longest_px) for name in config.photos for p in material(Path(name), PHOTO_SUFFIXES)
+            read_photo(p, config.longest_px) for name in config.photos for p in material(Path(name), IMAGE_SUFFIXES)
         ]
         self.pictures += some_leaves(config.leaves, self.pictures, 0)
         for name in config.clips:
-            for path in material(Path(name), CLIP_SUFFIXES):
+            for path in material(Path(name), VIDEO_SUFFIXES):
                 self.pictures += list(read_clip(path, config.longest_px))[:: config.clip_stride]
         self.shares = np.sqrt([p.shape[0] * p.shape[1] for p in self.pictures])
 

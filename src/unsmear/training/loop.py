@@ -7,7 +7,6 @@ was killed and resumed equals one that was not.
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import settle_folder, whole_folder
 from unsmear.training.config import LoopConfig, OptimiserConfig
 from unsmear.video.images import write_png
 
@@ -114,6 +114,7 @@ def train(
     average = deepcopy(model).eval().requires_grad_(False)
     start, best = 0, -math.inf
     last = folder / "last"
+    settle_folder(last)
     if resume and (last / "state.json").is_file():
         start, best = _load(last, model, average, optimiser)
         log.info("resumed at step %d", start)
@@ -208,19 +209,12 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _save(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float) -> None:
-    """Write a checkpoint beside the old one and swap them, so that a kill leaves one of the two."""
-    fresh = folder.with_name(folder.name + ".new")
-    fresh.mkdir(parents=True, exist_ok=True)
-    for name, module in (("model", model), ("ema", average)):
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")
-    torch.save(optimiser.state_dict(), fresh / "optimiser.pt")
-    (fresh / "state.json").write_text(json.dumps({"step": step, "best": best}))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write a checkpoint and let it take the place of the old one."""
+    with whole_folder(folder) as fresh:
+        for name, module in (("model", model), ("ema", average)):
+            save_file({k: v.contiguous() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")
+        torch.save(optimiser.state_dict(), fresh / "optimiser.pt")
+        (fresh / "state.json").write_text(json.dumps({"step": step, "best": best}))
 
 
 def _load(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any) -> tuple[int, float]:

@@ -5,9 +5,6 @@ for all this is the CPU's work. A sequence depends on the seed, its step and its
 workers are and however far ahead they work. (Noise also depends on the kind of device, which draws it.)
 """
 
-import multiprocessing
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -18,7 +15,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from unsmear.data.camera import Rendered
@@ -34,6 +30,7 @@ from unsmear.data.pack import (
 )
 from unsmear.data.shards import open_shards
 from unsmear.errors import UsageError
+from unsmear.processes import process_pool
 from unsmear.training.sequences import Arrays, DataConfig, augment
 
 Drawn = Rendered | list[np.ndarray]
@@ -100,11 +97,9 @@ class OnlineSequences:
     def _in_order(self, keys: Iterable[tuple[int, ...]], task: Task, most: int) -> Generator[Arrays, None, None]:
         """The results of ``task`` for the keys, in order; up to ``most`` are in hand beside the one waited for."""
         workers = self.config.workers
-        # Spawned, not forked: neither OpenCV's threads nor CUDA survive a fork.
-        context = multiprocessing.get_context("spawn")
         waiting: deque[Future[Arrays]] = deque()
         # Two threads more than workers: while these wait for a worker each, the next sequences are rendered.
-        with ProcessPoolExecutor(workers, context, _start_worker) as pool, ThreadPoolExecutor(workers + 2) as threads:
+        with process_pool(workers) as pool, ThreadPoolExecutor(workers + 2) as threads:
             try:
                 for key in keys:
                     waiting.append(threads.submit(self._sequence, key, task, pool))
@@ -123,20 +118,6 @@ class OnlineSequences:
             if drawn is not None and (finished := pool.submit(task, drawn, rng).result()) is not None:
                 return finished
         raise no_usable_sequence()
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed leaves no workers behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
 
 
 def _row(drawn: Drawn, rng: np.random.Generator, draw: PackConfig) -> Arrays | None:

@@ -10,7 +10,8 @@ import torch
 
 from unsmear.data.pack import open_pack
 from unsmear.errors import OutputError
-from unsmear.models.loading import load_model
+from unsmear.files import read_json
+from unsmear.models.loading import load
 from unsmear.models.zoo import find
 from unsmear.training.batches import stacked
 from unsmear.training.validation import restore
@@ -51,7 +52,7 @@ def restore_pack(
         raise OutputError(f"{folder} is the pack itself: give another folder")
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder} exists: give `overwrite` or another folder")
-    network = load_model(entry).bfloat16()
+    network = load(entry, "CPFP").bfloat16()
     count = min(first or len(arrays["duty"]), len(arrays["duty"]))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -73,6 +74,6 @@ def restore_pack(
         if on_sequence:
             on_sequence(i + 1, count)
     restored.flush()
-    facts = json.loads((pack / FACTS).read_text()) | {RESTORED_BY: entry.checksum()}
+    facts = read_json(pack / FACTS, "make the pack again") | {RESTORED_BY: entry.checksum()}
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     return count

@@ -16,11 +16,12 @@ import numpy as np
 
 from unsmear.data.layouts import DataClip
 from unsmear.data.pack import RESIDUAL_CELL, PackConfig, open_pack
-from unsmear.data.sets import eight_bit, find_pairs, open_priors
+from unsmear.data.sets import find_pairs, open_priors
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior
 from unsmear.priors.duty import estimate_duty
+from unsmear.video import eight_bit
 from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 

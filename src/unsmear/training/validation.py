@@ -14,10 +14,8 @@ from unsmear.data.sets import read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.models.cpfp import PriorTensors
-from unsmear.priors import chunk_priors
-from unsmear.priors.duty import estimate_duty
+from unsmear.restore.restorer import Clip
 from unsmear.restore.tensors import frames_to_levels, prior_tensors
-from unsmear.video.colour import luma_of_rgb
 
 _PIECES = 3
 _FRAMES = 3
@@ -71,10 +69,8 @@ def _spans(total: int) -> Iterator[slice]:
 
 
 def _priors(frames: np.ndarray) -> PriorTensors:
-    lumas = [luma_of_rgb(f) for f in frames]
-    priors = chunk_priors(lumas, before=None, after=None)
-    duty = estimate_duty(lumas, priors)
-    return prior_tensors(priors[1:-1], -1.0 if duty is None else duty)
+    clip = Clip.of(frames)
+    return prior_tensors(clip.priors[1:-1], -1.0 if clip.duty is None else clip.duty)
 
 
 @torch.inference_mode()

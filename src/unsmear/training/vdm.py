@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import LPIPS, load_lpips
-from unsmear.models.adapters.families import SCHEDULES
-from unsmear.models.autoencoders import decode, encode
-from unsmear.models.cpc.steering import Prediction
-from unsmear.models.loading import VDMParts, load_autoencoder, load_vdm
+from unsmear.models.common.latents import decode, encode
+from unsmear.models.common.schedule import SCHEDULES, Prediction
+from unsmear.models.loading import AUTOENCODERS, load
 from unsmear.models.vdm.conditions import ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
-from unsmear.models.zoo import ModelEntry
+from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.batches import open_batches
 from unsmear.training.clips import ClipPair, SharpClips, validation_clips
@@ -151,6 +150,7 @@ class TrainedVDM(VDM):
         super().save_pretrained(folder)
         for name, part in self.frozen:
             part.save_pretrained(Path(folder) / name)
+        write_index(Path(folder))
 
 
 class ClipBatch(NamedTuple):
@@ -291,6 +291,7 @@ class VDMRecipe:
                 nn.Module.to(part, device)
         learnt = model.unet, model.blur_encoder, model.image_tokens
         pipe = VDMPipeline(self.vae, *learnt, self.sampler, self.image_encoder)
+        pipe.set_progress_bar_config(disable=True)
         options = VDMSampling(SHOWN_STEPS, start=self.config.latest / self.sampler.config["num_train_timesteps"])
         for i, clip in enumerate(spread(self.validation)):
             sharp, blurred = (frames.float() / 255 for frames in clip)
@@ -311,19 +312,19 @@ def select(model: VDM, config: VDMTraining) -> None:
         part.requires_grad_(True)
 
 
-def start(config: VDMTraining) -> tuple[TrainedVDM, VDMParts]:
-    """The model with start values, ready for its stage, and the parts that it was made of."""
+def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
+    """The model with start values, ready for its stage, and the pipeline of its parts."""
     torch.manual_seed(config.loop.seed)
     sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
     if config.init:
-        parts = load_vdm(ModelEntry("init", Path(config.init)))._replace(scheduler=sampler)
+        pipe = load(ModelEntry("init", Path(config.init)), "VDMPipeline")
     else:
-        vae = load_autoencoder(ModelEntry("autoencoder", Path(config.autoencoder)))
+        vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         unet = config.compact.unet(int(vae.config.latent_channels))
-        model = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
-        parts = VDMParts(model, vae, sampler, None)
-    model = TrainedVDM(parts.model.unet, parts.model.blur_encoder, parts.model.image_tokens)
-    kept = {"vae": parts.vae, "scheduler": sampler, "image_encoder": parts.image_encoder}
+        made = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
+        pipe = VDMPipeline(vae, made.unet, made.blur_encoder, made.image_tokens, sampler)
+    model = TrainedVDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
+    kept = {"vae": pipe.vae, "scheduler": sampler, "image_encoder": pipe.image_encoder}
     model.frozen = tuple((name, part) for name, part in kept.items() if part is not None)
     select(model, config)
     for layer in model.modules():
@@ -333,12 +334,12 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMParts]:
                     inner.p = config.temporal_dropout
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return model, parts
+    return model, pipe
 
 
 def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
     """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
     chosen = read_config(VDMTraining, config, changes)
-    model, parts = start(chosen)
-    return Job(model, VDMRecipe(model, parts.vae, parts.image_encoder, chosen), chosen.loop)
+    model, pipe = start(chosen)
+    return Job(model, VDMRecipe(model, pipe.vae, pipe.image_encoder, chosen), chosen.loop)

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from unsmear.video.frame import eight_bit
+
 # AVColorSpace → the matrices that swscale knows (its numbers differ for SMPTE 170M only).
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT601 = 5
@@ -67,6 +69,7 @@ class ToRgb:
             return _first_plane(frame, np.uint8).copy()
         if bits == 8:
             return _first_plane(self._planar.reformat(frame, format="yuv422p"), np.uint8).copy()
+        # Deep luma is 8-bit luma with more digits (16 is black in both), so it is shifted, not scaled as RGB is.
         if name.startswith("yuv") and name.endswith("le") and form.is_planar:
             return (_first_plane(frame, np.uint16) >> (bits - 8)).astype(np.uint8)
         wide = self._planar.reformat(frame, format="yuv444p16le", interpolation=_FLAGS)
@@ -160,9 +163,7 @@ def _full_range_matrix(colorspace: int, middle: int) -> np.ndarray:
 
 def luma_of_rgb(rgb: np.ndarray) -> np.ndarray:
     """BT.601 luma, full range: ``(H, W, 3)`` uint8 or uint16 → ``(H, W)`` uint8."""
-    if rgb.dtype == np.uint16:
-        rgb = (rgb >> 8).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+    return np.asarray(cv2.cvtColor(eight_bit(rgb), cv2.COLOR_RGB2GRAY))
 
 
 def _first_plane(frame: Any, dtype: type) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""One decoded frame, as every other part of unsmear sees it."""
+"""Decoded frames, as every other part of unsmear sees them, and their values in 8 bits."""
 
 from dataclasses import dataclass
 
 import numpy as np
+
+
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is; uint16, over its full range 0..65535 as in ``Frame.rgb``, rounded to 256 levels."""
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8) if image.dtype == np.uint16 else image
 
 
 @dataclass(frozen=True)

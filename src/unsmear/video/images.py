@@ -1,6 +1,5 @@
 """Single images and folders of numbered frames."""
 
-import os
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 
 from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+from unsmear.files import write_whole
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 _PNG_LEVEL = 2  # zlib level: a third of the time of the default for some per cent of size
@@ -69,20 +69,6 @@ def write_png(path: Path | str, rgb: np.ndarray) -> None:
     if not done:
         raise OutputError(f"{path}: cannot be encoded as PNG")
     write_whole(path, data.tobytes())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and rename it there once it is on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 class FrameFolderWriter:

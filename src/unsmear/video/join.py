@@ -1,4 +1,4 @@
-"""Segments and the source's other streams into the finished file, packet by packet, nothing decoded."""
+"""Joining: segments and the source's other streams into the finished file, packet by packet, nothing decoded."""
 
 import io
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import av
 import av.error
 
 from unsmear.errors import OutputError
+from unsmear.files import WholeFile
 from unsmear.video.ffmpeg import file_url, main_video_stream, open_input, reason
 from unsmear.video.probe import probe
-from unsmear.video.segments import sync
 from unsmear.video.timeline import Timeline, read_timeline, video_packets
 
 # Tags that describe the source's own bytes and would be false of the output.
@@ -52,18 +52,15 @@ def join_segments(
     output = Path(output)
     if not segments:
         raise ValueError("no segments to join")
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _Joining(source, segments, output, partial, start_s, end_s) as joining:
-            report = joining.run()
-        sync(partial)
-        partial.replace(output)
+        with (
+            WholeFile(output, same_suffix=True) as partial,
+            _Joining(source, segments, output, partial, start_s, end_s) as joining,
+        ):
+            return joining.run()
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise OutputError(f"{output}: cannot be written ({reason(error)})") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return report
 
 
 class _Joining:

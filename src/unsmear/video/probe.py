@@ -1,4 +1,4 @@
-"""What a file is, before any of it is restored."""
+"""Probing: properties of a video, an image or a folder of frames, and the inputs in a folder."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -35,10 +35,10 @@ class VideoInfo:
     ``width`` and ``height`` are as decoded, before rotation. ``frame_rate`` is the average in frames/s;
     ``frames`` the number that the container states, None when it does not (``kind`` "frames" and "image"
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
-    ``display_matrix`` holds the nine integers behind it. ``color_*`` and ``colorspace`` are H.273's numbers,
-    as FFmpeg uses them, 2 where unspecified (``color_range``: 0 unspecified, 1 limited, 2 full).
-    ``chroma_siting`` is where the codec's subsampled chroma lies by its standard. ``raw`` is what a ``.yuv``
-    file was opened as.
+    ``display_matrix`` holds the nine integers behind it, which may mirror it, too (see ``upright``).
+    ``color_*`` and ``colorspace`` are H.273's numbers, as FFmpeg uses them, 2 where unspecified
+    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where the codec's subsampled
+    chroma lies by its standard. ``raw`` is what a ``.yuv`` file was opened as.
     """
 
     path: Path

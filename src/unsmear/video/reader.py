@@ -1,7 +1,7 @@
 """Frames of a video, a folder of frames or an image, one at a time and in order."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -57,23 +57,23 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
-    def frames(self, first: int = 0, last: int | None = None) -> Iterator[Frame]:
-        """Frames with ``first <= index < last`` (None: to the end).
+    def frames(self, first: int = 0, last: int | None = None, wanted: Container[int] | None = None) -> Iterator[Frame]:
+        """Frames with ``first <= index < last`` (None: to the end) whose index is among ``wanted`` (None: all).
 
-        Earlier frames are decoded, as later ones need them, but not converted. Raises DamagedVideo, naming
+        Others are decoded, as later ones need them, but not converted. Raises DamagedVideo, naming
         the frame reached, where the decoder reports an error or the file ends before it should; and
         UnsupportedVideo where the size of the picture changes.
         """
         if self.info.kind == "video":
-            return self._video_frames(first, last)
-        return self._image_frames(first, last)
+            return self._video_frames(first, last, wanted)
+        return self._image_frames(first, last, wanted)
 
-    def _image_frames(self, first: int, last: int | None) -> Iterator[Frame]:
+    def _image_frames(self, first: int, last: int | None, wanted: Container[int] | None) -> Iterator[Frame]:
         info = self.info
         paths = [info.path] if info.kind == "image" else list_images(info.path)
         deep = info.bit_depth > 8
         for index, path in enumerate(paths[:last]):
-            if index < first:
+            if index < first or (wanted is not None and index not in wanted):
                 continue
             rgb = read_image(path)
             if rgb.shape[:2] != (info.height, info.width):
@@ -88,7 +88,7 @@ class VideoReader:
                 )
             yield Frame(index, None, float(index / DEFAULT_RATE), rgb, luma_of_rgb(rgb))
 
-    def _video_frames(self, first: int, last: int | None) -> Iterator[Frame]:
+    def _video_frames(self, first: int, last: int | None, wanted: Container[int] | None) -> Iterator[Frame]:
         info = self.info
         container = open_input(info.path, info.raw)
         self._open.append(container)
@@ -107,7 +107,7 @@ class VideoReader:
                         f"{info.width}x{info.height}; split the video where its size changes"
                     )
                 pts = clock.place(frame.pts)
-                if index >= first:
+                if index >= first and (wanted is None or index in wanted):
                     if info.raw is not None:
                         frame.colorspace = info.colorspace
                     rgb, luma = convert(frame)

@@ -1,4 +1,4 @@
-"""Which frame is shown at a time, without decoding."""
+"""Seeking: the number of the frame that is shown at a time, without decoding."""
 
 import bisect
 

@@ -8,7 +8,6 @@ back as numbers from which exact times follow. Times are stored from 0 on; the f
 add and the unit.
 """
 
-import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,7 @@ import av.error
 import numpy as np
 
 from unsmear.errors import OutputError
+from unsmear.files import WholeFile
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, FromRgb
 from unsmear.video.encoding import Encoding, container_accepts, encoder_rate
 from unsmear.video.ffmpeg import file_url, kept_scheduling, reason, silence_encoder_libraries
@@ -45,7 +45,7 @@ class SegmentWriter:
         self.path = Path(path)
         self.width, self.height = width, height
         self.time_base = segment_time_base(info)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._file = WholeFile(self.path)
         self._encoding = encoding
         self._info = info
         rate = info.frame_rate or DEFAULT_RATE
@@ -111,8 +111,7 @@ class SegmentWriter:
             self._mux(self._stream.encode(None))
             self._container.close()
             self._container = None
-            sync(self._partial)
-            self._partial.replace(self.path)
+            self._file.keep()
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
             raise OutputError(f"{self.path}: cannot be written ({reason(error)})") from error
@@ -123,7 +122,7 @@ class SegmentWriter:
             container, self._container = self._container, None
             with suppress(av.error.FFmpegError, OSError, ValueError):  # it is removed next
                 container.close()
-        self._partial.unlink(missing_ok=True)
+        self._file.drop()
 
     def _start(self, first_pts: int) -> None:
         silence_encoder_libraries()
@@ -135,7 +134,7 @@ class SegmentWriter:
         if not in_nut:
             muxing["movflags"] = "use_metadata_tags"
         self._container = av.open(
-            file_url(self._partial), "w", format="nut" if in_nut else "mov", container_options=muxing
+            file_url(self._file.partial), "w", format="nut" if in_nut else "mov", container_options=muxing
         )
         self._container.metadata[ORIGIN_KEY] = f"{first_pts} {self.time_base}"
         stream = self._container.add_stream(encoding.codec, rate=self._encoder_rate)
@@ -182,12 +181,6 @@ class SegmentWriter:
 def segment_time_base(info: VideoInfo) -> Fraction:
     """The unit of the ``pts`` that ``SegmentWriter`` takes: the source's, or 1/25 s where it has none."""
     return info.time_base or 1 / DEFAULT_RATE
-
-
-def sync(path: Path) -> None:
-    """Wait until a finished file is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _target_colours(info: VideoInfo, pixel_format: str) -> tuple[int, int]:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, UNET_CONFIG, check_context_width, context_width
 from unsmear.models.adapters.strict import State, convert_strictly, without_prefixes
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.control import CPControlNet
 
 log = logging.getLogger(__name__)
 
 PREFIXES = ("module.", CONTROL_PREFIX, "controlnet.")
 
 RELEASED_OPTIONS = {"guided": True, "shared_query": True, "joint_time_attention": True}
-"""How CPGD-Net's release differs from the paper (METHODS §7)."""
+"""How CPGD-Net's release differs from the paper in these options."""
 
 _USED_MASK, _UNUSED_MASK = "attn1.mask.weight", "attn2.mask.weight"
 _PRIOR_PARTS = ("mask", "to_qm")

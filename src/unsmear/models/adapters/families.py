@@ -1,44 +1,21 @@
-"""Which of two ways a denoiser was trained in, and the sampler's settings that belong to it.
+"""Families of denoisers: prediction of noise or of velocity, and the scheduler of each.
 
 A denoiser predicts the noise (ε), or velocity on a schedule that ends without signal (v, zero terminal SNR). Its keys
 and shapes are the same either way, and with the other's schedule it makes pictures that are wrong without an error.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 
 from unsmear.errors import UsageError, WeightsError
-
-Family = Literal["epsilon", "v-zero-snr"]
-
-FAMILIES: tuple[Family, ...] = get_args(Family)
+from unsmear.models.common.schedule import FAMILIES, SCHEDULES, Family
 
 SCHEDULER_FILE = "scheduler_config.json"
-
-_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-}
-
-SCHEDULES: dict[Family, dict[str, Any]] = {
-    "epsilon": _SCHEDULE
-    | {"prediction_type": "epsilon", "timestep_spacing": "linspace", "rescale_betas_zero_snr": False},
-    "v-zero-snr": _SCHEDULE
-    | {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
-}
-"""Settings of the scheduler by family."""
-
-FAMILY_BY_SHA256: dict[str, Family] = {}
-"""Known checkpoints: SHA-256 of the file, hexadecimal → its family."""
 
 PROBED_TIMESTEP = 999
 PROBED_LIKENESS = 0.95
@@ -85,15 +62,6 @@ def family_of_scheduler(folder: Path) -> Family | None:
     )
 
 
-def family_of_file(path: Path, known: Mapping[str, Family] | None = None) -> Family | None:
-    """The family of a checkpoint whose SHA-256 is known, by default of ``FAMILY_BY_SHA256``; None for others."""
-    known = FAMILY_BY_SHA256 if known is None else known
-    if not known or not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return known.get(hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def agreed(claims: Mapping[str, Family | None]) -> Family | None:
     """The family that all claims agree on, None without any.
 
@@ -119,7 +87,7 @@ def family_by_probe(unet: Any) -> Family:
     Another answer proves nothing: v with and without zero terminal SNR answer alike, and so may a damaged network.
 
     Raises:
-        WeightsError: the answer is not nearly the input; ``--family`` is named as the way out.
+        WeightsError: the answer is not nearly the input; ``family`` is named as the way out.
     """
     side = max(64, 2 ** len(unet.config["block_out_channels"]))
     noise = torch.randn(1, unet.config["in_channels"], side, side, generator=torch.Generator().manual_seed(0))

@@ -1,9 +1,9 @@
 """A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
 
 The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
-far as sources for them were given, and the empty prompt where there is all to read it with; several imports may fill
-one folder: first Stable Diffusion and then the control network, or first a video model's denoiser and then Stable
-Diffusion, of which its autoencoder and text encoder are taken.
+far as sources for them were given, ``model_index.json``, and the empty prompt where there is all to read it with.
+Several imports may fill one folder: first Stable Diffusion and then the control network, or first a video model's
+denoiser and then Stable Diffusion, of which its autoencoder and text encoder are taken.
 """
 
 import json
@@ -23,13 +23,13 @@ from torch import Tensor
 from unsmear.errors import OutputError, UsageError, WeightsError
 from unsmear.models.adapters import diffbir, families, stable_diffusion, vgen
 from unsmear.models.adapters.checkpoint import read_checkpoint
-from unsmear.models.adapters.families import Family
 from unsmear.models.adapters.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
 from unsmear.models.adapters.strict import State, part
 from unsmear.models.adapters.text_encoder import TextEncoder
 from unsmear.models.adapters.vgen import UNET3D_CONFIG, VideoUNet
+from unsmear.models.common.schedule import Family
 from unsmear.models.text import TEXT_PARTS, store_empty_prompt
-from unsmear.models.zoo import EMPTY_PROMPT_FILE
+from unsmear.models.zoo import EMPTY_PROMPT_FILE, write_index
 
 Write = Callable[[Path], Any]
 
@@ -108,6 +108,7 @@ def import_weights(
             write(partial / name)
     if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
         notes += filter(None, [store_empty_prompt(out)])
+    write_index(out)
     return Imported(found.what, decided, parameters, notes)
 
 
@@ -182,7 +183,7 @@ def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
 
 
 def _family(found: _Found, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
-    """By the source's scheduler or its own nature, its checksum, the user, the folder's scheduler; else by probing."""
+    """By the source's scheduler or its own nature, the user, the folder's scheduler; else by probing."""
     held = families.family_of_scheduler(out / "scheduler")
     if found.beside_video and held is not None:
         return held  # what autoencoder and text encoder were trained beside is no matter
@@ -192,7 +193,6 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
             f"{source}/scheduler": stated,
             "CPGD-Net's release": "epsilon" if found.control_has_priors else None,
             "TF-T2V": found.video.family if found.video else None,
-            f"the checksum of {source}": families.family_of_file(source),
             "`family`": given,
         }
     )

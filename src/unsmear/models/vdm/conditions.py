@@ -1,4 +1,4 @@
-"""What the video diffusion model hears of a blurred clip: its latents, frame by frame, and its centre frame as a whole.
+"""Conditions of the video diffusion model: latents of the blurred frames, and tokens of the centre frame.
 
 Both enter the 3D UNet from outside (``network``): latents through ``BlurEncoder`` beside its first convolution, the
 centre frame through ``ImageTokens`` in its cross-attention (VDM §4.1; where the paper is silent, ours).
@@ -13,12 +13,12 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.autoencoders import described, is_kl
-
-__all__ = ["BlurEncoder", "ImageTokens", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside them
+from unsmear.models.common.latents import described, is_kl
+from unsmear.models.common.public import public
 
 AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)}
 
@@ -27,13 +27,14 @@ START = 0.1
 gradient at first. Ours."""
 
 SEEN_PX = 64
-"""The compact embedding sees the whole frame at this size, whatever its own is."""
+"""Side to which the compact embedding resizes the whole frame."""
 
 
+@public
 class BlurEncoder(ModelMixin, ConfigMixin):
     """Image encoder of the blurred frames: a copy of the autoencoder's, and the projection into the UNet.
 
-    The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (METHODS: ours). With L = 4 its
+    The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (ours). With L = 4 its
     second layer has the place of the eight further channels of TF-T2V's first convolution.
 
     Args:
@@ -60,7 +61,7 @@ class BlurEncoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def beside(cls, vae: Any, width: int) -> "BlurEncoder":
-        """One whose encoder is that of ``vae``, and whose projection is fresh."""
+        """Blur encoder with a copy of the encoder of ``vae`` and a fresh projection."""
         config = {key: value for key, value in described(vae.config).items() if not key.startswith("_")}
         made = cls(config | {"_class_name": type(vae).__name__}, width)
         made.encoder.load_state_dict(vae.encoder.state_dict())
@@ -85,12 +86,12 @@ class BlurEncoder(ModelMixin, ConfigMixin):
         return encoded * self.scaling
 
     def forward(self, frames: Tensor) -> Tensor:
-        """What is added to the UNet's first convolution, (B, T, C, h, w), of frames (B, T, 3, H, W) in [0, 1]."""
+        """Projected latents (B, T, C, h, w) of frames (B, T, 3, H, W) in [0, 1], for the UNet's first convolution."""
         return self.projection(self.latents(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
 
 
 class FrameEmbedding(nn.Module):
-    """A vector that sums up a frame; in the place of CLIP in the compact model. Ours.
+    """Embedding of a frame as one vector, in place of CLIP in the compact model. Ours.
 
     Args:
         channels: of its levels, each half the resolution of the one before.
@@ -111,6 +112,7 @@ class FrameEmbedding(nn.Module):
         return self.out(self.layers(small.to(self.out.weight.dtype)).mean((2, 3)))
 
 
+@public
 class ImageTokens(ModelMixin, ConfigMixin):
     """Tokens that the UNet's cross-attention reads: the empty prompt's, then some of the image vector.
 
@@ -154,6 +156,7 @@ class ImageTokens(ModelMixin, ConfigMixin):
         """(count, ``vector_width``) of zeros."""
         return torch.zeros(count, int(self.config["vector_width"]), device=self.device)
 
+    @apply_forward_hook
     def embed(self, frames: Tensor) -> Tensor:
         """Image vectors of frames (B, 3, H, W) in [0, 1] by our own embedding.
 

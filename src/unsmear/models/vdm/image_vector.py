@@ -1,6 +1,4 @@
-"""The image vector of a frame: by the model's own embedding, or by CLIP's vision tower (VDM §4.1, "CLIP's image
-encoder").
-"""
+"""Image vectors of frames, by the model's own embedding or CLIP's vision tower (VDM §4.1, "CLIP's image encoder")."""
 
 from typing import Any
 
@@ -19,11 +17,9 @@ def image_vectors(tokens: ImageTokens, image_encoder: Any, frames: Tensor) -> Te
 
     Args:
         tokens: whose own embedding is used where it has one.
-        image_encoder: ``CLIPVisionModelWithProjection`` of transformers, or None.
+        image_encoder: ``CLIPVisionModelWithProjection`` of transformers, or None: without either the image counts as
+            unknown, and the vectors are zero.
         frames: whole frames; CLIP sees them squeezed to its square, as TF-T2V shows them.
-
-    Raises:
-        ValueError: there is neither.
     """
     if tokens.embedding is not None:
         return tokens.embed(frames)

@@ -1,4 +1,5 @@
-"""The video diffusion model: a 3D UNet of the ModelScopeT2V family that is told of the blurred clip (VDM §4.1, Fig. 1).
+"""The video diffusion model: a 3D UNet of the ModelScopeT2V family, conditioned on the blurred clip (VDM §4.1,
+Fig. 1).
 
 The UNet is diffusers' own, unchanged, so that its weights load and save as they are published.
 """
@@ -23,7 +24,7 @@ PARTS = ("unet", "blur_encoder", "image_tokens")
 
 
 class VDM(nn.Module):
-    """The parts that learn, joined: everything between noisy latents and what is predicted of them.
+    """The trained parts joined: from noisy latents and conditions to the prediction.
 
     Args:
         unet: ``UNet3DConditionModel`` over L latent channels.

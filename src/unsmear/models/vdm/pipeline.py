@@ -1,52 +1,40 @@
 """The video diffusion model as a diffusers pipeline: blurred frames in, sharp frames out (VDM §4.1, §5.2)."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from unsmear.models.autoencoders import cell_px, decode, encode
-from unsmear.models.cpc.colour import transfer_colour
-from unsmear.models.cpc.latent_tiles import TileBox, by_latent_tiles, tile_boxes
-from unsmear.models.cpc.noise import frame_generator
-from unsmear.models.cpc.steering import start_timesteps
+from unsmear.models.common.latents import encode
+from unsmear.models.common.pipeline import Callback, SamplingPipeline
+from unsmear.models.common.public import public
+from unsmear.models.common.sampler import SamplerSettings, finished, predicted, sampled
+from unsmear.models.common.schedule import frame_generator
+from unsmear.models.common.tiles import Span, TileBox, by_windows, fade, mixed_in, shot_spans, tile_boxes, window_spans
 from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
 from unsmear.models.vdm.image_vector import image_vectors
 from unsmear.models.vdm.network import CLIP_FRAMES, VDM
-from unsmear.models.vdm.windows import Span, by_windows, fade, mixed_in, shot_spans, window_spans
 
 
 @dataclass(frozen=True)
-class VDMSampling:
-    """How frames are generated. Lengths of tiles are cells of the latent, those of windows frames."""
+class VDMSampling(SamplerSettings):
+    """How frames are generated. Lengths of tiles are cells of the latent, those of windows frames.
 
-    steps: int = 50
-    guidance: float = 1.0
-    """Classifier-free, with respect to the centre frame's tokens; 1 asks the network once a step. The paper uses
-    guidance and names no scale."""
-    start: float = 1.0
-    """From noise at t = T; below 1 from the latent of the blurred frames with the noise of t = start · T. Ours."""
-    seed: int = 0
+    Guidance is with respect to the centre frame's tokens; the paper uses it and names no scale. Colour is ours.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
     window: int = CLIP_FRAMES
     overlap: int = 4
     """Frames that neighbouring windows share."""
-    tile: int = 64
-    stride: int = 32
-    tile_batch: int = 1
-    colour: bool = True
-    """Coarse scales from the blurred frames, by wavelets. Ours."""
-    cancel_autoencoder: bool = True
-    """Add what the autoencoder alone loses of the blurred frames, x − D(E(x)). Ours."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} sampling steps: give at least 1")
+        super().__post_init__()
         if self.window < 1 or not 0 <= self.overlap < self.window:
             raise ValueError(
                 f"windows of {self.window} frames that share {self.overlap}: expected fewer than their own"
@@ -55,7 +43,7 @@ class VDMSampling:
 
 @dataclass
 class CarriedFrames:
-    """What a piece of a video hands to the next one: how its last frames, which both see, went through the steps."""
+    """State between pieces of a video: the steps of the last frames of one, which the next piece sees too."""
 
     frame: int
     """Frames that came before the next piece: noise belongs to frames by their number."""
@@ -64,13 +52,18 @@ class CarriedFrames:
 
 
 @dataclass
-class GeneratedFrames:
-    frames: Tensor
-    """(wanted, 3, H, W) float32, not clipped."""
-    carried: CarriedFrames
+class VDMPipelineOutput(BaseOutput):
+    """Generated frames, and the state for those that follow."""
+
+    frames: Any
+    """As ``output_type`` asks: a tensor (wanted, 3, H, W) float32, not clipped; an array (wanted, H, W, 3) in [0, 1];
+    PIL pictures. For a batch of clips (B, wanted, …), or lists of pictures."""
+    carried: CarriedFrames | None = None
+    """None for a batch of clips."""
 
 
-class VDMPipeline(DiffusionPipeline):
+@public
+class VDMPipeline(SamplingPipeline):
     """3D UNet, conditions and autoencoder, with a scheduler.
 
     Args:
@@ -80,10 +73,15 @@ class VDMPipeline(DiffusionPipeline):
         scheduler: any of diffusers'.
         image_encoder: ``CLIPVisionModelWithProjection`` for a model without an embedding of its own; without, the image
             counts as unknown.
+        sampling: fields of ``VDMSampling``, the defaults of calls.
+
+    Raises:
+        ValueError: ``sampling`` has unknown fields or values out of range.
     """
 
     model_cpu_offload_seq = "image_encoder->image_tokens->blur_encoder->unet->vae"  # type: ignore[assignment]
     _optional_components = ["image_encoder"]  # noqa: RUF012  # diffusers' own protocol
+    settings_class = VDMSampling
 
     def __init__(
         self,
@@ -93,9 +91,10 @@ class VDMPipeline(DiffusionPipeline):
         image_tokens: ImageTokens,
         scheduler: Any,
         image_encoder: Any = None,
+        sampling: dict[str, Any] | None = None,
     ):
-        super().__init__()
-        self.register_modules(
+        super().__init__(
+            sampling,
             vae=vae,
             unet=unet,
             blur_encoder=blur_encoder,
@@ -105,51 +104,99 @@ class VDMPipeline(DiffusionPipeline):
         )
 
     @property
-    def cell(self) -> int:
-        """Frame pixels a latent cell, each way."""
-        return cell_px(self.vae)
-
-    @property
-    def multiple(self) -> int:
-        """Sides of frames must be multiples of this."""
-        return self.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
+    def model(self) -> VDM:
+        """The parts that learn, joined."""
+        return VDM(self.unet, self.blur_encoder, self.image_tokens)
 
     @torch.inference_mode()
     def __call__(
         self,
-        frames: Tensor,
-        reset: Sequence[bool] | None = None,
+        frames: Any,
+        reset: Sequence[Any] | None = None,
         wanted: int | None = None,
         options: VDMSampling | None = None,
         carried: CarriedFrames | None = None,
-    ) -> GeneratedFrames:
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
         """Generate frames, shot by shot; what happens in one shot has no part in another.
 
+        A clip has no B; in a batch every clip is sampled as if it were alone, from its first frame on.
+
         Args:
-            frames: (T, 3, H, W) in [0, 1], consecutive, blurred; sides are multiples of ``multiple``.
-            reset: (T,) True where a frame begins a shot; None for one shot.
+            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, blurred; also lists of PIL pictures (of such lists for a
+                batch) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
+            reset: ([B,] T) True where a frame begins a shot; None for one shot.
             wanted: the first so many frames are generated, those after them are looked at; None for all.
-            options: of the sampler.
-            carried: of the frames before; None at the start. A new shot at the first frame takes nothing from it.
+            options: of the sampler; None for the folder's own.
+            carried: of the frames before; None at the start, and for a batch. A new shot at the first frame takes
+                nothing from it.
+            num_inference_steps, guidance_scale: in place of those in ``options``.
+            generator: of the seed, one for all clips or one a clip; None for the seed in ``options``.
+            output_type: of frames: ``pt``, ``np`` or ``pil``.
+            return_dict: whether to return a ``VDMPipelineOutput``; else a tuple of its fields.
+            callback_on_step_end: called after every step with the pipeline, the step's number within its shot, t, and
+                the tensors that ``callback_on_step_end_tensor_inputs`` names (``latents``); what it returns takes
+                their place. If it sets ``pipeline._interrupt``, the shot at hand is decoded as it is and the shots
+                after it are returned as they were given.
+
+        Returns:
+            ``VDMPipelineOutput``, or a tuple.
 
         Raises:
-            ValueError: sides that do not fit, or options out of range.
+            ValueError: sides that do not fit, options out of range, or unknown types and names.
         """
-        options = options or VDMSampling()
-        if frames.shape[-2] % self.multiple or frames.shape[-1] % self.multiple:
-            raise ValueError(f"frames of {tuple(frames.shape[-2:])} pixels: sides must be multiples of {self.multiple}")
-        wanted = len(frames) if wanted is None else wanted
-        cuts = [False] * len(frames) if reset is None else [bool(new) for new in reset]
-        carried = carried or CarriedFrames(0)
-        path = None if cuts[0] else carried.path
+        clips, single = self.clips(frames)
+        if carried is not None and not single:
+            raise ValueError("carried is for a single clip: call the pipeline once a clip")
+        settings = self.settings(options, len(clips), num_inference_steps, guidance_scale, generator)
+        count = clips.shape[1]
+        wanted = count if wanted is None else wanted
+        every: Sequence[Any] = [None] * len(clips) if reset is None else ([reset] if single else reset)
+        cuts = [[False] * count if flags is None else [bool(new) for new in flags] for flags in every]
+        shots = [[span for span in shot_spans(flags) if span[0] < wanted] for flags in cuts]
+        made, last = [], carried
+        with self.stepping(
+            sum(map(len, shots)) * settings[0].steps,
+            settings[0].steps,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            output_type,
+        ):
+            for clip, own, flags, spans in zip(clips, settings, cuts, shots, strict=True):
+                before = carried or CarriedFrames(0)
+                path = None if flags[0] else before.path
+                generated, tail = self._clip(clip, spans, wanted, own, before.frame, path)
+                made.append(generated)
+                last = CarriedFrames(before.frame + wanted, tail)
+        out = self.delivered(torch.stack(made), single, output_type)
+        last = last if single else None
+        return VDMPipelineOutput(out, last) if return_dict else (out, last)
+
+    def _clip(
+        self,
+        frames: Tensor,
+        shots: Sequence[Span],
+        wanted: int,
+        options: VDMSampling,
+        number: int,
+        path: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
         out, tail = [], None
-        for first, end in shot_spans(cuts):
-            if first >= wanted:
+        for first, end in shots:
+            if self.interrupt:
+                out.append(frames[first:wanted].cpu().float())
                 break
-            shot = _Shot(self, frames[first:end], carried.frame + first, options)
+            shot = _Shot(self, frames[first:end], number + first, options)
             latents, tail = shot.sample(path if first == 0 else None, min(wanted, end) - first)
-            out.append(shot.finish(latents))
-        return GeneratedFrames(torch.cat(out), CarriedFrames(carried.frame + wanted, tail))
+            out += [frame.cpu() for frame in shot.finish(latents)]
+        return torch.cat(out), None if self.interrupt else tail
 
 
 class _Shot:
@@ -157,8 +204,7 @@ class _Shot:
 
     def __init__(self, pipe: VDMPipeline, frames: Tensor, first: int, options: VDMSampling):
         self.pipe, self.options, self.first, self.frames = pipe, options, first, frames
-        self.model = VDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
-        self.device = pipe.unet.device
+        self.model, self.device = pipe.model, pipe._execution_device
         given = [frame.to(self.device).float() for frame in frames]
         self.projected = torch.cat([pipe.blur_encoder(frame[None, None])[0] for frame in given])
         keeps_latents = options.start < 1 or options.cancel_autoencoder
@@ -176,42 +222,32 @@ class _Shot:
         return [known] if self.options.guidance == 1 else [known, tokens(tokens.unknown(1))]
 
     def sample(self, path: Tensor | None, wanted: int) -> tuple[Tensor, Tensor | None]:
-        """Latents (wanted, L, h, w), and the way of those after them through the steps."""
-        scheduler, options = self.pipe.scheduler, self.options
-        sources = [frame_generator(options.seed, self.first + i) for i in range(len(self.frames))]
-        channels, size = self.pipe.unet.config.out_channels, self.projected.shape[-2:]
-        noise = torch.stack([torch.randn((channels, *size), generator=source) for source in sources]).to(self.device)
-        timesteps = start_timesteps(scheduler, options.steps, options.start, self.device)
-        if options.start == 1:
-            latents = noise * float(scheduler.init_noise_sigma)
-        else:
-            latents = scheduler.add_noise(self.latents, noise, timesteps[:1].expand(len(noise)))
-        known = inspect.signature(scheduler.step).parameters
-        extra: dict[str, Any] = {"generator": sources} if "generator" in known else {}
-        way = [latents]
-        for i, t in enumerate(timesteps):
-            given = scheduler.scale_model_input(latents, t)
-            latents = scheduler.step(self._predict(given, t), t, latents, **extra).prev_sample
-            if path is not None:
-                latents = _joined(path[i + 1].to(latents), latents)
-            way.append(latents)
-        tail = torch.stack([step[wanted:].cpu() for step in way]) if wanted < len(latents) else None
+        """Latents (wanted, L, h, w), and those of the frames after them before and after each step."""
+        generators = [frame_generator(self.options.seed, self.first + i) for i in range(len(self.frames))]
+        shape = (self.pipe.unet.config.out_channels, *self.projected.shape[-2:])
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+        steps: list[Tensor] = []
+
+        def joined(step: int, latents: Tensor) -> Tensor:
+            if step and path is not None:
+                latents = _joined(path[step].to(latents), latents)
+            steps.append(latents)
+            return latents
+
+        latents = sampled(self.pipe, self.options, noise, generators, self.latents, self._predict, joined)
+        tail = torch.stack([step[wanted:].cpu() for step in steps]) if wanted < len(latents) else None
         return latents[:wanted], tail
 
     def _predict(self, latents: Tensor, t: Tensor) -> Tensor:
-        """The network's prediction (T, L, h, w), with guidance, window by window and tile by tile."""
+        """The prediction for latents (T, L, h, w), window by window and tile by tile."""
 
         def denoise(span: Span) -> Tensor:
             part = latents[slice(*span)]
 
-            def tiles(boxes: Sequence[TileBox]) -> Tensor:
-                answers = [self._ask(part, t, tokens, span, boxes) for tokens in self.tokens[span]]
-                if len(answers) == 1:
-                    return answers[0]
-                wanted, unwanted = answers
-                return unwanted + self.options.guidance * (wanted - unwanted)
+            def ask(tokens: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+                return self._ask(part, t, tokens, span, boxes)
 
-            return by_latent_tiles(part.shape, self.boxes, tiles, self.options.tile_batch, part)
+            return predicted(ask, self.tokens[span], self.boxes, self.options, part)
 
         return by_windows(self.spans, denoise, latents)
 
@@ -221,18 +257,12 @@ class _Shot:
         def cut(field: Tensor) -> Tensor:
             return torch.stack([field[..., a:b, c:d] for a, b, c, d in boxes]).to(dtype)
 
-        told = tokens.to(dtype).expand(len(boxes), -1, -1)
-        return self.model.denoise(cut(latents), t, told, cut(projected)).flatten(0, 1)
+        context = tokens.to(dtype).expand(len(boxes), -1, -1)
+        return self.model.denoise(cut(latents), t, context, cut(projected)).flatten(0, 1)
 
-    def finish(self, latents: Tensor) -> Tensor:
-        """Frames (T, 3, H, W) of the first latents, on the CPU; one by one for memory."""
-        out = []
-        for i, latent in enumerate(latents):
-            made, given = decode(self.pipe.vae, latent[None]), self.frames[i : i + 1].to(self.device).float()
-            if self.options.cancel_autoencoder and self.latents is not None:
-                made = made + given - decode(self.pipe.vae, self.latents[i : i + 1])
-            out.append((transfer_colour(made, given) if self.options.colour else made).cpu())
-        return torch.cat(out)
+    def finish(self, latents: Tensor) -> Any:
+        """Frames (1, 3, H, W) of the first latents, one by one."""
+        return finished(self.pipe.vae, latents, self.frames[: len(latents)], self.latents, self.options)
 
 
 def _joined(before: Tensor, latents: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ PRIOR_CHANNELS = 3
 """V_x, V_y and R."""
 
 LONGEST_PX = 32.0
-"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. METHODS: ours."""
+"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. Ours."""
 
 PriorTokens = Mapping[int, Tensor]
 """Number of tokens → (B, tokens, 3)."""
 
 
 def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
-    """What the control network hears of the codec.
+    """Priors as the control network takes them.
 
     Args:
         motion: V, (B, 2, H, W), pixels of the frame to be restored.
@@ -59,7 +59,7 @@ def token_grids(grid: tuple[int, int], levels: int) -> dict[int, tuple[int, int]
 
 
 def add_prior_query(attn: Attention, width: int | None, shared_query: bool) -> None:
-    """Give a self-attention layer L_m (and L_qm), so that it starts exactly as it was.
+    """Add L_m (and L_qm) to a self-attention layer, initialised so that its output is unchanged.
 
     Args:
         attn: the layer; its processor must be a ``PriorAttnProcessor``.
@@ -137,7 +137,7 @@ def _received(query: Tensor, key: Tensor, chunk: int = 1024) -> Tensor:
 
 @contextmanager
 def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor]]:
-    """While inside, every self-attention of ``model`` keeps what its last call attended to (Fig. 10).
+    """Context in which every self-attention of ``model`` records the attention of its last call (Fig. 10).
 
     Yields:
         Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call; ``gate``

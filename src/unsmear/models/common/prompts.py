@@ -1,10 +1,16 @@
-"""Prompts to embeddings as Stable Diffusion 2 reads them, each text once."""
+"""Embeddings of prompts as Stable Diffusion 2 reads them, each text once; and the stored one of the empty prompt."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from unsmear.models.common.public import public
+from unsmear.models.zoo import EMPTY_PROMPT_FILE
 
 PADDING = 0
 """Token that follows the end of a prompt: OpenCLIP, which is Stable Diffusion 2's encoder, was trained with 0, also the
@@ -12,6 +18,37 @@ id of ``!``. The tokenizer folder of Stable Diffusion 2 says so; that of Stable 
 (49407), which gives other embeddings. So it is not left to a tokenizer's settings, and CLIP's vocabulary and merges are
 all that a tokenizer must bring; a checkpoint file has neither.
 """
+
+
+@public
+class EmptyPrompt(ModelMixin):
+    """Component of a pipeline without text encoder: the embedding of the empty prompt, kept in one file.
+
+    diffusers saves a component in a folder of its name; this one is the file of that name beside the folders,
+    ``empty_prompt.safetensors``, as ``unsmear models import`` writes it.
+
+    Args:
+        embedding: (1, tokens, width) float32.
+    """
+
+    def __init__(self, embedding: Tensor):
+        super().__init__()
+        self.register_buffer("embedding", embedding)
+        self.embedding: Tensor
+
+    def save_pretrained(self, save_directory: str | Path, **others: Any) -> None:  # type: ignore[override]
+        """Write the file beside ``save_directory``."""
+        del others  # of networks: shards, variants
+        file = Path(save_directory).with_name(EMPTY_PROMPT_FILE)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({file.stem: self.embedding.float().cpu().contiguous().clone()}, file)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **others: Any) -> "EmptyPrompt":  # type: ignore[override]
+        """Read the file in ``folder``, a pipeline's."""
+        del others
+        file = Path(folder) / EMPTY_PROMPT_FILE
+        return cls(load_file(file)[file.stem].float())
 
 
 class PromptEmbeddings:

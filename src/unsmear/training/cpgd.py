@@ -1,6 +1,5 @@
-"""``train cpc``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
+"""``train cpgd``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from unsmear.data.degrade import DegradeRanges
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.loading import SAMPLING_FILE, load_denoiser
-from unsmear.models.zoo import ModelEntry
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.loading import load
+from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.control import ControlRecipe
@@ -63,8 +62,8 @@ class ControlConfig:
 
 
 @dataclass(frozen=True)
-class CPCTraining:
-    """The whole of a ``train cpc`` configuration."""
+class CPGDTraining:
+    """The whole of a ``train cpgd`` configuration."""
 
     stage: Literal["prior", "control"] = "control"
     """``prior`` or ``control``."""
@@ -112,13 +111,15 @@ class CPCTraining:
 def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
     """Network, recipe and loop of a configuration file with ``changes``."""
     del resuming
-    chosen = read_config(CPCTraining, config, changes)
+    chosen = read_config(CPGDTraining, config, changes)
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
-        unet = load_denoiser(ModelEntry("init", Path(chosen.init))) if chosen.init else chosen.unet.build()
+        unet = (
+            load(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel") if chosen.init else chosen.unet.build()
+        )
         unet = unet.requires_grad_(True)
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
-    unet = load_denoiser(ModelEntry("prior", Path(chosen.prior)))
+    unet = load(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
         control = CPControlNet.from_pretrained(chosen.init, low_cpu_mem_usage=False)
     else:
@@ -142,5 +143,4 @@ def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
     scheduler = recipe.diffusion.sampler()
     scheduler.save_pretrained(folder / "scheduler")
     start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])
-    sampling = {"start": start, "cancel_autoencoder": config.cancel_autoencoder}
-    (folder / SAMPLING_FILE).write_text(json.dumps(sampling) + "\n")
+    write_index(folder, {"start": start, "cancel_autoencoder": config.cancel_autoencoder})

@@ -1,4 +1,4 @@
-"""Where the control network looks, and what the priors open (CPGD-Net, Fig. 10)."""
+"""Attention maps of the control network, and of the gates that the priors set (CPGD-Net, Fig. 10)."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsmear.models.cpc.attention import token_grids, watched_attention
-from unsmear.models.cpc.control import CPControlNet
+from unsmear.models.cpgd.attention import token_grids, watched_attention
+from unsmear.models.cpgd.control import CPControlNet
 
 
 class Heat(NamedTuple):
@@ -16,7 +16,7 @@ class Heat(NamedTuple):
     received: Tensor
     """Attention that a token receives from all others, with mean 1."""
     gate: Tensor | None
-    """How far V and R move A = L_m(V, R) from L_m(0, 0), the root mean square over channels; None where the layers are
+    """Distance of A = L_m(V, R) from L_m(0, 0), the root mean square over channels; None where the layers are
     not guided.
     """
 
@@ -25,7 +25,7 @@ class Heat(NamedTuple):
 def control_heat(
     control: CPControlNet, sample: Tensor, timestep: Tensor, text: Tensor, hint: Tensor, priors: Tensor | None
 ) -> Heat:
-    """One call of the control network, watched. The paper does not say what its maps average: ours.
+    """Attention maps of one call of the control network. The paper is silent on what its maps average: ours.
 
     Args:
         control: the network.

@@ -10,13 +10,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetModel, ControlNetOutput
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unsmear.models.cpc.attention import PriorAttnProcessor, add_prior_query, prior_tokens
-
-__all__ = ["CPControlNet", "ModelMixin"]  # a pipeline's from_pretrained looks for ModelMixin beside the class
+from unsmear.models.common.public import public
+from unsmear.models.cpgd.attention import PriorAttnProcessor, add_prior_query, prior_tokens
 
 LATENT_CHANNELS = 4
 
@@ -36,12 +34,13 @@ SHARED_WITH_THE_UNET = (
 
 
 class _JoinedBefore(nn.Module):
-    """In the place of the pixel-space embedding: the hint has joined the latent already, nothing is added."""
+    """Zero, in place of the pixel-space embedding: the hint has joined the latent already."""
 
     def forward(self, hint: Tensor) -> Tensor:
         return hint.new_zeros(())
 
 
+@public
 class CPControlNet(ControlNetModel):
     """ControlNet over (noisy latent, hint latent, priors).
 
@@ -100,13 +99,13 @@ class CPControlNet(ControlNetModel):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What ``ControlNetModel`` writes into the configuration by itself is not asked for again."""
+        """As diffusers'; fields that ``ControlNetModel`` adds to the configuration are ignored."""
         inherited = cls._get_init_keys(ControlNetModel) - cls._get_init_keys(cls)
         return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in inherited}, **kwargs)
 
     @classmethod
     def beside(cls, unet: UNet2DConditionModel, **options: Any) -> "CPControlNet":
-        """One that starts as the encoder of ``unet``, the hint unheard and nothing added to the skips.
+        """Control network with the encoder of ``unet``; the hint has weight zero, nothing is added to the skips.
 
         Args:
             unet: the frozen denoiser.

@@ -1,10 +1,14 @@
-"""Frames to latents and back, by any of the autoencoders of diffusers that generating models use."""
+"""Frames to latents and back by diffusers' autoencoders, and wavelet colour transfer between frames."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+WAVELET_LEVELS = 5
+"""Of the à-trous decomposition, as in the release of CPGD-Net's authors."""
 
 
 def is_kl(vae: Any) -> bool:
@@ -39,3 +43,20 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what ``AutoencoderTiny`` writes into it and then does not know any more."""
     own = "encoder_block_out_channels" in config
     return {key: value for key, value in config.items() if not (own and key == "block_out_channels")}
+
+
+def coarse(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
+    """Low-pass of ``image`` (B, C, H, W): 3×3 binomials at ``levels`` spacings 1, 2, 4, …; edges are repeated."""
+    profile = image.new_tensor([0.25, 0.5, 0.25])
+    channels = image.shape[1]
+    for level in range(levels):
+        step = 2**level
+        for axis, pad in ((2, (0, 0, step, step)), (3, (step, step, 0, 0))):
+            kernel = profile.reshape([1, 1, *(3 if a == axis else 1 for a in (2, 3))]).expand(channels, -1, -1, -1)
+            image = F.conv2d(F.pad(image, pad, mode="replicate"), kernel, dilation=step, groups=channels)
+    return image
+
+
+def transfer_colour(image: Tensor, reference: Tensor) -> Tensor:
+    """``image`` with the coarse scales of ``reference``; both (B, 3, H, W). As the release of CPGD-Net does."""
+    return image + coarse(torch.as_tensor(reference - image))

@@ -17,14 +17,13 @@ from diffusers import (
 )
 
 from tiny_pipeline import BETAS, control, pipeline, unet
-from unsmear.models.cpc.attention import control_priors, prior_tokens, watched_attention
-from unsmear.models.cpc.colour import transfer_colour
-from unsmear.models.cpc.control import CPControlNet
-from unsmear.models.cpc.latent_tiles import by_latent_tiles, tile_boxes
-from unsmear.models.cpc.noise import carried_noise, frame_generator
-from unsmear.models.cpc.pipeline import CPCPipeline, Sampling
-from unsmear.models.cpc.prompts import PromptEmbeddings
-from unsmear.models.cpc.steering import Prediction, start_timesteps
+from unsmear.models.common.latents import transfer_colour
+from unsmear.models.common.prompts import PromptEmbeddings
+from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator, start_timesteps
+from unsmear.models.common.tiles import by_latent_tiles, tile_boxes
+from unsmear.models.cpgd.attention import control_priors, prior_tokens, watched_attention
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
 
 
 def inputs(count: int = 2, size: tuple[int, int] = (16, 16)):
@@ -234,7 +233,7 @@ def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction
     assert not torch.equal(pipe(frames[:1], motion[:1], residual[:1], options=Sampling(steps=3)).frames, first.frames)
 
 
-@pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_latent": 0.5}, {"carry_detail": 0.5}])
+@pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_detail": 0.5}])
 def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
     pipe, (frames, _, residual) = pipeline(), clip(3)
     motion, residual = torch.zeros(3, 2, 4, 4), residual * 0
@@ -357,7 +356,7 @@ class Encoder:
         return (torch.sin(tokens[..., None] * torch.arange(1.0, 17)),)
 
 
-def with_text(encoder: Encoder) -> CPCPipeline:
+def with_text(encoder: Encoder) -> CPGDPipeline:
     pipe = pipeline()
     pipe.embeddings = PromptEmbeddings(encoder, Tokens(), 16)
     return pipe
@@ -380,13 +379,13 @@ def test_without_a_text_encoder_the_stored_empty_prompt_is_heard():
     given, options = clip(1), Sampling(steps=2)
     stored = torch.randn(1, 77, 16)
     parts = pipeline().components
-    made = CPCPipeline(**{**parts, "empty_prompt": stored})
+    made = CPGDPipeline(**{**parts, "empty_prompt": stored})
     made.set_progress_bar_config(disable=True)
     heard, silent = made(*given, options=options).frames, pipeline()(*given, options=options).frames
     assert torch.equal(heard, pipeline()(*given, options=options, prompt_embeds=stored).frames)
     assert not torch.equal(heard, silent)
     with pytest.raises(ValueError, match=r"expected \(1, tokens, 16\)"):
-        CPCPipeline(**{**parts, "empty_prompt": stored[..., :8]})
+        CPGDPipeline(**{**parts, "empty_prompt": stored[..., :8]})
 
 
 @pytest.mark.slow
@@ -405,7 +404,7 @@ def test_a_step_at_full_size_fits_a_desktop():
 def test_save_and_load(tmp_path):
     pipe, given = pipeline(), clip(1)
     pipe.save_pretrained(tmp_path)
-    again = CPCPipeline.from_pretrained(tmp_path)
+    again = CPGDPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     options = Sampling(steps=2)
     torch.testing.assert_close(again(*given, options=options).frames, pipe(*given, options=options).frames)

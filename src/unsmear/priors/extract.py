@@ -1,7 +1,7 @@
-"""A whole video, or a folder of frames, into an archive of its priors, and pictures of them on the way."""
+"""Extraction: the priors of a video or folder of frames into an archive, and pictures of them on the way."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -16,31 +16,17 @@ import numpy as np
 from av import library_versions
 
 from unsmear.errors import OutputError
-from unsmear.priors import DEFAULT_CHUNK_FRAMES, RESIDUAL_SCALE, Mode, Prior, Profile, VideoPriors
+from unsmear.files import WholeFile
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.pictures import sheet
-from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
-from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, open_video
+from unsmear.priors.prior import RESIDUAL_SCALE, Prior
+from unsmear.priors.settings import DEFAULTS, PriorSettings
+from unsmear.priors.sources import MotionSource, make_source
+from unsmear.priors.streams import stream
+from unsmear.video import Frame, RawFormat, VideoInfo, eight_bit, open_video
+from unsmear.video.ffmpeg import file_url
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
-
-
-@dataclass(frozen=True)
-class PriorSettings:
-    """Settings of the priors. All of them are part of the result and are kept in the archive."""
-
-    mode: Mode = "auto"
-    """The file's own vectors if they qualify, those or nothing (native), or always re-encoded ones."""
-    profile: Profile = "fast"
-    """Search of the re-encode."""
-    qp: int = 24
-    """Quantiser of the re-encode, 1 to 51."""
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES
-    """Frames a chunk; part of the result."""
-    motion: str = "mv"
-    """Source of the motion to the frame before: mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."""
-    motion_back: str = "mv"
-    """Source of the motion to the frame after; the same."""
 
 
 @dataclass(frozen=True)
@@ -72,49 +58,17 @@ class Extraction:
         return asdict(self)
 
 
-def pairs_of(
-    reader: VideoReader, settings: PriorSettings, workers: int = 2
-) -> tuple[VideoPriors[Frame], ReplacedMotion, Iterator[tuple[Frame, Prior]]]:
-    """The priors of an open video, the motion sources in use, and the pairs of frame and prior.
-
-    Raises:
-        UsageError: unknown settings.
-        UnsupportedVideo: mode ``"native"`` where that cannot be.
-    """
-    sources = ReplacedMotion(find_source(settings.motion), find_source(settings.motion_back))
-    priors = VideoPriors(
-        reader.info.path if reader.info.kind == "video" else None,
-        reader,
-        luma=lambda frame: frame.luma,
-        mode=settings.mode,
-        chunk_frames=settings.chunk_frames,
-        profile=settings.profile,
-        qp=settings.qp,
-        workers=workers,
-        backward=settings.motion_back == "mv",
-    )
-    return priors, sources, sources.of(priors)
-
-
-def find_source(name: str) -> MotionSource:
-    """A motion source by its name, those that need torchvision included. Raises UsageError."""
-    if name.startswith("raft"):
-        from unsmear.data.raft import make_raft
-
-        return make_raft(name)
-    return make_source(name)
-
-
 def extract(
     source: Path,
     archive: Path,
-    settings: PriorSettings | None = None,
+    settings: PriorSettings = DEFAULTS,
     *,
     preview: Path | None = None,
     overwrite: bool = False,
     workers: int = 2,
     progress: Callable[[int, int | None], None] | None = None,
     raw: RawFormat | None = None,
+    find_source: Callable[[str], MotionSource] = make_source,
 ) -> Extraction:
     """Write the priors of every frame of ``source`` to ``archive``, and a video of pictures of them.
 
@@ -127,15 +81,16 @@ def extract(
         workers: codec passes run side by side.
         progress: called with (frames done, frames in all if known).
         raw: what a ``.yuv`` file holds, instead of its name.
+        find_source: gives a motion source by its name.
 
     Raises:
         UnsmearError: the source cannot be read, an output exists, or the settings cannot be met.
     """
-    settings = settings or PriorSettings()
     begin = time.perf_counter()
     with ExitStack() as stack:
         reader = stack.enter_context(open_video(source, raw))
-        priors, sources, pairs = pairs_of(reader, settings, workers)
+        priors = stream(reader, settings, workers=workers, find_source=find_source)
+        pairs = iter(priors)
         # A source that cannot be read leaves no trace, not even a folder.
         first = next(pairs)
         writer = stack.enter_context(ArchiveWriter(archive, describe(reader.info, settings), overwrite=overwrite))
@@ -155,7 +110,7 @@ def extract(
                 progress(len(writer), reader.info.frames)
         frames = len(writer)
         writer.provenance["reason"] = priors.reason
-        for cost in sources.costs:
+        for cost in priors.costs:
             if cost.source == "mv":
                 cost.fields, cost.seconds = frames, priors.seconds
         coverage, motion, residual = (float(x) for x in np.mean(tally, axis=0)) if tally else (0.0, 0.0, 0.0)
@@ -173,7 +128,7 @@ def extract(
         residual_mean=round(residual, 3),
         seconds=round(time.perf_counter() - begin, 3),
         prior_seconds=round(priors.seconds, 3),
-        costs=[cost.as_dict() for cost in sources.costs],
+        costs=[cost.as_dict() for cost in priors.costs],
     )
 
 
@@ -201,13 +156,13 @@ class Preview:
             raise OutputError(f"{path} exists already; give `overwrite` or choose another file")
         if path.suffix.lower() not in (".mp4", ".mkv", ".mov"):
             raise OutputError(f"{path}: a preview is written as .mp4, .mkv or .mov; choose one of these endings")
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._file = WholeFile(path, same_suffix=True)
         self._stream: Any = None
         self._rate = info.frame_rate or Fraction(25)
         self._unit = info.time_base or 1 / self._rate
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._container: Any = av.open(f"file:{self._partial}", "w")
+            self._container: Any = av.open(file_url(self._file.partial), "w")
         except (av.FFmpegError, OSError) as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -216,8 +171,7 @@ class Preview:
 
     def add(self, frame: Frame, prior: Prior) -> None:
         """Append the pictures of one frame."""
-        rgb = (frame.rgb >> 8).astype(np.uint8) if frame.rgb.dtype == np.uint16 else frame.rgb
-        picture = sheet(rgb, frame.luma, prior, str(frame.index))
+        picture = sheet(eight_bit(frame.rgb), frame.luma, prior, str(frame.index))
         try:
             if self._stream is None:
                 self._begin(*picture.shape[:2])
@@ -244,9 +198,9 @@ class Preview:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
             if kind is None:
-                self._partial.replace(self.path)
+                self._file.keep()
         except (av.FFmpegError, OSError, ValueError) as failure:
             if kind is None:
                 raise OutputError(f"{self.path}: cannot be written ({failure})") from failure
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._file.drop()

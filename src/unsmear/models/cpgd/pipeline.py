@@ -1,0 +1,364 @@
+"""Stage 2 of CPGD-Net as a diffusers pipeline: frames and their priors in, generated frames out (§III-C, Eq. 5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor
+
+from unsmear.models.common.latents import decode, encode, one_by_one
+from unsmear.models.common.pipeline import Callback, SamplingPipeline
+from unsmear.models.common.prompts import EmptyPrompt, PromptEmbeddings
+from unsmear.models.common.public import public
+from unsmear.models.common.sampler import SamplerSettings, finished, predicted, sampled
+from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator
+from unsmear.models.common.tiles import TileBox, tile_boxes
+from unsmear.models.cpgd.attention import control_priors
+from unsmear.models.cpgd.control import CPControlNet
+from unsmear.nn.sampling import warp
+
+JOINT_FRAMES = 6
+"""Frames that attend to each other with ``joint_time_attention``, as in the authors' release."""
+
+
+@dataclass(frozen=True)
+class Sampling(SamplerSettings):
+    """How frames are generated. Lengths are cells of the latent.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    fidelity: float = 0.0
+    """0…1, how far each step's clean latent is pulled to that of the given frames; at 1 it is that. Ours."""
+    carry_noise: bool = False
+    """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
+    carry_detail: float = 0.0
+    """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
+    still_px: float = 0.0
+    """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0: everywhere the same.
+    Ours: what stands still was not blurred by motion, so there is nothing to make up for."""
+    guided: bool = True
+    """Off: the control network is not conditioned on V and R, which makes it a plain IRControlNet (Table II)."""
+    joint_time_attention: bool | None = None
+    """None as the control network was configured, else whether frames attend to each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fidelity", "carry_detail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
+        if self.still_px < 0:
+            raise ValueError(f"still_px {self.still_px} is a length: give 0 (add everywhere) or more")
+
+
+@dataclass
+class Carried:
+    """State between groups of frames: what the last frame of one hands to the next."""
+
+    frame: int
+    """Frames that came before: noise belongs to frames by their number."""
+    noise: Tensor | None = None
+    """(L, h, w), of the latent."""
+    detail: Tensor | None = None
+    """(3, H, W), what was added to the frame."""
+
+
+@dataclass
+class CPGDPipelineOutput(BaseOutput):
+    """Generated frames, and the state for those that follow."""
+
+    frames: Any
+    """As ``output_type`` asks: a tensor (T, 3, H, W) float32, not clipped; an array (T, H, W, 3) in [0, 1]; PIL
+    pictures. For a batch of clips (B, T, …), or lists of pictures."""
+    carried: Carried | None = None
+    """None for a batch of clips."""
+
+
+@public
+class CPGDPipeline(SamplingPipeline):
+    """Frozen latent diffusion model, steered by a ``CPControlNet``.
+
+    Args:
+        vae: ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``.
+        unet: ``UNet2DConditionModel``.
+        control: the control network.
+        scheduler: any of diffusers'.
+        text_encoder, tokenizer: CLIP; without them the prompt is empty, or what ``prompt_embeds`` gives.
+        empty_prompt: ``EmptyPrompt`` or its embedding (1, tokens, ``cross_attention_dim``), used where there is no text
+            encoder; None is zeros.
+        sampling: fields of ``Sampling``, the defaults of calls.
+
+    Raises:
+        ValueError: ``empty_prompt`` is of another shape, or ``sampling`` has unknown fields or values out of range.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # control stays beside the UNet
+    _optional_components = ["text_encoder", "tokenizer", "empty_prompt"]  # noqa: RUF012  # diffusers' own protocol
+    settings_class = Sampling
+
+    def __init__(
+        self,
+        vae: Any,
+        unet: Any,
+        control: CPControlNet,
+        scheduler: Any,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        empty_prompt: Any = None,
+        sampling: dict[str, Any] | None = None,
+    ):
+        stored = EmptyPrompt(empty_prompt) if isinstance(empty_prompt, Tensor) else empty_prompt
+        super().__init__(
+            sampling,
+            vae=vae,
+            unet=unet,
+            control=control,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            empty_prompt=stored,
+        )
+        empty = None if stored is None else stored.embedding
+        self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty)
+
+    def group(self, options: Sampling) -> int:
+        """Frames that are sampled together."""
+        wanted = options.joint_time_attention
+        return JOINT_FRAMES if (self.control.config["joint_time_attention"] if wanted is None else wanted) else 1
+
+    def embed(self, prompt: str = "") -> Tensor:
+        """Embedding of a prompt (1, tokens, ``cross_attention_dim``), computed once a text.
+
+        Raises:
+            ValueError: a prompt, and no text encoder to read it.
+        """
+        return self.embeddings(prompt)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents (T, L, h, w) float32 of frames (T, 3, H, W) in [0, 1]: the posterior's mode, scaled."""
+        return encode(self.vae, frames)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (T, 3, H, W) float32 of latents (T, L, h, w), one by one for memory."""
+        return one_by_one(decode, self.vae, latents)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        frames: Any,
+        motion: Tensor,
+        residual: Tensor,
+        reset: Tensor | None = None,
+        options: Sampling | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        carried: Carried | None = None,
+        *,
+        prompt: str = "",
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """Generate frames.
+
+        A clip has no B; in a batch every clip is sampled as if it were alone, from its first frame on.
+
+        Args:
+            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, of stage 1 or blurred; also lists of PIL pictures (of such
+                lists for a batch) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
+            motion: V ([B,] T, 2, h, w), frame pixels, on any grid.
+            residual: R ([B,] T, 1, h, w) in [0, 1].
+            reset: ([B,] T) bool, True where there is nothing to take from the frame before.
+            options: of the sampler; None for the folder's own.
+            prompt_embeds, negative_prompt_embeds: (1, tokens, width); None for those of the prompts.
+            carried: of the frames before; None at the start, and for a batch.
+            prompt, negative_prompt: texts, for models with a text encoder.
+            num_inference_steps, guidance_scale: in place of those in ``options``.
+            generator: of the seed, one for all clips or one a clip; None for the seed in ``options``.
+            output_type: of frames: ``pt``, ``np`` or ``pil``.
+            return_dict: whether to return a ``CPGDPipelineOutput``; else a tuple of its fields.
+            callback_on_step_end: called after every step with the pipeline, the step's number within its group of
+                frames, t, and the tensors that ``callback_on_step_end_tensor_inputs`` names (``latents``); what it
+                returns takes their place. If it sets ``pipeline._interrupt``, the group at hand is decoded as it is
+                and the frames after it are returned as they were given.
+
+        Returns:
+            ``CPGDPipelineOutput``, or a tuple.
+
+        Raises:
+            ValueError: sides that do not fit, options out of range, or unknown types and names.
+        """
+        clips, single = self.clips(frames)
+        if carried is not None and not single:
+            raise ValueError("carried is for a single clip: call the pipeline once a clip")
+        settings = self.settings(options, len(clips), num_inference_steps, guidance_scale, generator)
+        prompts = [self.embed(prompt) if prompt_embeds is None else prompt_embeds]
+        if settings[0].guidance != 1:
+            prompts.append(self.embed(negative_prompt) if negative_prompt_embeds is None else negative_prompt_embeds)
+        if reset is None:
+            reset = torch.zeros(motion.shape[: motion.ndim - 3], dtype=torch.bool)
+        priors = [field[None] if single else field for field in (motion, residual, reset)]
+        groups = len(clips) * -(-clips.shape[1] // self.group(settings[0]))
+        made, last = [], carried
+        with self.stepping(
+            groups * settings[0].steps,
+            settings[0].steps,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            output_type,
+        ):
+            for i, own in enumerate(settings):
+                fields = [field[i] for field in priors]
+                generated, last = self._clip(clips[i], fields, own, prompts, carried or Carried(0))
+                made.append(generated)
+        out = self.delivered(torch.stack(made), single, output_type)
+        last = last if single else None
+        return CPGDPipelineOutput(out, last) if return_dict else (out, last)
+
+    def _clip(
+        self,
+        frames: Tensor,
+        priors: Sequence[Tensor],
+        options: Sampling,
+        prompts: Sequence[Tensor],
+        carried: Carried,
+    ) -> tuple[Tensor, Carried]:
+        out = []
+        together = self.group(options)
+        for first in range(0, len(frames), together):
+            if self.interrupt:
+                out.append(frames[first:].cpu().float())
+                break
+            part = slice(first, first + together)
+            motion, residual, reset = (field[part] for field in priors)
+            group = _Group(self, frames[part], motion, residual, reset, options, prompts)
+            generated, carried = group.sample(carried)
+            out.append(generated)
+        return torch.cat(out), carried
+
+
+CPCPipeline = CPGDPipeline
+"""Its former name, kept for one release."""
+
+
+class _Group:
+    """Frames that are sampled together, and what each step of theirs needs."""
+
+    def __init__(
+        self,
+        pipe: CPGDPipeline,
+        frames: Tensor,
+        motion: Tensor,
+        residual: Tensor,
+        reset: Tensor,
+        options: Sampling,
+        prompts: Sequence[Tensor],
+    ):
+        device, self.pipe, self.options = pipe._execution_device, pipe, options
+        self.frames = frames.to(device).float()
+        self.hint = pipe.encode(self.frames)
+        size = self.hint.shape[-2:]
+        self.priors = control_priors(motion.to(device).float(), _resized(residual.to(device), motion.shape[-2:]))
+        self.motion = _resized(motion.to(device).float(), size) / pipe.cell
+        self.trust = (1 - _resized(residual.to(device).float(), size)) * (~reset.to(device)).float()[
+            :, None, None, None
+        ]
+        self.prompts = [p.to(device) for p in prompts]
+        side = min(options.tile, max(size))
+        self.boxes = tile_boxes(size[0], size[1], side, min(options.stride, side))
+
+    def sample(self, carried: Carried) -> tuple[Tensor, Carried]:
+        """Frames (T, 3, H, W) on the CPU, and the state for the next group."""
+        generators = [frame_generator(self.options.seed, carried.frame + i) for i in range(len(self.frames))]
+        noise = self._noise(generators, carried)
+        latents = sampled(self.pipe, self.options, noise, generators, self.hint, self._predict)
+        (made,) = finished(self.pipe.vae, latents, self.frames, self.hint, self.options, len(latents))
+        detail = self._along_motion(made - self.frames, carried.detail)
+        handed = detail[-1].cpu() if self.options.carry_detail else None
+        last = Carried(carried.frame + len(made), noise[-1].cpu() if self.options.carry_noise else None, handed)
+        return (self.frames + self._moving() * detail).cpu(), last
+
+    def _moving(self) -> Tensor:
+        """(T, 1, H, W), or (), how much of the detail is added where the picture moves as it does."""
+        if not self.options.still_px:
+            return self.frames.new_ones(())
+        length = _resized(self.motion, self.frames.shape[-2:]).norm(dim=1, keepdim=True) * self.pipe.cell
+        return (length / self.options.still_px).clamp(max=1)
+
+    def _along_motion(self, detail: Tensor, before: Tensor | None) -> Tensor:
+        """``detail`` (T, 3, H, W), with the share of the frame before that ``carry_detail`` asks for."""
+        if not self.options.carry_detail:
+            return detail
+        size, out = detail.shape[-2:], []
+        for new, motion, trust in zip(detail, self.motion, self.trust, strict=True):
+            if before is not None:
+                along = _resized(motion[None], size) * self.pipe.cell
+                moved = warp(before[None].to(new), along, "border")[0]
+                new = new + self.options.carry_detail * _resized(trust[None], size)[0] * (moved - new)
+            before = new
+            out.append(new)
+        return torch.stack(out)
+
+    def _noise(self, generators: Sequence[torch.Generator], carried: Carried) -> Tensor:
+        fresh = torch.stack([torch.randn(self.hint.shape[1:], generator=generator) for generator in generators])
+        if not self.options.carry_noise:
+            return fresh.to(self.hint)
+        before, out = carried.noise, []
+        for new, motion, trust in zip(fresh, self.motion.cpu(), self.trust.cpu(), strict=True):
+            before = new if before is None else carried_noise(before, new, motion, trust[0] > 0.5)
+            out.append(before)
+        return torch.stack(out).to(self.hint)
+
+    def _predict(self, latents: Tensor, t: Tensor) -> Tensor:
+        """The prediction for latents (T, L, h, w), its clean latent pulled to the hint by ``fidelity``."""
+
+        def ask(prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+            return self._ask(latents, t, prompt, boxes)
+
+        answer = predicted(ask, self.prompts, self.boxes, self.options, latents)
+        if not self.options.fidelity:
+            return answer
+        step = Prediction(self.pipe.scheduler, t)
+        clean = step.clean(latents, answer)
+        return step.of_clean(latents, clean + self.options.fidelity * (self.hint - clean))
+
+    def _ask(self, latents: Tensor, t: Tensor, prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+        pipe, dtype = self.pipe, self.pipe.unet.dtype
+
+        def cut(field: Tensor) -> Tensor:
+            return torch.cat([field[..., a:b, c:d] for a, b, c, d in boxes]).to(dtype)
+
+        sample, hint = cut(latents), cut(self.hint)
+        priors = self._priors(latents.shape, boxes) if self.options.guided else None
+        text = prompt.to(dtype).expand(len(sample), -1, -1)
+        joint = self.options.joint_time_attention
+        down, mid = pipe.control(
+            sample, t, text, hint, priors, frames=len(latents), joint_time_attention=joint, return_dict=False
+        )
+        return pipe.unet(
+            sample, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+        )[0]
+
+    def _priors(self, shape: Sequence[int], boxes: Sequence[TileBox]) -> Tensor:
+        """The priors of tiles, on their own grid."""
+        y, x = (self.priors.shape[k] / shape[k] for k in (-2, -1))
+        return torch.cat(
+            [self.priors[..., round(a * y) : round(b * y), round(c * x) : round(d * x)] for a, b, c, d in boxes]
+        )
+
+
+def _resized(field: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(field.shape[-2:]) == tuple(size):
+        return field
+    if field.shape[-2] >= size[0] and field.shape[-1] >= size[1]:
+        return F.interpolate(field, tuple(size), mode="area")
+    return F.interpolate(field, tuple(size), mode="bilinear", align_corners=False)
