@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small CPFP whose weights are random: every part of it has an effect."""
-    from unsmear.models.cpfp import CPFP, CPFPConfig
+    from unsmear.models.cpfp.network import CPFP, CPFPConfig
 
     sizes = CPFPConfig(
         channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, line_blocks=1, offset_groups=2, line_taps=5
@@ -47,6 +47,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_model: Path):
     """That model as a Restorer, float32 on the CPU."""
-    from unsmear.restore.devices import load
+    from unsmear.restore.load import load
 
     return load(str(tiny_model), device="cpu", dtype="fp32")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import unsmear
-from clips import make_clip, moving_frames
-from restorers import Negative
+from support.clips import make_clip, moving_frames
+from support.restorers import Negative
 from unsmear.models.cpgd.pipeline import Sampling
 from unsmear.models.vdm.pipeline import VDMSampling
 from unsmear.priors import chunk_priors

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unsmear import load
-from unsmear.data.pairset import upright_frames
+from unsmear.blur.pairset import upright_frames
 from unsmear.metrics import psnr
 from unsmear.restore.restorer import Clip
 from unsmear.restore.restraint import restrained

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clips import make_clip
+from support.clips import make_clip
 from unsmear.cli.main import COMMANDS, load
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unsmear.data.camera import CameraRanges, noisy, render
-from unsmear.data.compress import h264_round_trip
-from unsmear.data.exposure import Neighbourhood, blur_by_flow, subframe_times
-from unsmear.data.light import expose
-from unsmear.data.pairset import upright_frames
+from unsmear.blur.camera import CameraRanges, noisy, render
+from unsmear.blur.compress import h264_round_trip
+from unsmear.blur.exposure import Neighbourhood, blur_by_flow, subframe_times
+from unsmear.blur.light import expose
+from unsmear.blur.pairset import upright_frames
 from unsmear.metrics import psnr
 from unsmear.video import FrameFolderWriter, open_video
 from unsmear.video.light import from_linear, quantise, to_linear

@@ -14,8 +14,8 @@ import av
 import cv2
 import numpy as np
 
-from unsmear.data.camera_motion import CameraPath, CameraTurn
-from unsmear.data.light import expose
+from unsmear.blur.camera_motion import CameraPath, CameraTurn
+from unsmear.blur.light import expose
 from unsmear.video import read_image
 from unsmear.video.light import quantise
 

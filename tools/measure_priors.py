@@ -30,9 +30,9 @@ from unsmear.priors import Prior, PriorSettings, PriorStream, chunk_priors, stre
 from unsmear.priors.archive import PriorArchive
 from unsmear.priors.cuts import CUT_COVERAGE, CUT_RESIDUAL
 from unsmear.priors.extract import extract
+from unsmear.priors.flow import DisFlow
 from unsmear.priors.follow import residual_of
 from unsmear.priors.grid import fill_holes, grid_from_vectors
-from unsmear.priors.sources import DisFlow
 from unsmear.priors.steps import encode_steps
 from unsmear.video import Frame, open_video
 
@@ -227,9 +227,9 @@ def ordinary_vectors(lumas: list[np.ndarray]) -> tuple[list[np.ndarray], list[np
 
 
 def cuts(_: Path | None) -> Table:
-    """Cuts found and falsely found in reels with labels (tests/cuts.py), of seeds that no threshold was chosen on."""
+    """Cuts found and falsely found in reels with labels (tests/support/cuts.py), of seeds that no threshold was chosen on."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from cuts import calm_and_wild, with_cuts
+    from support.cuts import calm_and_wild, with_cuts
 
     detectors: dict[str, Callable[[list[np.ndarray]], set[int]]] = {
         "unsmear": lambda frames: {t for t, (_, p) in enumerate(stream(frames)) if p.reset and t},
@@ -332,7 +332,7 @@ def operations(_: Path | None) -> Table:
         from torchvision.models.optical_flow import raft_large
     except (ImportError, RuntimeError):
         return [*rows, ["raft-4, raft-20", "torchvision is not installed"]]
-    from unsmear.data.raft import RaftFlow
+    from unsmear.models.raft import RaftFlow
 
     model = raft_large(weights=None)
     return [*rows, *([f"raft-{n}", f"{RaftFlow(model, n).flops(720, 1280) / 1e9:.0f}"] for n in (4, 20))]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from unsmear import Restorer, deblur, load
-from unsmear.data.pairset import upright_frames
+from unsmear.blur.pairset import upright_frames
 from unsmear.video import FrameFolderWriter, find_inputs, open_video
 
 AROUND = 8

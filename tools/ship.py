@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from unsmear.evaluation.formats import block_markdown
+from unsmear.evaluation.results import Result, read_results
+from unsmear.evaluation.tables import clip_blocks, overall_blocks
 from unsmear.models.loading import sampling_defaults
 from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, PIPELINES, WEIGHTS_FILE, ModelEntry, write_index
-from unsmear.report.blocks import clip_blocks, overall_blocks
-from unsmear.report.results import Result, read_results
-from unsmear.report.tables import block_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -66,9 +66,9 @@ def deblur(
     from dataclasses import replace
 
     from unsmear.errors import UsageError
+    from unsmear.restore.destination import in_folder
     from unsmear.restore.job import restore_video
     from unsmear.restore.options import Options
-    from unsmear.restore.outputs import in_folder
 
     given = _given(
         strength=strength,
@@ -167,7 +167,7 @@ def load(
         UsageError: unknown model, device or dtype; an option that the model has not.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
-    from unsmear.restore.devices import load as load_restorer
+    from unsmear.restore.load import load as load_restorer
 
     sampling = _given(
         steps=steps,

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli import choices
-from unsmear.cli.words import EXIT_FAILED, complain, in_options
+from unsmear.cli.common import EXIT_FAILED, complain, in_options
 from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from unsmear.data.layouts import DataClip
-    from unsmear.report.ablation import AblationRow
-    from unsmear.report.pictures import Picture
-    from unsmear.report.results import Result
+    from unsmear.datasets.layouts import DataClip
+    from unsmear.evaluation.ablation import AblationRow
+    from unsmear.evaluation.pictures import Picture
+    from unsmear.evaluation.results import Result
     from unsmear.restore.restorer import Restorer
 
 _COST_FRAMES = 8
@@ -70,13 +70,13 @@ def ablate(
     Finished clips are kept: a run that was stopped goes on where it was.
     """
     del debug
-    from unsmear.data.sets import find_pairs
-    from unsmear.report.ablation import ablation_block, run_ablation
-    from unsmear.report.evaluate import Evaluator, Settings
-    from unsmear.report.meter import DEFAULT_METRICS
-    from unsmear.report.tables import block_markdown
-    from unsmear.report.variants import find_table
-    from unsmear.restore.devices import choose_device, load
+    from unsmear.datasets.pairs import find_pairs
+    from unsmear.evaluation.ablation import ablation_block, run_ablation
+    from unsmear.evaluation.evaluate import Evaluator, Settings
+    from unsmear.evaluation.formats import block_markdown
+    from unsmear.evaluation.variants import find_table
+    from unsmear.metrics.meter import DEFAULT_METRICS
+    from unsmear.restore.load import choose_device, load
 
     table = find_table(table)
     weights = dict(_row_and_model(text) for text in models or [])
@@ -142,11 +142,11 @@ def _sample(clip: "DataClip") -> "list[np.ndarray]":
 
 
 def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
+    from unsmear.evaluation.ablation import ablation_block, ablation_figure, as_dicts
+    from unsmear.evaluation.formats import LATEX_HEAD, block_latex, block_markdown
+    from unsmear.evaluation.page import write_page
+    from unsmear.evaluation.variants import FIGURES, TITLES
     from unsmear.files import write_whole
-    from unsmear.report.ablation import ablation_block, ablation_figure, as_dicts
-    from unsmear.report.page import write_page
-    from unsmear.report.tables import LATEX_HEAD, block_latex, block_markdown
-    from unsmear.report.variants import FIGURES, TITLES
     from unsmear.video.images import write_png
 
     block = ablation_block(table, rows)
@@ -178,7 +178,7 @@ def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
 
 def _write_attention(restorer: "Restorer", frames: "list[np.ndarray]", path: Path) -> Path:
     """Fig. 10: where the control network looks in the middle of a few frames."""
-    from unsmear.report.attention import attention_figure
+    from unsmear.evaluation.attention import attention_figure
     from unsmear.restore.cpgd import CPGDRestorer
     from unsmear.restore.restorer import Clip
     from unsmear.video.images import write_png

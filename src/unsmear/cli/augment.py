@@ -7,12 +7,12 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import WORKERS
+from unsmear.cli.common import EXIT_FAILED, complain
 from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
-from unsmear.cli.words import EXIT_FAILED, complain
 from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
-    from unsmear.data.check import ClipCheck
+    from unsmear.datasets.check import ClipCheck
     from unsmear.priors.extract import Extraction
 
 Dataset = Annotated[
@@ -39,7 +39,7 @@ def augment(
 
     Finished archives are kept, so a run that was stopped goes on where it was.
     """
-    from unsmear.data.augment import augment as run
+    from unsmear.datasets.augment import augment as run
 
     del debug
     settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
@@ -72,8 +72,8 @@ def check(
 
     Where a set looks like GoPro or DVD, it is compared with what was published.
     """
-    from unsmear.data.check import check as run
-    from unsmear.data.check import describe
+    from unsmear.datasets.check import check as run
+    from unsmear.datasets.check import describe
 
     del debug
     found = run(

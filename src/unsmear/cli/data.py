@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from unsmear.blur.camera import CameraRanges
+from unsmear.blur.degrade import DegradeRanges, DegradeSettings
+from unsmear.blur.pack import PackConfig
+from unsmear.blur.pairs import BlurSettings
+from unsmear.blur.shards import ShardSettings
 from unsmear.cli import augment, choices
 from unsmear.cli.choices import WORKERS, field
-from unsmear.cli.words import EXIT_FAILED, complain
-from unsmear.data.camera import CameraRanges
-from unsmear.data.degrade import DegradeRanges, DegradeSettings
-from unsmear.data.pack import PackConfig
-from unsmear.data.pairs import BlurSettings
-from unsmear.data.shards import ShardSettings
+from unsmear.cli.common import EXIT_FAILED, complain
 from unsmear.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from unsmear.data.pairset import PairSet
+    from unsmear.blur.pairset import PairSet
 
 app = typer.Typer(
     help="Make data sets and training material.",
@@ -87,7 +87,7 @@ def blur(
     Finished clips are kept, so a run that was stopped goes on where it was.
     """
     del debug
-    from unsmear.data.pairs import make_pairs
+    from unsmear.blur.pairs import make_pairs
 
     settings = BlurSettings(
         duty=duty,
@@ -153,7 +153,7 @@ def degrade(
     What is drawn from the ranges holds for a whole clip. Finished clips are kept.
     """
     del debug
-    from unsmear.data.degrade import make_degraded
+    from unsmear.blur.degrade import make_degraded
 
     ranges = DegradeRanges(
         kernel_px=kernel_px, sigma_px=sigma_px, scale=scale, noise_levels=noise_levels, jpeg_quality=jpeg_quality
@@ -208,7 +208,7 @@ def pack(
 ) -> None:
     """A training pack: short blurred and sharp sequences with the priors of the blurred ones."""
     del debug
-    from unsmear.data.pack import build_pack, load_sources
+    from unsmear.blur.pack import build_pack, load_sources
 
     if photos is None and clips is None and not leaves:
         raise UsageError("nothing to render from: give `photos`, `clips`, `leaves` or several of them")
@@ -278,7 +278,7 @@ def shards(
 ) -> None:
     """Photographs and clips made small enough to be carried to an accelerator, where training renders from them."""
     del debug
-    from unsmear.data.shards import build_shards
+    from unsmear.blur.shards import build_shards
 
     settings = ShardSettings(
         photo_px=photo_px,
@@ -308,7 +308,7 @@ def restore(
 ) -> None:
     """A pack whose blurred frames are restored by stage 1, for the training of stage 2."""
     del debug
-    from unsmear.training.restored import restore_pack
+    from unsmear.training.restored_pack import restore_pack
 
     def report(done: int, count: int) -> None:
         if done % 20 == 0:

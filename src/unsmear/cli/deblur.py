@@ -11,7 +11,7 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.words import complain, each, leave_with
+from unsmear.cli.common import complain, each, leave_with
 from unsmear.errors import OutputError, UnsmearError, UsageError
 from unsmear.restore.options import Options
 
@@ -57,7 +57,7 @@ def deblur(
 ) -> None:
     """Deblur videos, folders of frames or images."""
     from unsmear.api import load
-    from unsmear.restore.outputs import writable_folder
+    from unsmear.restore.destination import writable_folder
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
     paths, failures, several = _expand(inputs)
@@ -111,7 +111,7 @@ def deblur(
 
 def _target(path: Path, output: str | None, options: Options) -> tuple[list[Path | None], Options]:
     """Where the result of a single input goes, and the options with it."""
-    from unsmear.restore.outputs import in_folder
+    from unsmear.restore.destination import in_folder
 
     target, options = in_folder(path, output, options)
     return [target], options
@@ -119,7 +119,7 @@ def _target(path: Path, output: str | None, options: Options) -> tuple[list[Path
 
 def _targets(paths: list[Path], output: str | None, options: Options, count: int) -> list[Path | None]:
     """Where the results of a batch of ``count`` inputs go, some of which may not be readable."""
-    from unsmear.restore.outputs import default_output, names_folder
+    from unsmear.restore.destination import default_output, names_folder
 
     if output is None:
         return [None] * len(paths)

@@ -9,13 +9,13 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.words import EXIT_FAILED, complain
+from unsmear.cli.common import EXIT_FAILED, complain
 from unsmear.errors import UsageError
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
-    from unsmear.report.evaluate import Evaluation, Settings
-    from unsmear.report.results import ClipResult
+    from unsmear.evaluation.evaluate import Evaluation, Settings
+    from unsmear.evaluation.results import ClipResult
     from unsmear.restore.restorer import Restorer
 
 
@@ -66,10 +66,10 @@ def evaluate(
     goes on where it was.
     """
     del debug
-    from unsmear.data.sets import find_pairs
-    from unsmear.report.evaluate import Evaluator, Settings
-    from unsmear.report.meter import DEFAULT_METRICS
-    from unsmear.restore.devices import choose_device
+    from unsmear.datasets.pairs import find_pairs
+    from unsmear.evaluation.evaluate import Evaluator, Settings
+    from unsmear.metrics.meter import DEFAULT_METRICS
+    from unsmear.restore.load import choose_device
 
     names = choices.names_of(metrics, DEFAULT_METRICS)
     settings = Settings(
@@ -107,22 +107,22 @@ def evaluate(
 
 def _method(name: str, device: str, dtype: str) -> "Restorer":
     from unsmear.restore.baselines import find_baseline
-    from unsmear.restore.devices import load
+    from unsmear.restore.load import load
 
     return find_baseline(name) or load(name, device=device, dtype=dtype)
 
 
 def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:
     """One output against its target."""
-    from unsmear.report.evaluate import compare
+    from unsmear.evaluation.evaluate import compare
 
     _write([compare(output, target, blurred, settings, "unsmear " + " ".join(sys.argv[1:]))], out)
 
 
 def _write(runs: "list[Evaluation]", out: Path | None) -> None:
     """The tables on stdout, and with ``-o`` in files."""
-    from unsmear.report.files import write_report
-    from unsmear.report.tables import markdown
+    from unsmear.evaluation.formats import markdown
+    from unsmear.evaluation.output import write_report
 
     typer.echo(markdown([run.result for run in runs]))
     if out is not None:

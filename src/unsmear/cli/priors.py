@@ -9,7 +9,7 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.words import complain, each, leave_with
+from unsmear.cli.common import complain, each, leave_with
 from unsmear.errors import OutputError, UnsmearError, UsageError
 from unsmear.priors.settings import PriorSettings
 
@@ -44,7 +44,7 @@ def priors(
     debug: choices.Debug = False,
 ) -> None:
     """Motion and residual of every frame, from the codec, into an archive."""
-    from unsmear.data.motion_sources import find_source
+    from unsmear.models.motion_sources import find_source
     from unsmear.priors.archive import SUFFIX
     from unsmear.video import find_inputs
 
@@ -86,7 +86,7 @@ def priors(
 def _one(
     path: Path, target: Path, settings: PriorSettings, preview: Path | None, overwrite: bool, quiet: bool
 ) -> "Extraction":
-    from unsmear.data.motion_sources import find_source
+    from unsmear.models.motion_sources import find_source
     from unsmear.priors.extract import extract
 
     done = extract(path, target, settings, preview=preview, overwrite=overwrite, find_source=find_source)

@@ -26,7 +26,7 @@ _MISSING = "{} has no {}: import one with `unsmear models import FILE -o DIR`"
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
 
 NETWORKS = {
-    "CPFP": "unsmear.models.cpfp",
+    "CPFP": "unsmear.models.cpfp.network",
     "CPControlNet": "unsmear.models.cpgd.control",
     "BlurEncoder": "unsmear.models.vdm.conditions",
     "ImageTokens": "unsmear.models.vdm.conditions",
@@ -87,9 +87,9 @@ def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
 
 
 def _cpgd(entry: ModelEntry, prompts: bool) -> Any:
+    from unsmear.models.common.text import load_text_encoder, stored_empty_prompt
     from unsmear.models.cpgd.control import CPControlNet
     from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
-    from unsmear.models.text import load_text_encoder, stored_empty_prompt
 
     unet, vae = _part(entry, "unet", "UNet2DConditionModel"), _part(entry, "vae", *AUTOENCODERS)
     if "control" in entry.parts:
@@ -207,7 +207,7 @@ def _scheduler(folder: Path) -> Any:
 
 def _fill_empty_prompt(image_tokens: Any, folder: Path) -> None:
     """Take over the folder's empty prompt, where its tokens are wanted and not there yet."""
-    from unsmear.models.text import empty_prompt
+    from unsmear.models.common.text import empty_prompt
 
     kept = image_tokens.empty_prompt
     if not kept.numel() or kept.any():

@@ -14,8 +14,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from unsmear.errors import UnsupportedVideo, UsageError
+from unsmear.priors.assemble import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.cuts import CutTest
-from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
 from unsmear.priors.settings import DEFAULT_CHUNK_FRAMES, DEFAULTS, PriorSettings
 from unsmear.priors.steps import Luma, encode_steps

@@ -18,10 +18,10 @@ from av import library_versions
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
 from unsmear.priors.archive import ArchiveWriter
+from unsmear.priors.flow import MotionSource, make_source
 from unsmear.priors.pictures import sheet
 from unsmear.priors.prior import RESIDUAL_SCALE, Prior
 from unsmear.priors.settings import DEFAULTS, PriorSettings
-from unsmear.priors.sources import MotionSource, make_source
 from unsmear.priors.streams import stream
 from unsmear.video import Frame, RawFormat, VideoInfo, eight_bit, open_video
 from unsmear.video.ffmpeg import file_url

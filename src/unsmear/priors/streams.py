@@ -9,14 +9,14 @@ from typing import Generic, cast
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
+from unsmear.priors.assemble import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.chunks import S, chunk_priors, walk_chunks
 from unsmear.priors.cuts import CutTest
+from unsmear.priors.flow import MotionSource, ReplacedMotion, make_source
 from unsmear.priors.follow import Followed
 from unsmear.priors.native import Examination, examine, native_steps
-from unsmear.priors.passes import Forward, assemble, backward_of, cut, forward_of
 from unsmear.priors.prior import Prior
 from unsmear.priors.settings import DEFAULTS, PriorSettings
-from unsmear.priors.sources import MotionSource, ReplacedMotion, make_source
 from unsmear.priors.steps import Luma, Step, encode_steps
 from unsmear.video import Frame, RawFormat, VideoReader
 

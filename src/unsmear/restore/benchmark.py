@@ -15,7 +15,7 @@ import torch
 from unsmear.priors import DEFAULT_CHUNK_FRAMES, chunk_priors
 from unsmear.restore.report import peak_memory_mb
 from unsmear.restore.restorer import Clip, Restorer
-from unsmear.restore.shots import DutyTracker
+from unsmear.restore.sharpness import DutyTracker
 from unsmear.video import SegmentWriter, VideoInfo, choose_encoding
 from unsmear.video.colour import luma_of_rgb
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
+from unsmear.restore.destination import OutputKind, check_free, place, writable_folder
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
-from unsmear.restore.outputs import OutputKind, check_free, place, writable_folder
+from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 from unsmear.restore.restraint import restrained
-from unsmear.restore.sinks import make_sink
+from unsmear.restore.resume import WorkFolder
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
-from unsmear.restore.work import WorkFolder
 from unsmear.video import VideoInfo, VideoReader, open_video
 
 __all__ = ["Options", "Progress", "ProgressCallback", "blend", "restore_video"]

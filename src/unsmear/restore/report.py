@@ -18,7 +18,7 @@ import numpy as np
 
 from unsmear.metrics.blur import Sharpness, sharpness
 from unsmear.priors import Prior
-from unsmear.restore.shots import DutyTracker, is_sharp
+from unsmear.restore.sharpness import DutyTracker, is_sharp
 from unsmear.restore.windows import Window
 from unsmear.version import __version__
 from unsmear.video.colour import luma_of_rgb

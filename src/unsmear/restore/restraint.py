@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from unsmear.restore.shots import LONG_BLUR_PX, SHARP_DUTY
+from unsmear.restore.sharpness import LONG_BLUR_PX, SHARP_DUTY
 
 CLOSE_DB = 41.0
 """Frames of a sharp shot change by no more than this PSNR, at 8 bits some 2.3 levels of root mean square: 40 are

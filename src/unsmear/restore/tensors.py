@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.models.cpfp import PriorTensors
+from unsmear.models.cpfp.network import PriorTensors
 from unsmear.priors import Prior
 
 RESIDUAL_CELL = 4

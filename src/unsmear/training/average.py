@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.cpfp import CPFP
+from unsmear.models.cpfp.network import CPFP
 from unsmear.models.zoo import CONFIG_FILE, WEIGHTS_FILE
 
 HEADS = ("to_pixels", "to_gates", "to_neighbours", "to_line")

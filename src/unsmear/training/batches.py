@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.models.cpfp import PriorTensors
+from unsmear.models.cpfp.network import PriorTensors
 from unsmear.training.online import OnlineSequences
 from unsmear.training.sequences import Arrays, DataConfig, open_sources
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.data.pack import material, read_clip
-from unsmear.data.sets import read_pieces
+from unsmear.blur.pack import material, read_clip
+from unsmear.datasets.pairs import read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.video.probe import VIDEO_SUFFIXES
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unsmear.data.degrade import degrade
+from unsmear.blur.degrade import degrade
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
-from unsmear.models.cpfp import CPFP, PriorTensors
+from unsmear.models.cpfp.network import CPFP, PriorTensors
 from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling

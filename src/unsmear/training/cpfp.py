@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsmear.data.pack import open_pack
-from unsmear.models.cpfp import CPFP, UNKNOWN_DUTY, CPFPConfig
+from unsmear.blur.pack import open_pack
+from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.line_fit import fit_line_bank

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from unsmear.data.degrade import DegradeRanges
+from unsmear.blur.degrade import DegradeRanges
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load
 from unsmear.models.zoo import ModelEntry, write_index

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsmear.data.pack import material, read_clip, read_photo, some_leaves
-from unsmear.data.sets import read_pieces
+from unsmear.blur.pack import material, read_clip, read_photo, some_leaves
+from unsmear.datasets.pairs import read_pieces
 from unsmear.errors import UsageError
 from unsmear.options import Limits, check
 from unsmear.video.images import IMAGE_SUFFIXES

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsmear.nn.motion_line import LENGTHS_PX, hat_weights, line_motion, stretched, taps_along
-from unsmear.nn.sampling import pixel_grid, sample
+from unsmear.models.common.warp import pixel_grid, sample
+from unsmear.models.cpfp.motion_line import LENGTHS_PX, hat_weights, line_motion, stretched, taps_along
 
 
 class LineFit:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unsmear.data.camera import Rendered
-from unsmear.data.pack import (
+from unsmear.blur.camera import Rendered
+from unsmear.blur.pack import (
     MOST_DRAWS,
     Camera,
     PackConfig,
@@ -28,7 +28,7 @@ from unsmear.data.pack import (
     no_usable_sequence,
     sequence_arrays,
 )
-from unsmear.data.shards import open_shards
+from unsmear.blur.shards import open_shards
 from unsmear.errors import UsageError
 from unsmear.processes import process_pool
 from unsmear.training.sequences import Arrays, DataConfig, augment
@@ -51,7 +51,7 @@ class OnlineSequences:
     def __init__(self, sources: Sources, config: DataConfig, seed: int, device: str | None = None):
         import torch
 
-        from unsmear.data.synthesis import DeviceCamera
+        from unsmear.blur.device_camera import DeviceCamera
 
         if config.crop_px < 64:
             raise UsageError(f"data.crop_px {config.crop_px}: sequences from shards want a multiple of 16, at least 64")

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Protocol
 import cv2
 import numpy as np
 
-from unsmear.data.layouts import DataClip
-from unsmear.data.pack import RESIDUAL_CELL, PackConfig, open_pack
-from unsmear.data.sets import find_pairs, open_priors
+from unsmear.blur.pack import RESIDUAL_CELL, PackConfig, open_pack
+from unsmear.datasets.layouts import DataClip
+from unsmear.datasets.pairs import find_pairs, open_priors
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from unsmear.data.sets import read_pieces
+from unsmear.datasets.pairs import read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
-from unsmear.models.cpfp import PriorTensors
+from unsmear.models.cpfp.network import PriorTensors
 from unsmear.restore.restorer import Clip
 from unsmear.restore.tensors import frames_to_levels, prior_tensors
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from unsmear.nn.sampling import pixel_grid
+from unsmear.models.common.warp import pixel_grid
 
 Family = Literal["epsilon", "v-zero-snr"]
 """What a denoiser predicts: the noise (ε), or velocity on a schedule with zero terminal SNR."""

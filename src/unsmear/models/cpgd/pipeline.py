@@ -16,9 +16,9 @@ from unsmear.models.common.public import public
 from unsmear.models.common.sampler import SamplerSettings, finished, predicted, sampled
 from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator
 from unsmear.models.common.tiles import TileBox, tile_boxes
+from unsmear.models.common.warp import warp
 from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.control import CPControlNet
-from unsmear.nn.sampling import warp
 
 JOINT_FRAMES = 6
 """Frames that attend to each other with ``joint_time_attention``, as in the authors' release."""

@@ -1,0 +1,251 @@
+"""The folders in which deblurring data sets come, as clips: what is blurred, what is its sharp partner.
+
+A clip is a folder of images or a video. What it is follows from the names of the folders above it:
+
+=============================  ====================================================================
+GoPro as published             ``{train,test}/SEQ/{blur,blur_gamma,sharp}/000000.png``
+GoPro's raw 240 fps frames     ``GOPRO_Large_all/{train,test}/SEQ/000000.png``, no partners
+sorted by kind                 ``{train,test}/{blur,gt}/SEQ/…``, ``{blur,GT}``, ``{train,test}`` or not
+sorted by kind, GoPro11        ``{test_GT_blurred,test_GT}/SEQ/…``, also ``train_…``
+DVD as published               ``quantitative_datasets/SEQ/{input,GT}/00000.jpg``
+PVDNet's copies                ``test_DVD/SEQ/{input,GT}/…``, ``test_nah/SEQ/{blur,sharp}/…``, also ``train_…``
+BSD                            ``BSD_3ms24ms/{train,valid,test}/SEQ/{Blur,Sharp}/RGB/00000000.png``
+``unsmear data blur``          ``NAME/{blur,sharp}/000000.png``
+anything else                  every folder of images and every video is a clip without a partner
+=============================  ====================================================================
+
+Videos, raw ``.yuv`` among them, may stand wherever a folder of images may.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from unsmear.datasets.lists import read_clip_list
+from unsmear.datasets.published import DVD_TEST, is_gopro_name
+from unsmear.errors import DataLayoutError
+from unsmear.priors.archive import SUFFIX
+from unsmear.video import RawFormat
+from unsmear.video.images import is_image, natural_key
+from unsmear.video.probe import VIDEO_SUFFIXES
+from unsmear.video.raw import RAW_SUFFIX
+
+Split = Literal["train", "valid", "test"]
+
+# Names of folders of blurred frames → what the folder of their sharp partners may be called.
+PARTNERS = {
+    "blur": ("sharp", "gt", "GT", "sharp_gamma"),
+    "blur_gamma": ("sharp", "gt", "GT"),
+    "input": ("GT", "gt", "sharp", "target"),
+    "Blur": ("Sharp",),
+    "test_GT_blurred": ("test_GT",),
+    "train_GT_blurred": ("train_GT",),
+}
+_SHARP = {name for names in PARTNERS.values() for name in names}
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SPLIT_PREFIX = re.compile(r"(train|test)_(DVD|nah|GT|GT_blurred)")
+_SENSOR = "RAW"  # BSD's folders of sensor values beside RGB, which are no pictures yet
+
+
+@dataclass(frozen=True)
+class DataClip:
+    """One clip of a data set.
+
+    Attributes:
+        name: its path below the data set.
+        source: the folder of images or the video that priors belong to.
+        sharp: its sharp partner, None where it has none.
+        archive: where its priors are or will be: beside ``source``.
+        frames: how many images the folder holds; 0 for videos.
+        sequence: what the clip is called in lists, such as GOPR0410_11_00.
+        split: "train", "valid" or "test", None where the layout does not say.
+        role: the folder name that makes it what it is, such as "blur_gamma"; "" where there is none.
+        layout: the name of its layout.
+        listed_frames: how many frames a list file states, None without one.
+        sought: where a partner was looked for, if its role asks for one.
+        raw: what its ``.yuv`` files hold where that was stated.
+    """
+
+    name: str
+    source: Path
+    sharp: Path | None
+    archive: Path
+    frames: int
+    sequence: str = ""
+    split: Split | None = None
+    role: str = ""
+    layout: str = ""
+    listed_frames: int | None = None
+    sought: tuple[Path, ...] = ()
+    raw: RawFormat | None = None
+
+    @property
+    def lacks_partner(self) -> bool:
+        """Whether its name says that a partner should be there, and there is none."""
+        return self.sharp is None and bool(self.sought)
+
+
+def find_clips(
+    dataset: Path,
+    *,
+    split: str | None = None,
+    clip_list: Path | None = None,
+    role: str | None = None,
+    raw: RawFormat | None = None,
+) -> list[DataClip]:
+    """All clips of a data set that are not the sharp partner of another one, in natural order.
+
+    Args:
+        dataset: its top folder.
+        split: "train", "valid" or "test": clips of this part only. It follows from the names of folders; for
+            DVD as published, which has none, from the published test list.
+        clip_list: a list file that names the clips wanted; see :mod:`unsmear.datasets.lists`. They come in its order.
+        role: only clips whose frames are in folders of this name, such as "blur_gamma".
+        raw: what ``.yuv`` files hold, instead of what their names state.
+
+    Raises:
+        DataLayoutError: the folder is missing or holds no clip; no clip is of that split or role; a clip that the
+            list names is not there.
+    """
+    if not dataset.is_dir():
+        raise DataLayoutError(f"{dataset}: no such folder; give the top folder of a data set")
+    sources = _sources(dataset)
+    clips = [clip for source in sources if (clip := _clip(dataset, source, sources, raw)) is not None]
+    if not clips:
+        if (dataset / "data.mdb").exists() or next(dataset.rglob("data.mdb"), None) is not None:
+            raise DataLayoutError(f"{dataset}: holds an LMDB data base; unpack it into folders of images")
+        raise DataLayoutError(f"{dataset}: holds no folder of images and no video; give the top folder of a data set")
+    if split is not None:
+        clips = _of_split(dataset, clips, split)
+    if role is not None:
+        roles = sorted({clip.role or "none" for clip in clips})
+        clips = [clip for clip in clips if clip.role == role]
+        if not clips:
+            raise DataLayoutError(f"{dataset}: holds no clip in a folder {role!r}; there are {', '.join(roles)}")
+    return clips if clip_list is None else _of_list(dataset, clips, clip_list)
+
+
+def _of_split(dataset: Path, clips: list[DataClip], split: str) -> list[DataClip]:
+    wanted = _SPLITS.get(split)
+    if wanted is None:
+        raise DataLayoutError(f"split {split!r}: expected train, valid or test")
+    chosen = [clip for clip in clips if clip.split == wanted]
+    if not chosen:
+        known = sorted({clip.split for clip in clips if clip.split})
+        have = f"its splits are {', '.join(known)}" if known else "its folders name no split"
+        raise DataLayoutError(f"{dataset}: holds no clip of the split {wanted}; {have}, so leave it out or give a list")
+    return chosen
+
+
+def _of_list(dataset: Path, clips: list[DataClip], clip_list: Path) -> list[DataClip]:
+    chosen = []
+    for listed in read_clip_list(clip_list):
+        found = [clip for clip in clips if listed.name in (clip.sequence, clip.name)]
+        if not found:
+            raise DataLayoutError(
+                f"{clip_list}: line {listed.line} names {listed.name}, which {dataset} does not hold; "
+                f"its clips are called {clips[0].sequence} and the like"
+            )
+        chosen += [replace(clip, listed_frames=listed.frames) for clip in found]
+    return chosen
+
+
+def _clip(dataset: Path, source: Path, sources: Mapping[Path, int], raw: RawFormat | None) -> DataClip | None:
+    """The clip that a folder or video is, None for the sharp partner of another."""
+    parts = source.relative_to(dataset).parts
+    at = next((i for i in reversed(range(len(parts))) if parts[i] in PARTNERS or parts[i] in _SHARP), None)
+    sharp, sought = None, []
+    if at is not None and parts[at] in PARTNERS:
+        sought = [dataset.joinpath(*parts[:at], name, *parts[at + 1 :]) for name in PARTNERS[parts[at]]]
+        sharp = next((path for path in sought if path in sources), None)
+    elif at is not None and _has_blurred_twin(dataset, parts, at, sources):
+        return None
+    sequence = _sequence(dataset, source, parts, at)
+    layout = _layout(source, parts, at, sequence)
+    return DataClip(
+        name="/".join(parts) or dataset.resolve().name,
+        source=source,
+        sharp=sharp,
+        archive=source.with_name(source.name + SUFFIX) if parts else source / f"frames{SUFFIX}",
+        frames=sources[source],
+        sequence=sequence,
+        split=_split(dataset, parts, layout, sequence),
+        role=parts[at] if at is not None else "",
+        layout=layout,
+        sought=tuple(sought),
+        raw=raw,
+    )
+
+
+def _has_blurred_twin(dataset: Path, parts: tuple[str, ...], at: int, sources: Mapping[Path, int]) -> bool:
+    blurred = (name for name, partners in PARTNERS.items() if parts[at] in partners)
+    return any(dataset.joinpath(*parts[:at], name, *parts[at + 1 :]) in sources for name in blurred)
+
+
+def _sequence(dataset: Path, source: Path, parts: tuple[str, ...], at: int | None) -> str:
+    """The last folder that is neither a kind, nor a split, nor BSD's RGB; a video is called as its file is."""
+    names = [*parts[:-1], source.stem] if parts and not source.is_dir() else [*parts]
+    plain = [
+        name
+        for i, name in enumerate(names)
+        if i != at and _split_of(name) is None and not (at is not None and i > at and name == "RGB")
+    ]
+    return plain[-1] if plain else dataset.resolve().name
+
+
+def _layout(source: Path, parts: tuple[str, ...], at: int | None, sequence: str) -> str:
+    if at is None:
+        if source.suffix.lower() == RAW_SUFFIX:
+            return "raw YUV"
+        if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
+            return "videos"
+        return "GOPRO_Large_all (raw frames)" if is_gopro_name(sequence) else "folders of frames"
+    role, above, below = parts[at], parts[:at], parts[at + 1 :]
+    if any(_SPLIT_PREFIX.fullmatch(name) for name in above):
+        return "PVDNet"
+    if role in ("Blur", "Sharp"):
+        return "BSD"
+    if _SPLIT_PREFIX.fullmatch(role):
+        return "sorted by kind (GoPro11)"
+    if below:
+        return "sorted by kind"
+    if (source.parent / "clip.json").exists():
+        return "unsmear data"
+    return "DVD" if role in ("input", "GT") else "GOPRO_Large"
+
+
+def _split(dataset: Path, parts: tuple[str, ...], layout: str, sequence: str) -> Split | None:
+    named = (_split_of(name) for name in (*parts, dataset.resolve().name))
+    found = next((split for split in named if split is not None), None)
+    if found is None and layout == "DVD":
+        return "test" if sequence in DVD_TEST else "train"
+    return found
+
+
+def _split_of(name: str) -> Split | None:
+    prefixed = _SPLIT_PREFIX.fullmatch(name)
+    return _SPLITS.get(prefixed[1] if prefixed else name.lower())
+
+
+def _sources(dataset: Path) -> dict[Path, int]:
+    """Every folder that holds images, with their number, and every video (0), in natural order."""
+    found: dict[Path, int] = {}
+    for path in [dataset, *sorted(dataset.rglob("*"), key=lambda path: [natural_key(Path(p)) for p in path.parts])]:
+        parts = path.relative_to(dataset).parts
+        if any(part.startswith(".") for part in parts):
+            continue
+        if path.is_dir():
+            if len(parts) > 1 and parts[-1] == _SENSOR and parts[-2] in ("Blur", "Sharp"):
+                continue
+            images = sum(1 for e in path.iterdir() if is_image(e) and not e.name.startswith(".") and e.is_file())
+            if images:
+                found[path] = images
+        elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            found[path] = 0
+    return found

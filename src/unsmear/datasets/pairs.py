@@ -1,0 +1,269 @@
+"""Blurred and sharp frames of a data set's clips, pair by pair, and the priors that were made of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from unsmear.datasets.layouts import DataClip, find_clips
+from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.priors.archive import PriorArchive
+from unsmear.video import VideoInfo, VideoReader, eight_bit, open_video, upright, upright_size
+from unsmear.video.images import list_images
+
+
+class FramePair(NamedTuple):
+    """A frame as ``(H, W, 3)`` RGB, blurred and sharp, uint8 or uint16 (the full range) both.
+
+    ``name`` is that of the image without its suffix, the number of the frame in six digits for videos.
+    """
+
+    name: str
+    blurred: np.ndarray
+    sharp: np.ndarray
+
+
+class Piece(NamedTuple):
+    """Some frames of a clip, (T, H, W, 3) uint8 RGB both."""
+
+    name: str
+    """Of the clip."""
+    blurred: np.ndarray
+    sharp: np.ndarray
+
+
+class PairReader:
+    """Streams the pairs of a clip, upright, one at a time; memory does not depend on the length.
+
+    Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
+
+    Attributes:
+        clip: what is read.
+        width, height: in pixels, of the upright frames.
+        deep: whether frames are uint16.
+        frames: how many pairs there are, None for videos that do not state it.
+    """
+
+    def __init__(self, clip: DataClip) -> None:
+        """See :func:`open_pairs`."""
+        self.clip = clip
+        sharp = _partner(clip)
+        self._names = _common_names(clip.source, sharp)
+        self._blurred = _opened(clip, clip.source)
+        try:
+            self._sharp = _opened(clip, sharp)
+        except BaseException:
+            self._blurred.close()
+            raise
+        try:
+            self._compare(self._blurred.info, self._sharp.info)
+        except BaseException:
+            self.close()
+            raise
+
+    def _compare(self, blurred: VideoInfo, sharp: VideoInfo) -> None:
+        self.width, self.height = upright_size(blurred)
+        self.deep = blurred.bit_depth > 8
+        if upright_size(sharp) != (self.width, self.height):
+            raise DataLayoutError(
+                f"{sharp.path}: is {upright_size(sharp)[0]}x{upright_size(sharp)[1]} where the blurred frames in "
+                f"{blurred.path} are {self.width}x{self.height}; give the partner of the same size"
+            )
+        if (sharp.bit_depth > 8) != self.deep:
+            raise DataLayoutError(
+                f"{sharp.path}: has {sharp.bit_depth} bits where the blurred frames in {blurred.path} have "
+                f"{blurred.bit_depth}; convert one of them"
+            )
+        if blurred.frames and sharp.frames and blurred.frames != sharp.frames:
+            raise DataLayoutError(
+                f"{sharp.path}: has {sharp.frames} frames where {blurred.path} has {blurred.frames}; "
+                "give the partner of the same length"
+            )
+        self.frames = blurred.frames or sharp.frames
+        listed = self.clip.listed_frames
+        if listed is not None and self.frames is not None and self.frames != listed:
+            raise DataLayoutError(
+                f"{blurred.path}: has {self.frames} frames where the list states {listed}; "
+                "complete the clip or correct the list"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both files; iterations under way end there."""
+        self._blurred.close()
+        self._sharp.close()
+
+    def __iter__(self) -> Iterator[FramePair]:
+        """Pairs in order. Raises DataLayoutError where a file is damaged or one side ends before the other."""
+        blurred, sharp = (self._side(side, slice(None)) for side in (self._blurred, self._sharp))
+        count = 0
+        while True:
+            b, s = next(blurred, None), next(sharp, None)
+            if b is None or s is None:
+                break
+            yield FramePair(self._names[count] if self._names else f"{count:06d}", b, s)
+            count += 1
+        if (b is None) != (s is None):
+            short, long = (self._blurred, self._sharp) if b is None else (self._sharp, self._blurred)
+            raise DataLayoutError(
+                f"{short.info.path}: ends after {count} frames where {long.info.path} goes on; "
+                "give the partner of the same length"
+            )
+        listed = self.clip.listed_frames
+        if listed is not None and count != listed:
+            raise DataLayoutError(
+                f"{self.clip.source}: has {count} frames where the list states {listed}; "
+                "complete the clip or correct the list"
+            )
+
+    def piece(self, span: slice) -> Piece:
+        """The frames of a span, 16-bit ones rounded to 8 bits; fewer where the clip ends before the span.
+
+        Raises:
+            DataLayoutError: a file is damaged.
+        """
+        blurred, sharp = (list(map(eight_bit, self._side(side, span))) for side in (self._blurred, self._sharp))
+        return Piece(self.clip.sequence or self.clip.name, np.stack(blurred), np.stack(sharp))
+
+    def __len__(self) -> int:
+        """Number of pairs; a video that does not state it is read through."""
+        return self.frames or sum(1 for _ in self)
+
+    @staticmethod
+    def _side(reader: VideoReader, span: slice) -> Iterator[np.ndarray]:
+        try:
+            for frame in reader.frames(span.start or 0, span.stop):
+                yield upright(frame.rgb, reader.info)
+        except DataLayoutError:
+            raise
+        except UnsmearError as error:
+            raise DataLayoutError(str(error)) from error
+
+
+def find_pairs(
+    dataset: Path, *, split: str | None = None, clip_list: Path | None = None, role: str | None = None
+) -> list[DataClip]:
+    """The clips of a data set that have a sharp partner, or by their name ought to; see ``find_clips``.
+
+    Raises:
+        DataLayoutError: there is none.
+    """
+    found = find_clips(dataset, split=split, clip_list=clip_list, role=role)
+    pairs = [clip for clip in found if clip.sharp is not None or clip.lacks_partner]
+    if not pairs:
+        raise DataLayoutError(
+            f"{dataset}: no clip has a sharp partner; `unsmear data check {dataset}` tells what is there"
+        )
+    return pairs
+
+
+def open_pairs(clip: DataClip) -> PairReader:
+    """Open a clip and its sharp partner, from :func:`unsmear.datasets.layouts.find_clips`, for reading side by side.
+
+    Raises:
+        DataLayoutError: it has no partner; the two differ in size, depth, length or names of frames; one of them
+            is damaged. What only reading on can tell is raised while iterating.
+    """
+    return PairReader(clip)
+
+
+def read_pieces(dataset: Path, spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
+    """Pieces of every pair of clips of a data set, in natural order of the clips.
+
+    Args:
+        dataset: its top folder.
+        spans: which frames of a clip of so many frames are read, a piece for each span.
+
+    Raises:
+        DataLayoutError: as ``find_pairs`` and ``open_pairs``.
+    """
+    for clip in find_pairs(dataset):
+        with open_pairs(clip) as pairs:
+            for span in spans(len(pairs)):
+                yield pairs.piece(span)
+
+
+def open_priors(clip: DataClip) -> PriorArchive | None:
+    """The priors beside a clip, as ``unsmear data augment`` left them; nothing is computed. Close it in the end.
+
+    Returns:
+        The archive, whose frame t belongs to frame t of the clip; None where there is none.
+
+    Raises:
+        DataLayoutError: it is damaged, or made of another number or size of frames than the clip has. Whether it
+            was made of these very frames, ``unsmear data check`` tells.
+    """
+    if not clip.archive.exists():
+        return None
+    with _opened(clip, clip.source) as reader:
+        info = reader.info
+    archive = PriorArchive(clip.archive)
+    if (archive.width, archive.height) != (info.width, info.height):
+        problem = f"{archive.width}x{archive.height} where the clip is {info.width}x{info.height}"
+    elif info.frames and len(archive) != info.frames:
+        problem = f"{len(archive)} frames where the clip has {info.frames}"
+    else:
+        return archive
+    archive.close()
+    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again with `unsmear data augment`")
+
+
+def _partner(clip: DataClip) -> Path:
+    if clip.sharp is not None:
+        return clip.sharp
+    if not clip.sought:
+        raise DataLayoutError(
+            f"{clip.source}: has no sharp partner, and its folders do not say where one would be; "
+            "lay pairs out as NAME/blur and NAME/sharp"
+        )
+    raise DataLayoutError(
+        f"{clip.source}: has no sharp partner; expected {' or '.join(str(path) for path in clip.sought)}"
+    )
+
+
+def _common_names(blurred: Path, sharp: Path) -> list[str]:
+    """Names of the images of both folders, in order; empty for videos."""
+    if not (blurred.is_dir() and sharp.is_dir()):
+        return []
+    names, partners = ([path.stem for path in list_images(folder)] for folder in (blurred, sharp))
+    problem = name_problem(blurred, sharp, names, partners)
+    if problem:
+        raise DataLayoutError(problem)
+    return names
+
+
+def name_problem(blurred: Path, sharp: Path, names: list[str], partners: list[str]) -> str | None:
+    """One line on what the images of two folders lack against each other; None where they go together."""
+    for folder, found in ((blurred, names), (sharp, partners)):
+        twice = next((name for name in found if found.count(name) > 1), None) if len(set(found)) < len(found) else None
+        if twice:
+            return f"{folder}: holds two images named {twice}; remove one of them"
+    lone = sorted(set(names) ^ set(partners))
+    if not lone:
+        return None
+    if not set(names) & set(partners):
+        return (
+            f"{sharp}: its images are named {partners[0]} and on, those of {blurred} {names[0]} and on; "
+            "partners have the same names"
+        )
+    where = sharp if lone[0] in set(names) else blurred
+    return (
+        f"{sharp}: has {len(partners)} frames where {blurred} has {len(names)}; {lone[0]} is missing in {where}, "
+        "copy it there"
+    )
+
+
+def _opened(clip: DataClip, path: Path) -> VideoReader:
+    try:
+        return open_video(path, clip.raw)
+    except UnsmearError as error:
+        raise DataLayoutError(str(error)) from error

@@ -1,0 +1,290 @@
+"""The ablations of CPGD-Net (Tables II, III and IV; Figs. 6, 9 and 11) and of stage 2's options, beside the paper.
+
+One network, trained with coding motion and residuals, runs every row that has no checkpoint of its own and that it can
+express; whether the paper trained one a row it does not say.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from unsmear.errors import UsageError
+from unsmear.evaluation.generation import Generators
+from unsmear.evaluation.motion import MovedRestorer, motion_cost, motion_source
+from unsmear.evaluation.pictures import Picture, Rgb, most_blurred_crop, side_by_side
+from unsmear.evaluation.published import ablation_rows
+from unsmear.evaluation.results import Result
+from unsmear.evaluation.tables import MISSING, Block, Cell, best_of, figure_cell, heading
+from unsmear.evaluation.variants import TABLES, TITLES, Variant, find_table
+from unsmear.metrics import psnr
+from unsmear.metrics.catalogue import METRICS
+from unsmear.models import zoo
+from unsmear.priors.flow import Cost
+from unsmear.restore.restorer import Restorer
+
+log = logging.getLogger(__name__)
+
+Evaluate = Callable[[Restorer, str], tuple[Result, Sequence[Picture]]]
+"""Scores a restorer under the name of its row, and shows some frames of it."""
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A row as it came out."""
+
+    variant: Variant
+    result: Result | None = None
+    pictures: Sequence[Picture] = ()
+    cost: Cost | None = None
+    """Of one field of motion; Table III alone."""
+    cost_size: tuple[int, int] | None = None
+    """Width and height at which the cost was measured."""
+    reason: str = ""
+    """Why there is no result."""
+    same_weights: bool = False
+    """The weights of ``full`` ran it, which were not trained for what it changes."""
+    model: str = ""
+    """Name or folder of the model that ran it, where it generates."""
+    paper: Mapping[str, str] = field(default_factory=dict)
+    """The paper's own figures by metric, as printed; empty for rows of ours."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant.label}, same weights" if self.same_weights and self.result else self.variant.label
+
+
+def run_ablation(
+    table: str,
+    load: Callable[[str], Restorer],
+    evaluate: Evaluate,
+    *,
+    models: Mapping[str, str] | None = None,
+    only: Sequence[str] | None = None,
+    raft: Path | None = None,
+    sample: Sequence[np.ndarray] = (),
+    progress: Callable[[str], None] | None = None,
+) -> list[AblationRow]:
+    """Measure every row that can be.
+
+    Args:
+        table: ``II``, ``III``, ``IV`` or ``options``.
+        load: a restorer from the name of a shipped model or a folder of weights.
+        evaluate: scores it.
+        models: by row, the model it runs. One for ``mv`` or ``without_cpc`` serves as stage 1 wherever none is given,
+            else ``cpfp`` does; one for ``full`` runs the rows of stage 2, else the shipped one does.
+        only: keys of the rows to measure; None for all.
+        raft: torchvision's RAFT weights.
+        sample: consecutive frames on which the cost of motion is measured, ``(H, W, 3)``; none, no cost.
+        progress: called with the label of each row before it is measured.
+
+    Raises:
+        UsageError: an unknown table; a row that the table does not have; a checkpoint that is not what its row asks
+            for.
+        WeightsError: RAFT's weights are damaged or do not fit.
+    """
+    table = find_table(table)
+    models = dict(models or {})
+    variants = TABLES[table]
+    for option, keys in (("`models`", models), ("`only`", only or ())):
+        unknown = sorted(set(keys) - {v.key for v in variants})
+        if unknown:
+            known = ", ".join(v.key for v in variants)
+            raise UsageError(f"{option} {unknown[0]}: {TITLES[table]} has no such row; its rows are {known}")
+    for variant in variants:
+        if variant.part == "own" and variant.key in models:
+            _check_lacks(variant, models[variant.key])
+    generators = Generators(load, models, variants)
+    published = {row.method: row.printed for row in ablation_rows(table)}
+    reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # all, before any hours of work
+    reasons |= {v.key: "left out" for v in variants if only is not None and v.key not in only}
+    rows = []
+    for variant in variants:
+        row = AblationRow(variant, reason=reasons[variant.key], paper=published.get(variant.key, {}))
+        if not row.reason:
+            if progress:
+                progress(variant.label)
+            if variant.part == "stage 2":
+                result, pictures = evaluate(generators.restorer(variant), variant.key)
+                row = replace(row, result=result, pictures=pictures)
+                row = replace(row, same_weights=generators.shares(variant), model=generators.model(variant))
+            else:
+                named = models.get(variant.key) or models.get("mv") or models.get("without_cpc")
+                inner = (None if named else generators.first) or load(named or "cpfp")
+                row = _measured(row, inner, evaluate, raft, sample if table == "III" else ())
+        rows.append(row)
+    return rows
+
+
+def _reason(variant: Variant, models: Mapping[str, str], generators: Generators, raft: Path | None) -> str:
+    """Why a row cannot be measured; empty where it can."""
+    if variant.part == "stage 2":
+        return generators.reason(variant)
+    if variant.part == "own" and variant.key not in models:
+        return f"needs a checkpoint trained without {variant.lacks}: give {variant.key}=DIR as `models`"
+    if variant.motion.startswith("raft"):
+        if raft is None:
+            return "needs RAFT's weights: give them as `raft`"
+        try:
+            motion_source(variant.motion, raft)
+        except UsageError as error:
+            return str(error)
+    return ""
+
+
+def _measured(
+    row: AblationRow, inner: Restorer, evaluate: Evaluate, raft: Path | None, sample: Sequence[np.ndarray]
+) -> AblationRow:
+    """A row of stage 1."""
+    variant = row.variant
+    source = motion_source(variant.motion, raft, inner.device)
+    # Rows are told apart by their names, also in files of finished clips.
+    name = f"{inner.name}-{variant.key}"
+    restorer = MovedRestorer(inner, source, residual=variant.residual, name=name)
+    cost = size = None
+    if len(sample) > 1:
+        cost = motion_cost(source, sample)
+        size = (sample[0].shape[1], sample[0].shape[0])
+    result, pictures = evaluate(restorer, variant.key)
+    return replace(row, result=result, pictures=pictures, cost=cost, cost_size=size)
+
+
+def _check_lacks(variant: Variant, model: str) -> None:
+    if zoo.find(model).config.get("use_residual", True):
+        raise UsageError(
+            f"`models` {variant.key}={model}: this network reads coding residuals; "
+            "give one trained with use_residual: false"
+        )
+
+
+def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
+    """JSON values: figures, costs and reasons of every row, and the paper's."""
+    return [
+        {
+            "row": row.variant.key,
+            "label": row.label,
+            "same_weights": row.same_weights,
+            "result": row.result.as_dict() if row.result else None,
+            "cost": row.cost.as_dict() if row.cost else None,
+            "reason": row.reason,
+            "paper": dict(row.paper),
+        }
+        for row in rows
+    ]
+
+
+def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
+    """Ours beside the paper's, a row each; what is not available says why."""
+    results = [row.result for row in rows if row.result is not None]
+    names = [n for n in METRICS if any(n in r.metrics for r in results) or any(n in row.paper for row in rows)]
+    heads, columns = ["row", "ours"], [[Cell(row.label, row.variant.key) for row in rows]]
+    columns.append([Cell("not available" if row.reason else "measured", row.reason) for row in rows])
+    for name in names:
+        metric = METRICS[name]
+        values = [row.result.mean(name) if row.result else None for row in rows]
+        if any(v is not None for v in values):
+            best, cells = best_of(values, metric), []
+            for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+                interval = row.result.interval(name) if row.result else None
+                cells.append(figure_cell(value, metric.decimals, i in best, interval))
+            heads.append(heading(metric))
+            columns.append(cells)
+        if any(name in row.paper for row in rows):
+            heads.append(f"{metric.label} in the paper")
+            columns.append([_printed(row, name) for row in rows])
+    if table == "III":
+        heads += ["GFLOPs a field", "in the paper", "ms a field"]
+        columns.append([_per_field(row.cost, 1e-9 * row.cost.flops if row.cost else 0, 1) for row in rows])
+        columns.append([_printed(row, "gflops") for row in rows])
+        columns.append([_per_field(row.cost, 1e3 * row.cost.seconds if row.cost else 0, 1) for row in rows])
+    where = f"on {results[0].dataset}, protocol {results[0].protocol}" if results else "nothing measured"
+    return Block(
+        "ablation",
+        f"{TITLES[table]}: {where}",
+        tuple(heads),
+        tuple(zip(*columns, strict=True)),
+        2,
+        tuple(_notes(table, rows)),
+    )
+
+
+def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
+    published = ablation_rows(table)
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            reasons.setdefault(row.reason, []).append(row.label)
+    notes = [f"Not available: {'; '.join(labels)} ({reason})." for reason, labels in reasons.items()]
+    if any(row.same_weights for row in rows):
+        notes.append(
+            "Same weights: the networks of `full` ran the row, though they were trained otherwise; networks trained "
+            "for it may do better."
+        )
+    if published:
+        remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
+        first = published[0]
+        notes.append(
+            f"The paper's figures are taken for {first.dataset}, protocol {first.protocol} ({'; '.join(remarks)})."
+        )
+    if table == "III":
+        sizes = dict.fromkeys(f"{w}x{h}" for w, h in (row.cost_size for row in rows if row.cost_size))
+        measured = f", measured at {', '.join(sizes)}; the paper does not state its size" if sizes else ""
+        notes.append(
+            f"A field is the motion between two frames, one way{measured}. For MVs the time is that of the re-encode "
+            "with its residuals, and the arithmetic counts as none, as in the paper."
+        )
+    return notes
+
+
+def _printed(row: AblationRow, metric: str) -> Cell:
+    text = row.paper.get(metric)
+    return Cell(MISSING) if text is None else Cell(text, float(text))
+
+
+def _per_field(cost: Cost | None, total: float, decimals: int) -> Cell:
+    return figure_cell(None if cost is None else total / max(cost.fields, 1), decimals, False, None)
+
+
+def ablation_figure(rows: Sequence[AblationRow], size: tuple[int, int] = (240, 180)) -> Rgb | None:
+    """Crops of input, every measured row and truth, a strip for each picture that all rows have; PSNR below each.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB, or None where no row has pictures.
+    """
+    shown = [row for row in rows if row.pictures]
+    if not shown:
+        return None
+    strips = []
+    for first in shown[0].pictures:
+        where = (first.clip, first.frame)
+        found = [next((p for p in row.pictures if (p.clip, p.frame) == where), None) for row in shown]
+        pictures = [p for p in found if p is not None]
+        if len(pictures) == len(shown):
+            strips.append(_strip([row.variant.key for row in shown], pictures, size))
+    if not strips:
+        return None
+    width = max(strip.shape[1] for strip in strips)
+    return np.vstack(
+        [cv2.copyMakeBorder(s, 0, 6, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3) for s in strips]
+    ).astype(np.uint8)
+
+
+def _strip(keys: Sequence[str], pictures: Sequence[Picture], size: tuple[int, int]) -> Rgb:
+    first = pictures[0]
+    before, truth = first.before, first.truth
+    reference = first.after if truth is None else truth
+    box = most_blurred_crop(first.after if before is None else before, reference, size)
+    panels = [(p.after, key) for p, key in zip(pictures, keys, strict=True)]
+    if before is not None:
+        panels.insert(0, (before, "input"))
+    crops = [box.cut(image) for image, _ in panels]
+    labels = [label for _, label in panels]
+    if truth is None:
+        return side_by_side(crops, labels)
+    sharp = box.cut(truth)
+    details = [f"{psnr(crop, sharp):.2f} dB" for crop in crops]
+    return side_by_side([*crops, sharp], [*labels, "truth"], [*details, f"{first.clip}, frame {first.frame}"])

@@ -1,0 +1,113 @@
+"""Rows that generate: which model runs them, and what of it is changed (CPGD-Net, Tables II and IV; our options)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unsmear.errors import UsageError
+from unsmear.evaluation.variants import Variant
+from unsmear.models import zoo
+from unsmear.restore.cpgd import CPGDRestorer
+from unsmear.restore.restorer import Restorer
+
+DEFAULT = "cpgd"
+"""The shipped model that generates, where there is one."""
+
+UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
+"""Options of a control network that its configuration leaves out, or that is not there."""
+
+
+class Generators:
+    """Models that generate, for the rows of a table.
+
+    Args:
+        load: a restorer from a name or folder.
+        models: by row, what ``--model`` gave. The one of ``full`` runs every row that its weights can express and that
+            has none of its own; without it the shipped one does, where there is one.
+
+    Raises:
+        UsageError: a folder that does not generate, or is not what its row asks for.
+    """
+
+    def __init__(self, load: Callable[[str], Restorer], models: Mapping[str, str], variants: tuple[Variant, ...]):
+        self.load, self.models = load, models
+        shipped = DEFAULT if any(entry.name == DEFAULT for entry in zoo.shipped()) else None
+        generating = any(variant.part == "stage 2" for variant in variants)
+        self.full = models.get("full", shipped) if generating else None
+        self._loaded: CPGDRestorer | None = None
+        for variant in variants:
+            if variant.part == "stage 2" and variant.key in models:
+                self._check(variant, models[variant.key])
+
+    @property
+    def first(self) -> Restorer | None:
+        """Stage 1 of the full model; None where no row generates."""
+        return self._full().first if self.full else None
+
+    def shares(self, variant: Variant) -> bool:
+        """True where a row runs the weights of ``full``, changed in a way that they were not trained for."""
+        return bool(variant.blurred_hint or variant.trained) and variant.key not in self.models
+
+    def reason(self, variant: Variant) -> str:
+        """Why a row of stage 2 cannot be measured; empty where it can."""
+        if variant.key in self.models:
+            return ""
+        if variant.only_trained and not (self.full and self._is_full_anyway(variant)):
+            return f"needs {variant.only_trained}: give {variant.key}=DIR as `models`"
+        if not self.full:
+            return "needs a model that generates: give full=DIR as `models`"
+        return "is what `full` does" if self._is_full_anyway(variant) else ""
+
+    def model(self, variant: Variant) -> str:
+        """Name or folder of what runs a row."""
+        return self.models.get(variant.key) or self.full or ""
+
+    def restorer(self, variant: Variant) -> Restorer:
+        """The restorer of a row for which there is no reason not to run it."""
+        model = self.model(variant)
+        inner = self._full() if model == self.full else _generating(self.load(model), model)
+        name = f"{inner.name}-{variant.key}"
+        return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
+
+    def _full(self) -> CPGDRestorer:
+        assert self.full is not None
+        if self._loaded is None:
+            self._loaded = _generating(self.load(self.full), self.full)
+        return self._loaded
+
+    def _is_full_anyway(self, variant: Variant) -> bool:
+        full = self._full()
+        config, sampling = dict(full.pipe.control.config), vars(full.sampling)
+        if sampling["joint_time_attention"] is not None:
+            config["joint_time_attention"] = sampling["joint_time_attention"]
+        if variant.trained:
+            return _has(config, variant.trained)
+        return bool(variant.sampling) and _has(sampling, variant.sampling)
+
+    def _check(self, variant: Variant, model: str) -> None:
+        entry = zoo.find(model)
+        if entry.kind != "CPGDPipeline":
+            raise UsageError(
+                f"`models` {variant.key}={model}: no model that generates; give a folder with unet, vae, control"
+            )
+        control = entry.parts.get("control")
+        config = UNCONTROLLED | (control.config if control else {})
+        for name, wanted in variant.trained.items():
+            if config[name] != wanted:
+                raise UsageError(
+                    f"`models` {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
+                    f"give one trained with {name}: {_yaml(wanted)}"
+                )
+
+
+def _generating(restorer: Restorer, model: str) -> CPGDRestorer:
+    if not isinstance(restorer, CPGDRestorer):
+        raise UsageError(f"{model} is no model of CPGD-Net's stage 2; give a folder with unet, vae and control")
+    return restorer
+
+
+def _has(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(config[name] == value for name, value in wanted.items())
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value).lower()

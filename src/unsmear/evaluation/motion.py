@@ -1,0 +1,139 @@
+"""A restorer whose motion comes from elsewhere than the codec, and what that costs (CPGD-Net, Table III)."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unsmear.errors import UsageError, WeightsError
+from unsmear.priors import Prior, chunk_priors
+from unsmear.priors.flow import Cost, MotionSource, ReplacedMotion, make_source
+from unsmear.priors.grid import grid_shape
+from unsmear.restore.restorer import Clip, Restorer, State
+from unsmear.video import Frame
+from unsmear.video.colour import luma_of_rgb
+
+COST_FIELDS = 3
+"""Fields that are timed a source; the first of them may include a warm-up."""
+
+_LAST = "motion source: frame before"
+
+
+def _shown(rgb: np.ndarray) -> Frame:
+    """A picture as sources of motion see it."""
+    return Frame(0, None, 0.0, rgb, luma_of_rgb(rgb))
+
+
+class MovedRestorer(Restorer):
+    """Another restorer, handed priors whose motion (both ways) comes from ``source`` and whose residual may be gone.
+
+    The source sees the frames of a clip and, through the state, the one before. Where neither shows the other frame
+    (behind the last frame that is looked at) the codec's motion stays. With ``mv`` and the residual nothing changes.
+    """
+
+    def __init__(self, inner: Restorer, source: MotionSource, *, residual: bool = True, name: str | None = None):
+        self.inner, self.source, self.residual = inner, source, residual
+        self.name = f"{inner.name}-{source.name}" if name is None else name
+        self.frames_after, self.device, self.dtype = inner.frames_after, inner.device, inner.dtype
+        self.fingerprint = inner.fingerprint
+
+    def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
+        import torch
+
+        past = None if state is None else state[_LAST].numpy().astype(clip.frames.dtype)
+        rest = None if state is None else {name: value for name, value in state.items() if name != _LAST}
+        changed = replace(clip, priors=list(self._priors(clip, past)))
+        restored, after = self.inner.restore(changed, rest, tile_px)
+        last = clip.frames[clip.wanted - 1]
+        kept = torch.from_numpy(last.astype(np.int32 if last.dtype == np.uint16 else np.uint8))
+        return restored, {**after, _LAST: kept}
+
+    def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
+        return self.inner.default_tile_px(height, width, frames)
+
+    def _priors(self, clip: Clip, past: np.ndarray | None) -> Iterator[Prior]:
+        pairs = [(_shown(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]
+        lead = [] if past is None else [(_shown(past), Prior.empty(*past.shape[:2]))]
+        moved = [prior for _, prior in ReplacedMotion(self.source, self.source).of([*lead, *pairs])]
+        for prior in moved[len(lead) :]:
+            yield prior if self.residual else replace(prior, residual=np.zeros_like(prior.residual))
+
+
+def motion_source(name: str, raft: Path | None = None, device: str = "cpu") -> MotionSource:
+    """``mv``, ``dis``, ``none``, or ``raft-N`` and ``raft-N-warm`` with weights from a file.
+
+    Args:
+        name: of the source.
+        raft: torchvision's ``raft_large`` as a state dict (``.pth``) or safetensors.
+        device: where RAFT runs.
+
+    Raises:
+        UsageError: RAFT without weights or without torchvision; an unknown name.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not name.startswith("raft-"):
+        return make_source(name)
+    if raft is None:
+        raise UsageError(f"motion source {name} needs weights: give torchvision's raft_large as `raft`")
+    import torch
+
+    from unsmear.models.raft import RaftFlow
+
+    try:
+        from torchvision.models.optical_flow import raft_large
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(
+            f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
+        ) from None
+    model = raft_large(weights=None, progress=False)
+    try:
+        model.load_state_dict(_weights(raft), strict=True)
+    except Exception as error:  # each of the loaders has kinds of its own
+        why = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{raft} does not hold torchvision's raft_large ({why}); give its .pth") from None
+    _, iterations, *warm = name.split("-")
+    return RaftFlow(model, int(iterations), warm=bool(warm), device=device)
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
+    """Cost of one field of motion at the size of these frames.
+
+    The codec's motion is timed as a whole: re-encoding both ways, residual and cuts included, divided by the number
+    of fields that this gives. Its arithmetic counts as none, as in the paper.
+
+    Args:
+        source: of motion.
+        frames: at least two consecutive ones, ``(H, W, 3)`` uint8 or uint16.
+    """
+    if len(frames) < 2:
+        raise ValueError("the cost of motion needs two frames or more")
+    cost = Cost(source.name)
+    shown = [_shown(frame) for frame in frames]
+    if source.name == "mv":
+        lumas = [frame.luma for frame in shown]
+        begin = time.perf_counter()
+        chunk_priors(lumas, before=None, after=None)
+        cost.seconds = time.perf_counter() - begin
+        cost.fields = 2 * (len(frames) - 1)
+        return cost
+    zero = np.zeros((*grid_shape(*frames[0].shape[:2]), 2), np.int16)
+    for past, now in islice(pairwise(shown), COST_FIELDS):
+        begin = time.perf_counter()
+        source.motion(now, past, zero)
+        cost.seconds += time.perf_counter() - begin
+        cost.fields += 1
+        cost.flops += source.flops(*now.luma.shape)
+    return cost

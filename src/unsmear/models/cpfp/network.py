@@ -1,0 +1,432 @@
+"""Coding-prior feature propagation: stage 1 of CPGD-Net (§III-B, Fig. 4).
+
+Encoder to a latent grid → passes of coding-prior alignment forward and backward in time → fusion →
+decoder with a global residual. Nothing in it looks at a whole frame, so a tile sees what the whole sees.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from unsmear.models.common.warp import pixel_grid, sample, warp
+from unsmear.models.cpfp.alignment import CPFA
+from unsmear.models.cpfp.blocks import ResidualBlock, ResidualBody, zero_bias
+from unsmear.models.cpfp.config import CPFPConfig
+from unsmear.models.cpfp.correction import motion_gate, pinned, shuffled
+from unsmear.models.cpfp.deconvolution import coarse_samples, line_samples, richardson_lucy
+from unsmear.models.cpfp.motion_line import LineBlock, MotionLine, line_motion
+from unsmear.models.cpfp.pyramid import Pyramid, doubled
+
+__all__ = ["CPFP", "GRID", "CPFPConfig", "CPFPOutput", "PriorTensors"]
+
+GRID = 4
+"""Frame pixels a feature pixel, each way."""
+
+UNKNOWN_DUTY = 0.7
+"""Taken for the duty cycle where it is unknown."""
+
+INPUT_TAPS = (-1.0, -0.5, 0.5, 1.0)
+"""Where along its own blur the encoder reads each frame besides the pixel itself; ±0.5 are the ends."""
+
+DECONVOLVED = 0.85
+"""Share of what deconvolution changes that a fresh network takes: near the best constant on rendered sequences."""
+
+FROM_NEIGHBOURS, TRUSTED_ERROR = 0.24, 0.035
+"""Share of what each neighbour, deconvolved and moved along V, differs by that a fresh network takes, and the mean
+difference of the blurred frames (of 1) at which it is trusted to the e-th part: near the best constants on real clips.
+"""
+
+MOTION_INPUT_PX = 16.0
+"""Motion is divided by this where the encoder reads it; frame pixels."""
+
+
+class PriorTensors(NamedTuple):
+    """Coding priors of a clip as the networks read them. Grids may be coarser than the frame.
+
+    Values stay in frame pixels whatever the grid; networks resize them.
+    """
+
+    motion: Tensor
+    """V (B, T, 2, h, w): content at p in frame t was at p + V in frame t−1."""
+    motion_back: Tensor
+    """(B, T, 2, h, w): content at p in frame t is at p + V_back in frame t+1."""
+    residual: Tensor
+    """R (B, T, 1, h', w') in [0, 1]."""
+    reset: Tensor
+    """(B, T) bool: nothing to take from t−1."""
+    reset_back: Tensor
+    """(B, T) bool: nothing to take from t+1."""
+    duty: Tensor
+    """(B, T) exposure as a fraction of the frame step in [0, 1]; negative where unknown."""
+
+
+class CPFPOutput(NamedTuple):
+    frames: Tensor
+    """(B, T', 3, H, W) restored frames, not clipped; T' = ``output_frames``."""
+    state: Tensor
+    """What the first forward pass hands on after frame T'−1: (order, B, C, H/cell, W/cell)."""
+    look: Tensor | None
+    """Frame T'−1 and its deconvolution, (B, 6, H, W) half precision, for the frame after it; None where unused."""
+
+
+class CPFP(ModelMixin, ConfigMixin):
+    """The network. Constructor arguments are the fields of ``CPFPConfig``."""
+
+    config_name = "config.json"  # type: ignore[assignment]
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int = 32,
+        encoder_depth: int = 4,
+        body_depth: int = 6,
+        decoder_depth: int = 4,
+        passes: list[str] | None = None,
+        order: int = 1,
+        offset_groups: int = 4,
+        offset_limit: float | None = 4.0,
+        prior_inputs: bool = True,
+        line_taps: int = 17,
+        line_reach: float = 2.0,
+        state_limit: float | None = 4.0,
+        deconvolve: list[int] | None = None,
+        neighbours: bool = False,
+        line_blocks: int = 3,
+        coarse_deconvolve: list[int] | None = None,
+        deep_channels: list[int] | None = None,
+        deep_depths: list[int] | None = None,
+        use_motion: bool = True,
+        use_residual: bool = True,
+    ):
+        super().__init__()
+        self.channels, self.order, self.prior_inputs = channels, order, prior_inputs
+        self.use_motion, self.use_residual = use_motion, use_residual
+        self.state_limit = state_limit
+        self.passes = tuple(passes or ("forward", "backward"))
+        if self.passes[0] != "forward" or set(self.passes) - {"forward", "backward"}:
+            raise ValueError(f"passes {self.passes} must hold 'forward' and 'backward', 'forward' first")
+        if order not in (1, 2):
+            raise ValueError(f"order {order} of propagation must be 1 or 2")
+        c = channels
+        self.deconvolve, self.coarse_deconvolve = tuple(deconvolve or ()), tuple(coarse_deconvolve or ())
+        tried = len(self.deconvolve) + len(self.coarse_deconvolve)
+        deep = list(deep_channels or ())
+        self.cell = 2 * GRID if deep else GRID
+        """Frame pixels a cell of what is propagated."""
+        # The frame, also read at the taps along its line, and deconvolved
+        pictures = 1 + (len(INPUT_TAPS) if prior_inputs else 0) + tried
+        fields = 7 if prior_inputs else 0  # V, V_back, R, duty known, duty
+        if deep:
+            # A 1×1 convolution reads the many pictures: half of the arithmetic of the whole network otherwise
+            self.encoder = ResidualBody(pictures * 3 * GRID * GRID, c, encoder_depth, kernel=1)
+            self.down = nn.Conv2d(c, deep[0], 2, stride=2)
+            self.coarse_encoder = ResidualBody(deep[0] + fields, deep[0], encoder_depth)
+            self.pyramid = Pyramid(deep, list(deep_depths or ()))
+            self.up = nn.Conv2d(deep[0], c, 1)
+        else:
+            self.encoder = ResidualBody(pictures * 3 * GRID * GRID + fields, c, encoder_depth)
+        self.deep = bool(deep)
+        self.multiple = self.cell << max(len(deep) - 1, 0)
+        """Sides of frames and tiles are best multiples of this: a cell of the coarsest level, frame pixels."""
+        d = deep[0] if deep else c  # channels of what is propagated
+        self.align = nn.ModuleList(CPFA(d, offset_groups, order, offset_limit) for _ in self.passes)
+        self.body = nn.ModuleList(ResidualBody((2 + j) * d, d, body_depth) for j in range(len(self.passes)))
+        self.fuse = nn.Conv2d((1 + len(self.passes)) * d, d, 1)
+        self.decoder = nn.ModuleList(ResidualBlock(c) for _ in range(decoder_depth))
+        self.along_line = nn.ModuleList(LineBlock(d) for _ in range(line_blocks))
+        self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
+        self.to_pixels.weight.data *= 0.01
+        zero_bias(self.to_pixels)
+        if tried:
+            self.to_gates = nn.Conv2d(c, tried * GRID * GRID, 3, padding=1)
+            self.to_gates.weight.data *= 0.1
+            nn.init.constant_(self.to_gates.bias, DECONVOLVED / tried)  # type: ignore[arg-type]
+        self.neighbours = neighbours
+        if neighbours:
+            self.to_neighbours = nn.Conv2d(c, 2 * GRID * GRID, 3, padding=1)
+            self.to_neighbours.weight.data *= 0.1
+            nn.init.constant_(self.to_neighbours.bias, FROM_NEIGHBOURS)  # type: ignore[arg-type]
+        self.line = MotionLine(line_taps, line_reach) if line_taps else None
+        if line_taps:
+            self.to_line = nn.Conv2d(c, line_taps, 3, padding=1)
+            self.to_line.weight.data *= 0.1
+            zero_bias(self.to_line)
+
+    @property
+    def values_per_pixel(self) -> float:
+        """Feature values that are held for each pixel of each frame of a clip, for estimates of memory."""
+        held = self.fuse.out_channels * (2 + 2 * len(self.passes)) / self.cell**2
+        return held + self.channels / GRID**2 if self.deep else held
+
+    @classmethod
+    def build(cls, config: CPFPConfig) -> "CPFP":
+        """A network of this size with start values."""
+        return cls(**vars(config))
+
+    def forward(
+        self,
+        frames: Tensor,
+        priors: PriorTensors,
+        state: Tensor | None = None,
+        output_frames: int | None = None,
+        samples: int | None = None,
+        look: Tensor | None = None,
+        pin: bool = True,
+    ) -> CPFPOutput:
+        """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
+
+        Args:
+            frames: blurred (B, T, 3, H, W); H and W divisible by 4. Float in [0, 1], or levels: uint8, or 16-bit ones
+                as int32.
+            priors: of the same T frames.
+            state: of the first forward pass after the frame before ``frames[0]``; None for zeros.
+            output_frames: how many frames to restore, default all.
+            samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
+                of one frame must have the same.
+            look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
+            pin: keep the light of wide areas, and what stands still (``nn.correction``). False where they are tiles
+                of a frame, for which that is done when they are joined.
+        """
+        b, t, _, height, width = frames.shape
+        keep = t if output_frames is None else output_frames
+        size = (height // self.cell, width // self.cell)
+        dtype = self.to_pixels.weight.dtype
+        grid = self._to_feature_grid(priors, size)
+
+        if samples is None:
+            samples = self.line_samples(priors)
+        undone: list[list[Tensor]] = []
+        looks = [look]  # of the frames from −1 on
+        encoded: list[Tensor] = []  # at the size at which features are propagated
+        fine: list[Tensor] = []  # at a quarter of the frame's
+        for i in range(t):
+            frame = _unit(frames[:, i])
+            tried = self._deconvolved(frame, grid, i, samples)
+            features, coarse = self._encode(frame, grid, i, tried, dtype)
+            encoded.append(coarse)
+            if i < keep:
+                fine.append(features)
+                undone.append([x.half() for x in tried])  # all of them wait for the decoder
+            if self.neighbours and i <= keep:
+                best = frame + tried[len(self.deconvolve) - 1] if self.deconvolve else frame
+                looks.append(torch.cat([frame, best], 1).half())
+        looks += [None] * (keep + 2 - len(looks))
+        propagated: list[list[Tensor]] = []
+        handed_on = state
+        for j, direction in enumerate(self.passes):
+            start = state if j == 0 else None
+            passed, reached = self._propagate(j, direction, encoded, propagated, grid, start, keep - 1)
+            propagated.append(passed)
+            if j == 0:
+                handed_on = reached
+        restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
+        for i in range(keep):
+            frame = _unit(frames[:, i])
+            offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
+            seen = [encoded[i], *(passed[i] for passed in propagated)]
+            change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
+            made = frame + change
+            restored[:, i] = pinned(frame, made, self.motion_gate(grid, i, (height, width))) if pin else made
+            undone[i], looks[i] = [], None
+        assert handed_on is not None
+        return CPFPOutput(restored, handed_on, looks[keep])
+
+    def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
+        """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
+
+        def resized(field_: Tensor, mode: str) -> Tensor:
+            b, t = field_.shape[:2]
+            flat = field_.flatten(0, 1).float()
+            if tuple(flat.shape[-2:]) != size:
+                options = {"align_corners": False} if mode == "bilinear" else {}
+                flat = F.interpolate(flat, size, mode=mode, **options)
+            return flat.unflatten(0, (b, t))
+
+        motion, back = (resized(m, "bilinear") for m in (priors.motion, priors.motion_back))
+        residual = resized(priors.residual, "area")
+        if not self.use_motion:
+            motion, back = torch.zeros_like(motion), torch.zeros_like(back)
+        if not self.use_residual:
+            residual = torch.zeros_like(residual)
+        return priors._replace(motion=motion, motion_back=back, residual=residual)
+
+    @staticmethod
+    def motion_gate(priors: PriorTensors, i: int, size: tuple[int, int]) -> Tensor:
+        """How much of a correction frame i takes where, (B, 1, H, W): nothing where there is no motion to go by."""
+        p = priors
+        return motion_gate(p.motion[:, i], p.motion_back[:, i], p.reset[:, i], p.reset_back[:, i], size)
+
+    def line_samples(self, priors: PriorTensors) -> int:
+        """Points of a motion line that deconvolution should average over these frames."""
+        if not self.deconvolve and not self.coarse_deconvolve:
+            return 1
+        blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
+        return line_samples(blur)
+
+    def _deconvolved(self, frame: Tensor, grid: PriorTensors, i: int, samples: int) -> list[Tensor]:
+        """What deconvolution along its line makes of a frame, less the frame, after each number of iterations."""
+        blur = self._blur(grid, i)
+        out = []
+        if self.deconvolve:
+            out = [x - frame for x in richardson_lucy(frame, blur, samples, self.deconvolve)]
+        if self.coarse_deconvolve:
+            half = F.avg_pool2d(frame, 2)
+            tried = richardson_lucy(half, blur / 2, coarse_samples(samples), self.coarse_deconvolve)
+            out += [doubled(x - half) for x in tried]
+        return out
+
+    @staticmethod
+    def _offered(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
+        """What the frames before and after i, deconvolved and moved along V, say otherwise than frame i does where the
+        blurred frames agree: two of (B, 3, H, W), zero where there is none. ``looks``: of i − 1, i and i + 1."""
+        before, here, after = looks
+        assert here is not None
+        own = here.float()
+        out = []
+        for look, motion, cut in ((before, grid.motion, grid.reset), (after, grid.motion_back, grid.reset_back)):
+            if look is None:
+                out.append(torch.zeros_like(own[:, 3:]))
+                continue
+            field_ = F.interpolate(motion[:, i], own.shape[-2:], mode="bilinear", align_corners=False)
+            moved = warp(look.float(), field_, "border")
+            error = (moved[:, :3] - own[:, :3]).abs().mean(1, keepdim=True)
+            error = F.avg_pool2d(error, 5, 1, 2, count_include_pad=False)
+            trust = torch.exp(-((error / TRUSTED_ERROR) ** 2)) * (~cut[:, i, None, None, None])
+            out.append(trust * (moved[:, 3:] - own[:, 3:]))
+        return out
+
+    def _encode(
+        self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Features of frame i at a quarter of its size, and those that are propagated."""
+        pictures, fields = [frame], []
+        if self.prior_inputs:
+            duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
+            pictures += self._along_line(frame, grid, i)
+            fields = [
+                grid.motion[:, i] / MOTION_INPUT_PX,
+                grid.motion_back[:, i] / MOTION_INPUT_PX,
+                grid.residual[:, i],
+                (duty >= 0).float(),
+                duty.clamp(min=0),
+            ]
+        fields = [x.to(dtype) for x in fields]
+        seen, offered = ([F.pixel_unshuffle(x.to(dtype), GRID) for x in some] for some in (pictures, undone))
+        x = torch.cat([*seen, *offered] if self.deep else [*seen, *fields, *offered], 1)
+        if dtype == torch.bfloat16:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = self.encoder(x)
+        if not self.deep:
+            return features, features
+        return features, self.coarse_encoder(torch.cat([self.down(features), *fields], 1))
+
+    def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
+        """How the frame differs at ``INPUT_TAPS`` along the line that its exposure covered."""
+        size = frame.shape[-2:]
+        blur = F.interpolate(self._blur(grid, i), size, mode="bilinear", align_corners=False)
+        here = pixel_grid(size[0], size[1], blur)
+        return [sample(frame, here + a * blur, "border") - frame for a in INPUT_TAPS]
+
+    @staticmethod
+    def _blur(grid: PriorTensors, i: int) -> Tensor:
+        """duty · V̄ (B, 2, h, w): the line that the exposure of frame i covered, frame pixels."""
+        line = line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
+        duty = grid.duty[:, i]
+        return line * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
+
+    def _propagate(
+        self,
+        j: int,
+        direction: str,
+        encoded: list[Tensor],
+        earlier: list[list[Tensor]],
+        grid: PriorTensors,
+        start: Tensor | None,
+        handed_on: int,
+    ) -> tuple[list[Tensor], Tensor]:
+        """One pass: features F*_j[t] for every t, and the state after frame ``handed_on`` (order, B, C, h, w)."""
+        count, order = len(encoded), self.order
+        features: list[Tensor | None] = [None] * count
+        zero = torch.zeros_like(encoded[0])
+        held = list(start.to(zero.dtype)) if start is not None else [zero] * order
+        forward = direction == "forward"
+        motion, cut = (grid.motion, grid.reset) if forward else (grid.motion_back, grid.reset_back)
+        step = -1 if forward else 1
+        for i in range(count) if forward else range(count - 1, -1, -1):
+            open_ = (~cut[:, i]).to(zero.dtype)[:, None, None, None]
+            held = [h * open_ for h in held]
+            motions = [motion[:, i] / self.cell]
+            if order == 2:
+                # Motion to t∓2 is V followed by the neighbour's own V.
+                neighbour = min(max(i + step, 0), count - 1)
+                motions.append(motions[0] + _follow(motion[:, neighbour] / self.cell, motions[0]))
+            aligned = self.align[j](held, motions, grid.residual[:, i]) * open_
+            inputs = [encoded[i], *(f[i] for f in earlier), aligned]
+            new = aligned + self.body[j](torch.cat(inputs, 1))
+            if self.state_limit is not None:
+                new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, zero)
+            features[i] = new
+            held = [new, *held][:order]
+            if i == handed_on:
+                state = torch.stack(held)
+        return features, state  # type: ignore[return-value]  # every entry is filled above
+
+    def _decode(
+        self,
+        frame: Tensor,
+        undone: list[Tensor],
+        offered: list[Tensor],
+        fine: Tensor,
+        seen: list[Tensor],
+        grid: PriorTensors,
+        i: int,
+    ) -> Tensor:
+        """Fusion and decoder: what is to be added to frame i, (B, 3, H, W) float32.
+
+        ``seen``: its features and what each pass handed to it.
+        """
+        blur = self._blur(grid, i)
+        decoded = self.fuse(torch.cat(seen, 1))
+        if self.deep:
+            for block in self.along_line:
+                decoded = block(decoded, blur / self.cell)
+            decoded = fine + doubled(self.up(self.pyramid(decoded)))
+            for block in self.decoder:
+                decoded = block(decoded)
+        else:
+            for k, block in enumerate(self.decoder):
+                if k < len(self.along_line):
+                    decoded = self.along_line[k](decoded, blur / self.cell)
+                decoded = block(decoded)
+        change = shuffled(self.to_pixels(decoded).float(), GRID)
+        if undone:
+            gates = shuffled(self.to_gates(decoded).float(), GRID)
+            for k, difference in enumerate(undone):
+                change = change + gates[:, k : k + 1] * difference.float()
+        if offered:
+            gates = shuffled(self.to_neighbours(decoded).float(), GRID)
+            for k, difference in enumerate(offered):
+                change = change + gates[:, k : k + 1] * difference
+        if self.line is not None:
+            learnt = self.to_line(decoded).float()
+            blur = F.interpolate(blur, learnt.shape[-2:], mode="bilinear", align_corners=False) if self.deep else blur
+            weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + learnt
+            change = change + self.line(frame, blur, weights)
+        return change
+
+
+def _unit(frame: Tensor) -> Tensor:
+    """Floats as float32, levels (uint8, or 16 bits in int32) as float32 in [0, 1]."""
+    if frame.is_floating_point():
+        return frame.float()
+    return frame.float() / (255 if frame.dtype == torch.uint8 else 65535)
+
+
+def _follow(motion: Tensor, first: Tensor) -> Tensor:
+    """``motion`` read at p + ``first``(p)."""
+    return warp(motion, first, "border")

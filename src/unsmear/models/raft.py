@@ -1,0 +1,152 @@
+"""RAFT as a motion source, where torchvision is installed (Teed and Deng, 2020; CPGD-Net, Table III).
+
+torchvision's ``forward`` starts every field from zero. Here its encoders, correlation and update block run in
+a loop of ours that may start from the codec's vectors, at the 1/8 scale on which RAFT works, which is also
+that of the priors' grid.
+"""
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unsmear.errors import UsageError, WeightsError
+from unsmear.priors.flow import flow_to_grid
+from unsmear.priors.grid import MotionGrid
+from unsmear.video import Frame
+
+_CELL = 8
+_SMALLEST_PX = 128  # below, the coarsest correlation level is empty
+_NAME = re.compile(r"raft-(\d{1,3})(-warm)?")
+
+
+class RaftFlow:
+    """``raft-N`` and ``raft-N-warm``: N refinement iterations, from zero or from the codec's vectors."""
+
+    def __init__(self, model: torch.nn.Module, iterations: int, *, warm: bool = False, device: str = "cpu") -> None:
+        """Take a model of torchvision's ``raft_large`` or ``raft_small`` kind.
+
+        Raises:
+            UsageError: no iterations.
+        """
+        if iterations < 1:
+            raise UsageError(f"RAFT with {iterations} iterations gives nothing; choose 1 or more")
+        self.name = f"raft-{iterations}{'-warm' if warm else ''}"
+        self.iterations, self.warm, self.device = iterations, warm, torch.device(device)
+        self._model: Any = model.to(self.device).eval()
+        self._flops: dict[tuple[int, int], float] = {}
+
+    @torch.inference_mode()
+    def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
+        """See :class:`~unsmear.priors.flow.MotionSource`; fields are rounded to quarter pixels."""
+        height, width = picture.luma.shape
+        start = None
+        if self.warm:
+            start = torch.from_numpy(codec_q.astype(np.float32) / (4 * _CELL)).permute(2, 0, 1)[None]
+        flow = self.flow(self._tensor(picture), self._tensor(other), start)
+        return flow_to_grid(flow[0].permute(1, 2, 0).float().cpu().numpy()[:height, :width])
+
+    def flow(self, image: Tensor, other: Tensor, start: Tensor | None = None) -> Tensor:
+        """Dense flow.
+
+        Args:
+            image: ``(1, 3, H, W)`` in [-1, 1], sides multiples of 8 and at least 128.
+            other: the same.
+            start: ``(1, 2, h, w)``, in cells of 8 pixels; at most ``H / 8`` by ``W / 8``, repeated at its edges.
+
+        Returns:
+            ``(1, 2, H, W)`` in pixels.
+        """
+        return self._refine(self._model, image, other, start)
+
+    def _refine(self, model: Any, image: Tensor, other: Tensor, start: Tensor | None) -> Tensor:
+        features, others = model.feature_encoder(torch.cat([image, other])).chunk(2)
+        model.corr_block.build_pyramid(features, others)
+        context = model.context_encoder(image)
+        hidden_size = model.update_block.hidden_state_size
+        hidden, context = torch.tanh(context[:, :hidden_size]), F.relu(context[:, hidden_size:])
+        rows, columns = features.shape[-2:]
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=image.device, dtype=image.dtype),
+            torch.arange(columns, device=image.device, dtype=image.dtype),
+            indexing="ij",
+        )
+        home = torch.stack([x, y])[None]
+        flow = torch.zeros_like(home) if start is None else _to_size(start.to(home), rows, columns)
+        for _ in range(self.iterations):
+            correlation = model.corr_block.index_pyramid(centroids_coords=home + flow)
+            hidden, change = model.update_block(hidden, context, correlation, flow)
+            flow = flow + change
+        if model.mask_predictor is None:
+            size = (rows * _CELL, columns * _CELL)
+            return _CELL * F.interpolate(flow, size=size, mode="bilinear", align_corners=True)
+        return _convex_upsampling(flow, model.mask_predictor(hidden))
+
+    def flops(self, height: int, width: int) -> float:
+        """Convolutions and products of matrices for one field, 2 operations a multiplication, as PyTorch counts."""
+        if (height, width) not in self._flops:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            image = torch.zeros(1, 3, *_padded_size(height, width), device="meta")  # counted, not computed
+            model = copy.deepcopy(self._model).to("meta")
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self._refine(model, image, image, None)
+            self._flops[height, width] = float(counter.get_total_flops())
+        return self._flops[height, width]
+
+    def _tensor(self, picture: Frame) -> Tensor:
+        rgb: npt.NDArray[Any] = picture.rgb
+        scale = 65535 if rgb.dtype == np.uint16 else 255
+        image = torch.from_numpy(rgb.astype(np.float32) * np.float32(2 / scale) - 1).permute(2, 0, 1)[None]
+        rows, columns = _padded_size(*rgb.shape[:2])
+        image = F.pad(image, (0, columns - rgb.shape[1], 0, rows - rgb.shape[0]), mode="replicate")
+        return image.to(self.device)
+
+
+def make_raft(name: str, device: str = "cpu") -> RaftFlow:
+    """``raft-4``, ``raft-20-warm`` and so on, with torchvision's weights, which it fetches when first used.
+
+    Raises:
+        UsageError: a name that does not parse, or no torchvision.
+        WeightsError: its weights are not there and cannot be fetched.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise UsageError(f"motion source {name!r} is unknown; give raft-N or raft-N-warm, N iterations (raft-20)")
+    try:
+        from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+    except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
+        raise UsageError(
+            f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
+        ) from None
+    try:
+        model = raft_large(weights=Raft_Large_Weights.DEFAULT, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"torchvision's RAFT weights cannot be fetched ({error}); fetch them once while online"
+        ) from error
+    return RaftFlow(model, int(found[1]), warm=found[2] is not None, device=device)
+
+
+def _padded_size(height: int, width: int) -> tuple[int, int]:
+    rows, columns = (max(-(-side // _CELL) * _CELL, _SMALLEST_PX) for side in (height, width))
+    return rows, columns
+
+
+def _to_size(flow: Tensor, rows: int, columns: int) -> Tensor:
+    flow = flow[..., :rows, :columns]
+    return F.pad(flow, (0, columns - flow.shape[-1], 0, rows - flow.shape[-2]), mode="replicate")
+
+
+def _convex_upsampling(flow: Tensor, mask: Tensor) -> Tensor:
+    """Each fine pixel is a weighted mean of the 3×3 cells around it (RAFT, section 3.3): ×8 in size and value."""
+    batch, _, rows, columns = flow.shape
+    weights = mask.view(batch, 1, 9, _CELL, _CELL, rows, columns).softmax(2)
+    near = F.unfold(_CELL * flow, 3, padding=1).view(batch, 2, 9, 1, 1, rows, columns)
+    fine = (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3)
+    return fine.reshape(batch, 2, rows * _CELL, columns * _CELL)

@@ -1,0 +1,206 @@
+"""Ablation rows that generate: what each changes of the full model, which weights it runs, and where those look."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from support.clips import moving_frames
+from support.tiny_pipeline import folder
+from unsmear.cli.main import run
+from unsmear.errors import UsageError
+from unsmear.evaluation.ablation import ablation_block, run_ablation
+from unsmear.evaluation.attention import FULL_HEAT, attention_figure, overlay
+from unsmear.evaluation.results import ClipResult, Result
+from unsmear.evaluation.variants import TABLES
+from unsmear.restore.cpgd import CPGDRestorer
+from unsmear.restore.load import load
+from unsmear.restore.restorer import Clip
+from unsmear.video.images import FrameFolderWriter, read_image
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """The gate of this control network is open, as training leaves it: the priors change what comes out."""
+    made = folder(tmp_path_factory.mktemp("weights") / "tiny", opened=True)
+    (made / "sampling.json").write_text(json.dumps({"steps": 1, "start": 0.5, "colour": False}))
+    scheduler = made / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"timestep_spacing": "trailing"}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return Clip.of(moving_frames((96, 64), 4, step_px=(3, 1)))
+
+
+def opened(name: str) -> CPGDRestorer:
+    restorer = load(name, device="cpu", dtype="fp32")
+    assert isinstance(restorer, CPGDRestorer) or name == "cpfp"
+    return restorer
+
+
+def measured(table: str, clip: Clip, models: dict[str, str], **options):
+    """Rows of a table, and what the restorer of each makes of the clip."""
+    made: dict[str, np.ndarray] = {}
+
+    def evaluate(restorer, row):
+        made[row] = restorer.restore(clip, None, None)[0]
+        return Result(restorer.name, "set", "basicsr", (ClipResult("a", 5, {"psnr": 30.0}),)), []
+
+    rows = run_ablation(table, opened, evaluate, models=models, **options)
+    return {row.variant.key: row for row in rows}, made
+
+
+def test_table_ii_runs_on_one_folder(weights, clip):
+    rows, made = measured("II", clip, {"full": str(weights)})
+    assert list(made) == ["without_cpfp", "without_cpc", "ircontrolnet", "full"]
+    full = opened(str(weights))
+    assert np.array_equal(made["full"], full(clip))
+    assert np.array_equal(made["without_cpc"], full.first(clip)), "stage 1 alone is that of the folder"
+    seen = Clip(full.first(clip), clip.priors)
+    assert np.array_equal(made["full"], full.changed("x", blurred_hint=True)(seen)), (
+        "without CPFP, what is given counts"
+    )
+    assert len({a.tobytes() for a in made.values()}) == 4, "every row changes something"
+    assert [key for key, row in rows.items() if row.same_weights] == ["without_cpfp", "ircontrolnet"]
+    block = ablation_block("II", list(rows.values()))
+    assert [row[0].text.endswith(", same weights") for row in block.rows] == [True, False, True, False]
+    assert sum(note.startswith("Same weights: ") for note in block.notes) == 1
+
+
+def test_without_priors_it_is_the_plain_control_network(weights, clip, tmp_path):
+    """The row's own weights, and those of ``full`` unguided, where they only differ by what guides them."""
+    plain = shutil.copytree(weights, tmp_path / "plain") / "control"
+    config = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps(config | {"guided": False}))
+    state = load_file(plain / "diffusion_pytorch_model.safetensors")
+    kept = {k: v for k, v in state.items() if ".mask." not in k and ".to_qm." not in k}
+    save_file(kept, plain / "diffusion_pytorch_model.safetensors")
+    own, made = measured(
+        "II", clip, {"full": str(weights), "ircontrolnet": str(plain.parent)}, only=["ircontrolnet", "full"]
+    )
+    _, shared = measured("II", clip, {"full": str(weights)}, only=["ircontrolnet"])
+    assert np.array_equal(made["ircontrolnet"], shared["ircontrolnet"])
+    assert not np.array_equal(made["ircontrolnet"], made["full"])
+    assert not own["ircontrolnet"].same_weights and own["without_cpc"].reason == "left out"
+    with pytest.raises(UsageError, match="guided: true; give one trained with guided: false"):
+        measured("II", clip, {"ircontrolnet": str(weights)})
+
+
+def test_each_option_is_changed_by_itself(weights, clip):
+    quick = [v.key for v in TABLES["options"] if v.key not in ("steps-10", "steps-50")]
+    rows, made = measured("options", clip, {"full": str(weights)}, only=quick)
+    own = {"shared_query", "prior_width-1"}
+    same = {
+        "start-0.5",
+        "steps-1",
+        "colour-off",
+        "fidelity-0.0",
+        "carry_noise-off",
+        "carry_detail-0.0",
+        "still_px-0.0",
+    }
+    same |= {"cancel_autoencoder-on", "joint_time_attention-off"}
+    assert {key for key, row in rows.items() if row.reason == "is what `full` does"} == same
+    assert all(rows[key].reason.startswith("needs a control network trained with") for key in own)
+    assert set(made) == set(quick) - own - same
+    alike = [(a, b) for a, b in combinations(made, 2) if np.array_equal(made[a], made[b])]
+    assert not alike, "every change reaches the frames"
+    assert {key for key, row in rows.items() if row.same_weights and row.result} == {
+        "without_cpfp",
+        "ircontrolnet",
+        "joint_time_attention-on",
+    }
+    block = ablation_block("options", list(rows.values()))
+    assert block.title == "CPGD-Net, options of stage 2 (ours): on set, protocol basicsr"
+    assert not any("paper" in note or "paper" in head for note, head in zip(block.notes, block.columns, strict=False))
+
+
+def test_what_full_was_trained_for_is_not_asked_for_again(clip, tmp_path):
+    shared = folder(tmp_path / "shared", shared_query=True)
+    rows, made = measured("options", clip, {"full": str(shared)}, only=["shared_query", "prior_width-1"])
+    assert not made and rows["shared_query"].reason == "is what `full` does"
+    assert rows["prior_width-1"].reason.startswith("needs a control network trained with prior_width: 1")
+    assert rows["full"].reason == "left out"
+
+
+def test_rows_and_models_that_cannot_be(weights, clip, tmp_path):
+    with pytest.raises(UsageError, match=r"`only` ful: .* has no such row"):
+        measured("II", clip, {"full": str(weights)}, only=["ful"])
+    with pytest.raises(UsageError, match="no model that generates"):
+        measured("II", clip, {"full": "cpfp"})
+    rows, _ = measured("IV", clip, {"full": str(weights)}, only=["without_extra_data"])
+    assert rows["without_extra_data"].reason.startswith("needs a control network trained without additional data")
+    rows, made = measured("IV", clip, {"full": str(weights), "without_extra_data": str(weights)})
+    assert set(made) == {"without_extra_data", "full"} and not rows["without_extra_data"].same_weights
+
+
+def test_windows_of_a_changed_model_go_on_too(weights, clip):
+    """Without stage 1 the state is that of the sampler alone."""
+    changed = opened(str(weights)).changed("x", blurred_hint=True, carry_noise=True)
+    assert changed.frames_after == 0
+    whole, _ = changed.restore(clip, None, None)
+    first, state = changed.restore(Clip(clip.frames[:3], clip.priors[:3]), None, None)
+    rest, _ = changed.restore(Clip(clip.frames[3:], clip.priors[3:], first=3), state, None)
+    assert np.array_equal(np.concatenate([first, rest]), whole) and not any("first" in name for name in state)
+
+
+def test_changed_models_are_told_apart(weights):
+    full = opened(str(weights))
+    others = [full.changed("a", guided=False), full.changed("b", blurred_hint=True), full.changed("c", steps=2)]
+    assert len({full.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert full.changed("d").fingerprint == full.fingerprint and full.sampling.guided
+    with pytest.raises(ValueError, match="fidelity"):
+        full.changed("e", fidelity=3.0)
+
+
+def test_heat_is_where_the_network_looks(weights, clip):
+    restorer = opened(str(weights))
+    seen = restorer.attention(clip, 2)
+    cells = tuple(-(-side // restorer.pipe.multiple) * restorer.pipe.multiple // seen.cell for side in (64, 96))
+    for heat in (seen.plain, seen.guided):
+        assert heat.received.shape == cells and heat.received.mean() == pytest.approx(1, abs=1e-4)
+    assert seen.plain.gate is None and seen.guided.gate.shape == cells and seen.guided.gate.min() >= 0
+    assert not torch.equal(seen.plain.received, seen.guided.received)
+    still = restorer.attention(Clip(clip.frames, [p.empty(64, 96) for p in clip.priors]), 2)
+    assert not still.guided.gate.any() and seen.guided.gate.max() > 0, "where nothing moves, nothing opens"
+    assert np.array_equal(seen.hint, restorer.first(clip)[2])
+
+
+def test_the_picture_of_it(weights, clip):
+    figure = attention_figure(opened(str(weights)), clip, 2)
+    assert figure.shape == (64 + 2 * 20, 5 * 96 + 4 * 4, 3) and figure.dtype == np.uint8
+    panels = [figure[20:-20, i * 100 : i * 100 + 96] for i in range(5)]
+    assert np.array_equal(panels[0], clip.frames[2])
+    assert len({panel.tobytes() for panel in panels}) == 5
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    ramp = np.linspace(0, 2 * FULL_HEAT, 8, dtype=np.float32)[None].repeat(8, 0)
+    light = overlay(grey, ramp, FULL_HEAT).astype(int).sum(2)[0]
+    assert (np.diff(light) >= 0).all() and light[0] < light[3] < light[-1] and light[-1] == light[-2]
+
+
+def test_the_command_writes_where_it_looks(weights, tmp_path, capsys):
+    sharp = moving_frames((96, 64), 10, step_px=(2, 0))
+    for part, frames in (("sharp", sharp), ("blur", [*sharp[1:], sharp[-1]])):
+        (tmp_path / "set" / "one" / part).mkdir(parents=True)
+        writer = FrameFolderWriter(tmp_path / "set" / "one" / part)
+        for i, frame in enumerate(frames):
+            writer.write(i, frame)
+    out = tmp_path / "out"
+    command = ["ablate", "II", "--data", str(tmp_path / "set"), "-o", str(out), "--metrics", "psnr", "--dtype", "fp32"]
+    command += ["--device", "cpu", "--model", f"full={weights}", "--rows", "ircontrolnet,full"]
+    assert run(command) == 0
+    told = capsys.readouterr().out
+    assert "ablation-II.attention.png" in told and "with IRControlNet (stage 2 without priors), same weights" in told
+    rows = {row["row"]: row for row in json.loads((out / "ablation-II.json").read_text())}
+    assert {key for key, row in rows.items() if row["result"]} == {"ircontrolnet", "full"}
+    assert rows["ircontrolnet"]["same_weights"] and rows["without_cpc"]["reason"] == "left out"
+    assert read_image(out / "ablation-II.attention.png").shape == (104, 496, 3)

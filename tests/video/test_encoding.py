@@ -1,0 +1,95 @@
+"""Which encoder, pixel format and quality a source gets."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from support.clips import make_clip
+from unsmear.errors import UsageError
+from unsmear.video import SegmentWriter, VideoInfo, choose_encoding, join_segments, open_video, probe
+
+PLAIN = VideoInfo(
+    path=Path("x.mkv"),
+    kind="video",
+    width=320,
+    height=240,
+    pixel_format="yuv420p",
+    bit_depth=8,
+    codec="h264",
+    time_base=Fraction(1, 25),
+    frame_rate=Fraction(25),
+)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "suffix", "encoder", "kept"),
+    [
+        ("h264", "yuv420p", ".mp4", "libx264", "yuv420p"),
+        ("h264", "yuvj420p", ".mp4", "libx264", "yuv420p"),
+        ("h264", "yuv422p10le", ".mov", "libx264", "yuv422p10le"),
+        ("hevc", "yuv420p10le", ".mp4", "libx265", "yuv420p10le"),
+        ("hevc", "yuv444p12le", ".mkv", "libx265", "yuv444p12le"),
+        ("av1", "yuv420p10le", ".mkv", "libsvtav1", "yuv420p10le"),
+        ("vp9", "yuv420p", ".webm", "libvpx-vp9", "yuv420p"),
+        ("prores", "yuv444p10le", ".mov", "prores_ks", "yuv444p10le"),
+        ("ffv1", "yuv422p", ".mkv", "ffv1", "yuv422p"),
+        ("hevc", "p010le", ".mp4", "libx265", "yuv420p10le"),
+    ],
+)
+def test_the_source_is_followed(codec: str, pixel_format: str, suffix: str, encoder: str, kept: str) -> None:
+    depth = 12 if "12" in pixel_format else 10 if "10" in pixel_format else 8
+    info = replace(PLAIN, codec=codec, pixel_format=pixel_format, bit_depth=depth)
+    encoding = choose_encoding(info, container_suffix=suffix)
+    assert (encoding.codec, encoding.pixel_format, encoding.note) == (encoder, kept, None)
+
+
+@pytest.mark.parametrize("codec", ["vvc", "theora", "vc1", "svq3"])
+def test_codecs_without_an_encoder_become_hevc(codec: str) -> None:
+    info = replace(PLAIN, codec=codec, pixel_format="yuv420p10le", bit_depth=10)
+    encoding = choose_encoding(info, container_suffix=".mp4")
+    assert (encoding.codec, encoding.pixel_format) == ("libx265", "yuv420p10le")
+    assert encoding.note == f"{codec} has no encoder here, so the output is hevc (libx265)"
+
+
+def test_containers_that_do_not_hold_the_codec() -> None:
+    assert choose_encoding(PLAIN, container_suffix=".webm").codec == "libvpx-vp9"
+    with pytest.raises(UsageError, match="cannot hold"):
+        choose_encoding(PLAIN, codec="h264", container_suffix=".webm")
+    with pytest.raises(UsageError, match="mkv"):
+        choose_encoding(PLAIN, container_suffix=".xyz")
+
+
+def test_odd_sizes_keep_their_size(tmp_path: Path) -> None:
+    encoding = choose_encoding(replace(PLAIN, width=321, height=241), container_suffix=".mp4")
+    assert (encoding.codec, encoding.pixel_format) == ("libx264", "yuv444p")
+    assert encoding.note is not None
+    assert "yuv444p" in encoding.note
+    source = make_clip(tmp_path / "odd.mp4", pix_fmt="yuv444p", size=(97, 65), frames=3)
+    with open_video(source) as reader:
+        info = replace(reader.info, pixel_format="yuv420p")
+        chosen = choose_encoding(info, container_suffix=".mp4")
+        with SegmentWriter(tmp_path / "0", info, chosen, 97, 65) as writer:
+            for frame in reader:
+                writer.write(frame.rgb, frame.pts, frame.duration)
+    join_segments(source, [tmp_path / "0"], tmp_path / "out.mp4")
+    assert (probe(tmp_path / "out.mp4").width, probe(tmp_path / "out.mp4").height) == (97, 65)
+
+
+def test_what_the_user_asks_for() -> None:
+    assert choose_encoding(PLAIN, codec="hevc", crf=28).options["crf"] == "28"
+    assert choose_encoding(PLAIN, codec="libx265").codec == "libx265"
+    assert choose_encoding(PLAIN, pix_fmt="yuv422p10le").pixel_format == "yuv422p10le"
+    assert "crf" in (choose_encoding(PLAIN, codec="ffv1", crf=20).note or "")
+    for wrong in ({"codec": "nonsense"}, {"crf": 99}, {"pix_fmt": "nonsense"}, {"codec": "aac"}):
+        with pytest.raises(UsageError) as error:
+            choose_encoding(PLAIN, **wrong)  # type: ignore[arg-type]
+        assert str(next(iter(wrong.values()))) in str(error.value)
+    with pytest.raises(UsageError):
+        choose_encoding(PLAIN, codec="libsvtav1", pix_fmt="yuv444p")
+
+
+def test_alpha_is_dropped_with_a_note() -> None:
+    info = replace(PLAIN, codec="prores", pixel_format="yuva444p12le", bit_depth=12)
+    assert "alpha" in (choose_encoding(info, container_suffix=".mov").note or "")
