@@ -10,7 +10,7 @@ from unsmear import load
 from unsmear.blur.pairset import upright_frames
 from unsmear.metrics import psnr
 from unsmear.restore.restorer import Clip
-from unsmear.restore.restraint import restrained
+from unsmear.restore.sharpness import restrained
 from unsmear.video import open_video
 
 ROOT = Path(__file__).parents[1]

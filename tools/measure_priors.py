@@ -227,7 +227,7 @@ def ordinary_vectors(lumas: list[np.ndarray]) -> tuple[list[np.ndarray], list[np
 
 
 def cuts(_: Path | None) -> Table:
-    """Cuts found and falsely found in labelled reels (tests/support/cuts.py), of seeds that no threshold was chosen on."""
+    """Cuts found and falsely found in labelled reels (tests/support/cuts.py), of seeds not used for thresholds."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from support.cuts import calm_and_wild, with_cuts
 

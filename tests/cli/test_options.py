@@ -11,7 +11,7 @@ from unsmear.blur.camera import CameraRanges
 from unsmear.blur.degrade import DegradeRanges
 from unsmear.blur.pairs import BlurSettings
 from unsmear.blur.shards import ShardSettings
-from unsmear.cli import common
+from unsmear.cli import errors
 from unsmear.cli.choices import docstrings
 from unsmear.cli.main import COMMANDS, load
 from unsmear.options import Limits, OptionError, check, described, limits_of
@@ -70,12 +70,12 @@ def test_fields_become_options_of_the_command_that_runs():
     answer = unsmear("data", "degrade", "x", "-o", "y", "--sigma", 2, 1)
     assert answer.exit_code == 2
     assert answer.complaint == "unsmear: --sigma 2 1: expected 0.01 <= MIN <= MAX <= 100"
-    common.name_options(LEAVES["data", "blur"])
-    assert common.in_options("`motion_px`, `overwrite` and `nothing`; `unsmear data blur`") == (
+    errors.name_options(LEAVES["data", "blur"])
+    assert errors.in_options("`motion_px`, `overwrite` and `nothing`; `unsmear data blur`") == (
         "--motion, --overwrite and `nothing`; `unsmear data blur`"
     )
-    common.name_options(None)
-    assert common.in_options("`overwrite`") == "`overwrite`"
+    errors.name_options(None)
+    assert errors.in_options("`overwrite`") == "`overwrite`"
 
 
 def test_limits():

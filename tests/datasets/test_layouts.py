@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from support.clips import make_clip, make_yuv, moving_frames
 from support.command import unsmear
 from unsmear.datasets.check import ClipCheck, check, describe
-from unsmear.datasets.layouts import find_clips
-from unsmear.datasets.lists import ListedClip, read_clip_list
+from unsmear.datasets.layouts import ListedClip, find_clips, read_clip_list
 from unsmear.datasets.published import DVD_TEST, GOPRO_TEST, PUBLISHED, gopro_window
 from unsmear.errors import DataLayoutError
 

@@ -12,7 +12,7 @@ from support.clips import moving_frames
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
 from unsmear.evaluation.ablation import ablation_block, ablation_figure, run_ablation
-from unsmear.evaluation.motion import MovedRestorer, motion_cost, motion_source
+from unsmear.evaluation.motion import MovedRestorer, motion_cost
 from unsmear.evaluation.pictures import Picture
 from unsmear.evaluation.published import ablation_rows
 from unsmear.evaluation.results import ClipResult, Result
@@ -111,18 +111,11 @@ def test_the_residual_can_be_left_out(moving: Clip):
 def test_what_motion_costs(moving: Clip):
     codec, flow, none = (motion_cost(source, moving.frames) for source in (CodecMotion(), DisFlow(), NoMotion()))
     assert (codec.fields, flow.fields) == (10, 3)
-    assert codec.seconds > 0
-    assert flow.seconds > none.seconds
+    assert codec.seconds > 0 and flow.seconds > 0
     assert codec.flops == none.flops == 0
     assert flow.flops == 3 * DisFlow().flops(96, 128) > 0
     with pytest.raises(ValueError, match="two frames"):
         motion_cost(CodecMotion(), moving.frames[:1])
-
-
-def test_raft_says_what_it_lacks(tmp_path: Path):
-    with pytest.raises(UsageError, match="raft_large as `raft`"):
-        motion_source("raft-4")
-    assert motion_source("dis").name == "dis"
 
 
 def scored(psnr: float):

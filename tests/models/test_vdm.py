@@ -10,8 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from support.tiny_vdm import CONTEXT, WIDTH, V, folder, model, pipeline, tiny_vae, tokens, unet
 from unsmear.models.common.latents import encode
 from unsmear.models.common.tiles import by_windows, shot_spans, window_spans
-from unsmear.models.vdm.conditions import START, BlurEncoder, ImageTokens
-from unsmear.models.vdm.image_vector import image_vectors
+from unsmear.models.vdm.conditions import START, BlurEncoder, ImageTokens, image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import CarriedFrames, VDMPipeline, VDMSampling
 

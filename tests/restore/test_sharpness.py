@@ -8,8 +8,17 @@ from support.clips import make_clip, moving_frames
 from support.restorers import Negative
 from unsmear.metrics import psnr
 from unsmear.priors import Prior, chunk_priors
-from unsmear.restore.restraint import CLOSE_DB, FREE_DUTY, closeness_db, flat_kept, restrained
-from unsmear.restore.sharpness import SHARP_DUTY, DutyTracker, is_sharp, typical_motion_px
+from unsmear.restore.sharpness import (
+    CLOSE_DB,
+    FREE_DUTY,
+    SHARP_DUTY,
+    DutyTracker,
+    closeness_db,
+    flat_kept,
+    is_sharp,
+    restrained,
+    typical_motion_px,
+)
 from unsmear.video import open_video
 from unsmear.video.colour import luma_of_rgb
 

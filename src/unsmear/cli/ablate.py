@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.cli import choices
-from unsmear.cli.common import EXIT_FAILED, complain, in_options
+from unsmear.cli.errors import EXIT_FAILED, complain, in_options
 from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:

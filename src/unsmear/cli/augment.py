@@ -7,7 +7,7 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import WORKERS
-from unsmear.cli.common import EXIT_FAILED, complain
+from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
 from unsmear.priors.settings import PriorSettings
 

@@ -12,7 +12,7 @@ from unsmear.blur.pairs import BlurSettings
 from unsmear.blur.shards import ShardSettings
 from unsmear.cli import augment, choices
 from unsmear.cli.choices import WORKERS, field
-from unsmear.cli.common import EXIT_FAILED, complain
+from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.errors import OutputError, UsageError
 
 if TYPE_CHECKING:

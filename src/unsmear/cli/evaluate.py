@@ -9,7 +9,7 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.common import EXIT_FAILED, complain
+from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.errors import UsageError
 from unsmear.restore.options import Options
 

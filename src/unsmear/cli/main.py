@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import unsmear
-from unsmear.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status, name_options
+from unsmear.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, exit_status, name_options
 
 _WrongArguments: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the parser's complaints, wherever Typer keeps it."""

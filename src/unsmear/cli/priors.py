@@ -9,7 +9,7 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.common import complain, each, leave_with
+from unsmear.cli.errors import complain, each, leave_with
 from unsmear.errors import OutputError, UnsmearError, UsageError
 from unsmear.priors.settings import PriorSettings
 

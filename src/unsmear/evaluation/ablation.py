@@ -15,7 +15,7 @@ import numpy as np
 
 from unsmear.errors import UsageError
 from unsmear.evaluation.generation import Generators
-from unsmear.evaluation.motion import MovedRestorer, motion_cost, motion_source
+from unsmear.evaluation.motion import MovedRestorer, motion_cost
 from unsmear.evaluation.pictures import Picture, Rgb, most_blurred_crop, side_by_side
 from unsmear.evaluation.published import ablation_rows
 from unsmear.evaluation.results import Result
@@ -24,6 +24,7 @@ from unsmear.evaluation.variants import TABLES, TITLES, Variant, find_table
 from unsmear.metrics import psnr
 from unsmear.metrics.catalogue import METRICS
 from unsmear.models import zoo
+from unsmear.models.motion_sources import find_source
 from unsmear.priors.flow import Cost
 from unsmear.restore.restorer import Restorer
 
@@ -130,7 +131,7 @@ def _reason(variant: Variant, models: Mapping[str, str], generators: Generators,
         if raft is None:
             return "needs RAFT's weights: give them as `raft`"
         try:
-            motion_source(variant.motion, raft)
+            find_source(variant.motion, raft)
         except UsageError as error:
             return str(error)
     return ""
@@ -141,7 +142,7 @@ def _measured(
 ) -> AblationRow:
     """A row of stage 1."""
     variant = row.variant
-    source = motion_source(variant.motion, raft, inner.device)
+    source = find_source(variant.motion, raft, inner.device)
     # Rows are told apart by their names, also in files of finished clips.
     name = f"{inner.name}-{variant.key}"
     restorer = MovedRestorer(inner, source, residual=variant.residual, name=name)

@@ -4,14 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from unsmear.errors import UsageError, WeightsError
 from unsmear.priors import Prior, chunk_priors
-from unsmear.priors.flow import Cost, MotionSource, ReplacedMotion, make_source
+from unsmear.priors.flow import Cost, MotionSource, ReplacedMotion
 from unsmear.priors.grid import grid_shape
 from unsmear.restore.restorer import Clip, Restorer, State
 from unsmear.video import Frame
@@ -61,51 +58,6 @@ class MovedRestorer(Restorer):
         moved = [prior for _, prior in ReplacedMotion(self.source, self.source).of([*lead, *pairs])]
         for prior in moved[len(lead) :]:
             yield prior if self.residual else replace(prior, residual=np.zeros_like(prior.residual))
-
-
-def motion_source(name: str, raft: Path | None = None, device: str = "cpu") -> MotionSource:
-    """``mv``, ``dis``, ``none``, or ``raft-N`` and ``raft-N-warm`` with weights from a file.
-
-    Args:
-        name: of the source.
-        raft: torchvision's ``raft_large`` as a state dict (``.pth``) or safetensors.
-        device: where RAFT runs.
-
-    Raises:
-        UsageError: RAFT without weights or without torchvision; an unknown name.
-        WeightsError: the file is damaged or does not fit.
-    """
-    if not name.startswith("raft-"):
-        return make_source(name)
-    if raft is None:
-        raise UsageError(f"motion source {name} needs weights: give torchvision's raft_large as `raft`")
-    import torch
-
-    from unsmear.models.raft import RaftFlow
-
-    try:
-        from torchvision.models.optical_flow import raft_large
-    except (ImportError, RuntimeError) as error:
-        raise UsageError(
-            f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
-        ) from None
-    model = raft_large(weights=None, progress=False)
-    try:
-        model.load_state_dict(_weights(raft), strict=True)
-    except Exception as error:  # each of the loaders has kinds of its own
-        why = " ".join(str(error).split())[:160]
-        raise WeightsError(f"{raft} does not hold torchvision's raft_large ({why}); give its .pth") from None
-    _, iterations, *warm = name.split("-")
-    return RaftFlow(model, int(iterations), warm=bool(warm), device=device)
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    import torch
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:

@@ -7,18 +7,20 @@ that of the priors' grid.
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from unsmear.errors import UsageError, WeightsError
 from unsmear.priors.flow import flow_to_grid
 from unsmear.priors.grid import MotionGrid
-from unsmear.video import Frame
+from unsmear.video.frame import Frame
 
 _CELL = 8
 _SMALLEST_PX = 128  # below, the coarsest correlation level is empty
@@ -108,13 +110,8 @@ class RaftFlow:
         return image.to(self.device)
 
 
-def make_raft(name: str, device: str = "cpu") -> RaftFlow:
-    """``raft-4``, ``raft-20-warm`` and so on, with torchvision's weights, which it fetches when first used.
-
-    Raises:
-        UsageError: a name that does not parse, or no torchvision.
-        WeightsError: its weights are not there and cannot be fetched.
-    """
+def make_raft(name: str, weights: Path | None = None, device: str = "cpu") -> RaftFlow:
+    """``raft-4``, ``raft-20-warm`` and so on; see :func:`~unsmear.models.motion_sources.find_source`."""
     found = _NAME.fullmatch(name)
     if not found:
         raise UsageError(f"motion source {name!r} is unknown; give raft-N or raft-N-warm, N iterations (raft-20)")
@@ -124,13 +121,27 @@ def make_raft(name: str, device: str = "cpu") -> RaftFlow:
         raise UsageError(
             f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
         ) from None
-    try:
-        model = raft_large(weights=Raft_Large_Weights.DEFAULT, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"torchvision's RAFT weights cannot be fetched ({error}); fetch them once while online"
-        ) from error
+    if weights is None:
+        try:
+            model = raft_large(weights=Raft_Large_Weights.DEFAULT, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"torchvision's RAFT weights cannot be fetched ({error}); fetch them once while online"
+            ) from error
+    else:
+        model = raft_large(weights=None, progress=False)
+        try:
+            model.load_state_dict(_weights(weights), strict=True)
+        except Exception as error:  # each of the loaders has kinds of its own
+            why = " ".join(str(error).split())[:160]
+            raise WeightsError(f"{weights} does not hold torchvision's raft_large ({why}); give its .pth") from None
     return RaftFlow(model, int(found[1]), warm=found[2] is not None, device=device)
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from torch import nn
 from unsmear.models.cpfp.correction import pinned
 from unsmear.models.cpfp.network import CPFP, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
-from unsmear.restore.restraint import flat_kept
+from unsmear.restore.sharpness import flat_kept
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import Tile, by_tiles, tile_rows
 

@@ -14,8 +14,8 @@ from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCall
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
-from unsmear.restore.restraint import restrained
 from unsmear.restore.resume import WorkFolder
+from unsmear.restore.sharpness import restrained
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
 from unsmear.video import VideoInfo, VideoReader, open_video

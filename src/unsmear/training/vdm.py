@@ -23,8 +23,7 @@ from unsmear.metrics.lpips import LPIPS, load_lpips
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import SCHEDULES, Prediction
 from unsmear.models.loading import AUTOENCODERS, load
-from unsmear.models.vdm.conditions import ImageTokens
-from unsmear.models.vdm.image_vector import image_vectors
+from unsmear.models.vdm.conditions import ImageTokens, image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry, write_index

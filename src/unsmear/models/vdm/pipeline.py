@@ -14,8 +14,7 @@ from unsmear.models.common.public import public
 from unsmear.models.common.sampler import SamplerSettings, finished, predicted, sampled
 from unsmear.models.common.schedule import frame_generator
 from unsmear.models.common.tiles import Span, TileBox, by_windows, fade, mixed_in, shot_spans, tile_boxes, window_spans
-from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens
-from unsmear.models.vdm.image_vector import image_vectors
+from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens, image_vectors
 from unsmear.models.vdm.network import CLIP_FRAMES, VDM
 
 
