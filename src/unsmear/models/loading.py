@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import read_json
 from unsmear.models.zoo import CONFIG_FILE, INDEX_FILE, ModelEntry
 
 log = logging.getLogger("unsmear")
@@ -75,13 +76,17 @@ def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
         if not path.exists():
             continue
         try:
-            given = entry.index.get("sampling") or {} if path.name == INDEX_FILE else json.loads(path.read_text())
+            given = (
+                entry.index.get("sampling") or {}
+                if path.name == INDEX_FILE
+                else read_json(path, "restore the file", WeightsError)
+            )
             values |= dict(given)
             for name in RETIRED_SAMPLING:
                 if values.pop(name, None):
                     log.warning("%s sets %s, which is no option any more: it has no effect", path, name)
             kind(**values)
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
     return values
 
@@ -195,10 +200,10 @@ def _scheduler(folder: Path) -> Any:
 
     path = folder / SCHEDULER
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path, "restore the file", WeightsError)
         kind = getattr(diffusers, config["_class_name"])
         return kind.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (WeightsError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, "
             "`unsmear models import --family`"
