@@ -47,6 +47,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_model: Path):
     """That model as a Restorer, float32 on the CPU."""
-    from unsmear.restore.load import load
+    from unsmear.restore.load import load_restorer
 
-    return load(str(tiny_model), device="cpu", dtype="fp32")
+    return load_restorer(str(tiny_model), device="cpu", dtype="fp32")

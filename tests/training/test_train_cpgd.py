@@ -17,8 +17,7 @@ from unsmear.cli.main import run
 from unsmear.errors import UsageError
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import Sampling
-from unsmear.models.loading import load as load_model
-from unsmear.models.loading import sampling_defaults
+from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.zoo import find
 from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.config import read_config

@@ -38,7 +38,7 @@ NETWORKS = {
 """Modules by the names of their classes."""
 
 
-def load(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
+def load_model(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
     """The network or pipeline of a folder with its weights, in float32 on the CPU, not to be trained.
 
     A pipeline's parts that are missing beside ``unet`` and ``vae`` start fresh, with a warning.
@@ -148,7 +148,7 @@ PIPELINES: dict[str, Callable[[ModelEntry, bool], Any]] = {"CPGDPipeline": _cpgd
 def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
     if name not in entry.parts:
         raise WeightsError(_MISSING.format(entry.folder, name))
-    return load(entry.parts[name], *kinds)
+    return load_model(entry.parts[name], *kinds)
 
 
 def _verify(entry: ModelEntry) -> None:

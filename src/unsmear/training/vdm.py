@@ -22,7 +22,7 @@ from unsmear.errors import UsageError
 from unsmear.metrics.lpips import LPIPS, load_lpips
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import SCHEDULES, Prediction
-from unsmear.models.loading import AUTOENCODERS, load
+from unsmear.models.loading import AUTOENCODERS, load_model
 from unsmear.models.vdm.conditions import ImageTokens, image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
@@ -316,9 +316,9 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
     torch.manual_seed(config.loop.seed)
     sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
     if config.init:
-        pipe = load(ModelEntry("init", Path(config.init)), "VDMPipeline")
+        pipe = load_model(ModelEntry("init", Path(config.init)), "VDMPipeline")
     else:
-        vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
+        vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         unet = config.compact.unet(int(vae.config.latent_channels))
         made = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
         pipe = VDMPipeline(vae, made.unet, made.blur_encoder, made.image_tokens, sampler)
