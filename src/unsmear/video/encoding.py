@@ -11,6 +11,7 @@ import av.error
 from av.codec.codec import find_best_pix_fmt_of_list
 
 from unsmear.errors import UsageError
+from unsmear.video.containers import Container, find_container, holds_video
 from unsmear.video.ffmpeg import silence_encoder_libraries
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 
@@ -62,11 +63,10 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "gif": ("gif", _LOSSLESS),
 }
 # What stands in, in this order, where the source's codec has no encoder or the container refuses it.
-_STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "gif")
-# Program streams do not say what they hold, so players know MPEG-1 and MPEG-2 only.
-_PROGRAM_STREAMS = {"mpeg", "vob", "dvd", "svcd", "vcd"}
-# Containers that must not decode before time 0, so that reordering frames would delay the video.
-_NO_EARLY_DECODING = {".avi", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"}
+_STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "vp8", "rawvideo")
+_STAND_INS += ("gif", "apng")
+# What takes an encoder's packets where no container is named, if not NUT.
+_NOT_IN_NUT = {"prores_ks": "mov", "dnxhd": "mov", "qtrle": "mov", "apng": "apng"}
 _ALIASES = {"x264": "h264", "x265": "hevc", "h265": "hevc", "libx264rgb": "h264"}
 _CRF_ENCODERS = {"libx264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx"}
 _MAX_CRF = {"libx264": 51, "libx265": 51, "libsvtav1": 63, "libvpx-vp9": 63, "libvpx": 63}
@@ -105,20 +105,21 @@ def choose_encoding(
     is tried on the real encoder at the real size. Raises UsageError for options that cannot be met.
     """
     notes: list[str] = []
+    container = find_container(container_suffix, info.container, info.codec) if container_suffix else None
     wanted = pix_fmt or _plain_format(info, notes)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
         raise UsageError(f"`pix_fmt` {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
     if codec is not None:
         encoder, defaults = _named(codec)
         candidates: list[tuple[str, dict[str, str]]] = [(encoder, defaults)]
-        if container_suffix and not container_accepts(container_suffix, encoder):
+        if container is not None and not holds_video(container, encoder):
             raise UsageError(f"`codec` {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
-        candidates = list(_candidates(info.codec, container_suffix))
+        candidates = list(_candidates(info.codec, container))
     for encoder, defaults in candidates:
         for form in _formats(encoder, wanted, strict=pix_fmt is not None):
-            options = _with_details(encoder, form, dict(defaults), info, container_suffix)
-            if not _opens(encoder, form, options, info, container_suffix):
+            options = _with_details(encoder, form, dict(defaults), info, container)
+            if not _opens(encoder, form, options, info, container):
                 continue
             _note_departures(notes, info, encoder, form, wanted, chosen=codec is not None)
             if crf is not None:
@@ -131,18 +132,6 @@ def choose_encoding(
             "leave one of them out or choose others"
         )
     raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output ending in .mkv")
-
-
-def container_accepts(suffix: str, encoder: str) -> bool:
-    """True if the muxer for file names ending in ``suffix`` takes what ``encoder`` writes."""
-    try:
-        with av.open(f"x{suffix}", "w") as container:  # nothing is created: no header is written
-            if container.format.name in _PROGRAM_STREAMS and encoder not in ("mpeg1video", "mpeg2video"):
-                return False
-            container.add_stream(encoder, rate=25)
-    except (ValueError, av.error.FFmpegError):
-        return False
-    return True
 
 
 def _named(codec: str) -> tuple[str, dict[str, str]]:
@@ -161,12 +150,12 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
-def _candidates(source: str, suffix: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+def _candidates(source: str, container: Container | None) -> Iterator[tuple[str, dict[str, str]]]:
     for name in dict.fromkeys((source, *_STAND_INS)):
         if name not in _ENCODERS:
             continue
         encoder, options = _ENCODERS[name]
-        if suffix is None or container_accepts(suffix, encoder):
+        if container is None or holds_video(container, encoder):
             yield encoder, options
 
 
@@ -205,33 +194,32 @@ def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
 
 
 def _with_details(
-    encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None
+    encoder: str, form: str, options: dict[str, str], info: VideoInfo, container: Container | None
 ) -> dict[str, str]:
     depth = av.VideoFormat(form).components[0].bits
     if encoder == "prores_ks":
         options["profile"] = "4444" if "444" in form else "hq"
     elif encoder == "dnxhd":
         options["profile"] = "dnxhr_444" if "444" in form else "dnxhr_hqx" if depth > 8 else "dnxhr_hq"
-    elif encoder in ("libx264", "libx265") and suffix in _NO_EARLY_DECODING:
+    elif encoder in ("libx264", "libx265") and container is not None and not container.reorders:
         options["bf"] = "0"
-    elif encoder in ("mpeg1video", "mpeg2video") or (encoder == "mpeg4" and suffix in (".ts", ".m2ts", ".mts")):
+    elif encoder in ("mpeg1video", "mpeg2video") or (encoder == "mpeg4" and container and container.muxer == "mpegts"):
         options["flags"] = options.get("flags", "") + "-global_header"  # these want headers in the stream
     if encoder == "libx264" and info.interlaced:
         options["flags"] = "+ildct+ilme"
     return options
 
 
-def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
+def _opens(
+    encoder: str, form: str, options: dict[str, str], info: VideoInfo, container: Container | None
+) -> bool:
     """True if the encoder starts with these settings, and the container's header can be written for it."""
     silence_encoder_libraries()
     rate = encoder_rate(encoder, info)
     begun = False
     try:
-        with av.open(f"x{suffix or '.nut'}", "w") as named:  # nothing is created: no header is written
-            format_name = named.format.name
-        if suffix is None and not container_accepts(".nut", encoder):
-            format_name = "mov"
-        with av.open(io.BytesIO(), "w", format=format_name) as scratch:
+        muxer = container.muxer if container else _NOT_IN_NUT.get(encoder, "nut")
+        with av.open(io.BytesIO(), "w", format=muxer) as scratch:
             stream: Any = scratch.add_stream(encoder, rate=rate, options=dict(options))
             stream.width, stream.height, stream.pix_fmt = info.width, info.height, form
             stream.codec_context.time_base = 1 / rate

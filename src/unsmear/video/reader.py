@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Container, Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +10,7 @@ import av
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.clock import Clock, Restart
 from unsmear.video.colour import ToRgb, luma_of_rgb
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.frame import Frame
@@ -32,10 +32,15 @@ class VideoReader:
     """Streams frames in presentation order; memory does not depend on the length.
 
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
+
+    Attributes:
+        info: what the input is.
+        restarts: where its clock starts again, of the iteration begun last, as far as that has come.
     """
 
     def __init__(self, path: Path | str, raw: RawFormat | None = None) -> None:
         self.info: VideoInfo = probe(path, raw)
+        self.restarts: list[Restart] = []
         self._open: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -96,9 +101,10 @@ class VideoReader:
             stream = main_video_stream(container, info.path)
             stream.thread_type = "AUTO"
             convert = ToRgb(deep=info.bit_depth > 8, siting=info.chroma_siting)
-            clock = _Clock(stream.time_base, info.frame_rate)
+            clock = Clock(stream.time_base, info.frame_rate, info.container)
+            self.restarts = clock.restarts
             index = 0
-            for frame in _decoded(container, stream, info):
+            for frame, pts in clock.placed(_decoded(container, stream, info), stream.start_time):
                 if last is not None and index >= last:
                     return
                 if (frame.width, frame.height) != (info.width, info.height):
@@ -106,7 +112,6 @@ class VideoReader:
                         f"{info.path}: frame {index} is {frame.width}x{frame.height} where the first is "
                         f"{info.width}x{info.height}; split the video where its size changes"
                     )
-                pts = clock.place(frame.pts)
                 if index >= first and (wanted is None or index in wanted):
                     if info.raw is not None:
                         frame.colorspace = info.colorspace
@@ -120,24 +125,6 @@ class VideoReader:
             if container in self._open:
                 self._open.remove(container)
                 container.close()
-
-
-class _Clock:
-    """Gives each frame a time of its own: the stream's, repaired where it is missing or goes back."""
-
-    def __init__(self, time_base: Fraction | None, rate: Fraction | None) -> None:
-        self.time_base = time_base or Fraction(1, 90000)
-        self.step = max(1, round(1 / ((rate or DEFAULT_RATE) * self.time_base)))
-        self.previous: int | None = None
-
-    def place(self, pts: int | None) -> int:
-        """The time of the next frame in ``time_base`` units, later than that of the one before."""
-        if pts is None:
-            pts = 0 if self.previous is None else self.previous + self.step
-        elif self.previous is not None and pts <= self.previous:
-            pts = self.previous + 1
-        self.previous = pts
-        return pts
 
 
 def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:

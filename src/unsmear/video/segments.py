@@ -5,7 +5,7 @@ resumes after its last complete segment and gives the same file as one that was 
 
 The encoder is fed frame numbers, not times: any codec then accepts any time base, and its reordering comes
 back as numbers from which exact times follow. Times are stored from 0 on; the file's metadata holds what to
-add and the unit.
+add and the unit, and a text track how long the last frame stays, which NUT does not say.
 """
 
 from contextlib import suppress
@@ -21,11 +21,15 @@ import numpy as np
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, FromRgb
-from unsmear.video.encoding import Encoding, container_accepts, encoder_rate
+from unsmear.video.encoding import Encoding, encoder_rate
 from unsmear.video.ffmpeg import file_url, kept_scheduling, reason, silence_encoder_libraries
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 
 ORIGIN_KEY = "unsmear_origin"
+# What stands in for encoders whose frames depend on all before them: lossless, in the same pixel format.
+_STAND_INS = {"gif": "rawvideo", "apng": "png"}
+# What NUT does not take; QuickTime does.
+_NOT_IN_NUT = frozenset({"prores", "dnxhd", "qtrle"})
 _BT709 = 1
 _MAX_DELAY = 16  # frames that an encoder may hold back to reorder
 _LIMITED_RANGE = 1
@@ -55,6 +59,7 @@ class SegmentWriter:
         self._order = -_MAX_DELAY - 1
         self._container: Any = None
         self._stream: Any = None
+        self._ends: Any = None
         self._encoder_rate = encoder_rate(encoding.codec, info)
         colorspace, color_range = _target_colours(info, encoding.pixel_format)
         # What the decoder of the output will assume.
@@ -109,6 +114,7 @@ class SegmentWriter:
             return
         try:
             self._mux(self._stream.encode(None))
+            self._tell_end()
             self._container.close()
             self._container = None
             self._file.keep()
@@ -128,19 +134,21 @@ class SegmentWriter:
         silence_encoder_libraries()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         encoding, info = self._encoding, self._info
+        codec = _STAND_INS.get(encoding.codec, encoding.codec)
         # NUT keeps any time base and nearly any codec; QuickTime takes the professional ones.
-        in_nut = container_accepts(".nut", encoding.codec)
-        muxing = {"avoid_negative_ts": "disabled"}
+        in_nut = av.Codec(codec, "w").canonical_name not in _NOT_IN_NUT
+        # Without this, packets wait for the text that comes last.
+        muxing = {"avoid_negative_ts": "disabled", "max_interleave_delta": "1"}
         if not in_nut:
             muxing["movflags"] = "use_metadata_tags"
         self._container = av.open(
             file_url(self._file.partial), "w", format="nut" if in_nut else "mov", container_options=muxing
         )
         self._container.metadata[ORIGIN_KEY] = f"{first_pts} {self.time_base}"
-        stream = self._container.add_stream(encoding.codec, rate=self._encoder_rate)
+        stream = self._container.add_stream(codec, rate=self._encoder_rate)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, encoding.pixel_format
         stream.time_base = self.time_base
-        stream.options = dict(encoding.options)
+        stream.options = dict(encoding.options) if codec == encoding.codec else {}
         context = stream.codec_context
         context.time_base = 1 / self._encoder_rate
         context.thread_count = 0
@@ -149,6 +157,18 @@ class SegmentWriter:
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         self._stream = stream
+        if in_nut:
+            self._ends = self._container.add_mux_stream("text", time_base=self.time_base)
+
+    def _tell_end(self) -> None:
+        """Write how long the last frame stays, where the container does not say."""
+        if self._ends is None:
+            return
+        last = len(self._pts) - 1
+        text = av.Packet(str(self._duration(last)).encode())
+        text.stream, text.time_base = self._ends, self.time_base
+        text.pts = text.dts = self._time(last)
+        self._container.mux(text)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:

@@ -34,12 +34,23 @@ class Timeline:
         following = bisect_left(self._order, pts) + 1
         return self._order[following] - pts if following < len(self._order) else self.last_duration
 
-    def rescaled(self, time_base: Fraction, shift: Fraction) -> "Timeline":
-        """The same frames in another unit, ``shift`` seconds earlier; ``moved`` counts inexact times."""
+    @property
+    def first(self) -> int:
+        return self._order[0]
+
+    @property
+    def last(self) -> int:
+        return self._order[-1]
+
+    def rescaled(self, time_base: Fraction, shift: Fraction, *, gapless: bool = False) -> "Timeline":
+        """The same frames in another unit, ``shift`` seconds earlier; ``moved`` counts inexact times.
+
+        ``gapless``: one unit after the other.
+        """
         order, moved = array("q"), 0
-        for value in self._order:
+        for number, value in enumerate(self._order):
             exact = (value * self.time_base - shift) / time_base
-            placed = round(exact)
+            placed = number if gapless else round(exact)
             if order and placed <= order[-1]:
                 placed = order[-1] + 1
             moved += placed != exact
@@ -67,11 +78,17 @@ def read_timeline(segments: list[Path]) -> Timeline:
                 raise OutputError(
                     f"{segment}: encoded with other settings than {segments[0].name}; remove the segments"
                 )
-            time_base, begun = Fraction(unit), len(pts)
-            for packet in video_packets(container):
+            time_base, begun, told = Fraction(unit), len(pts), 0
+            for packet in container.demux():
+                if not packet.size:
+                    continue
+                if packet.stream.type != "video":  # says how long the last frame stays
+                    told = int(bytes(packet))
+                    continue
                 ticks = packet.pts * packet.time_base / time_base
                 pts.append(int(origin) + round(ticks))
                 last_duration = round((packet.duration or 0) * packet.time_base / time_base) or last_duration
+            last_duration = told or last_duration
             own = pts[begun:]
             if not own or (highest is not None and min(own) <= highest):
                 raise OutputError(f"{segment}: does not follow the segment before it; remove the segments")

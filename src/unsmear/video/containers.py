@@ -1,0 +1,247 @@
+"""Containers: what each of them holds, and what becomes of the rest. ``docs/formats.md`` is made of this table.
+
+Every codec that is named here was written into its container by the bundled encoders, read back and compared
+(``tests/video/test_containers.py``). FFmpeg's muxers take more, some of which nothing can read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import av
+import av.error
+
+from unsmear.errors import UsageError
+
+Times = Literal["exact", "ticks", "slots", "order"]
+"""How a container places frames: in the source's own unit, in one of its own, in slots of constant length of which
+some may stay empty, or one after the other at a constant rate."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container: FFmpeg's name of its muxer, the endings of its files, and what it holds.
+
+    Attributes:
+        muxer: FFmpeg's name of what writes it.
+        demuxer: FFmpeg's name of what reads it, where a name with one of the endings may hold it.
+        suffixes: endings of file names.
+        video: FFmpeg's names of the codecs of pictures that can be read back.
+        sound: those of sound that is copied as it is.
+        encoders: for other sound, in order of preference: lossless ones serve lossless sound.
+        times: of frames.
+        from_zero: its clock begins with the first frame.
+        ends: it says how long the last frame stays.
+        reorders: a frame may be decoded before time 0, so that B-frames delay nothing.
+        in_band: its packets say all that a decoder needs: there is no header for that.
+        one_stream: its frames depend on all before them: they are encoded in one go, when all are there.
+    """
+
+    muxer: str
+    suffixes: tuple[str, ...]
+    video: tuple[str, ...]
+    sound: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    demuxer: str = ""
+    times: Times = "exact"
+    from_zero: bool = False
+    ends: bool = False
+    reorders: bool = True
+    in_band: bool = False
+    one_stream: bool = False
+
+
+_PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_u8", "pcm_f32le")
+_PCM_BE = ("pcm_s16be", "pcm_s24be", "pcm_s32be")
+_MICROSOFT = ("msmpeg4v3", "msmpeg4v2", "wmv1", "wmv2")
+_LOSSLESS_VFW = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "png")
+_MP4_SOUND = ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE)
+_PHONE = ("h264", "mpeg4", "h263")
+
+CONTAINERS: tuple[Container, ...] = (
+    Container(
+        "mp4",
+        (".mp4", ".m4v"),
+        ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "jpeg2000", "ffv1", "png"),
+        _MP4_SOUND,
+        ("alac", "aac"),
+        demuxer="mov",
+        ends=True,
+    ),
+    Container(
+        "mov",
+        (".mov", ".qt"),
+        (
+            *("h264", "hevc", "mpeg4", "msmpeg4v3", "h263", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd"),
+            *("jpeg2000", "cfhd", "magicyuv", "png", "qtrle", "rawvideo"),
+        ),
+        ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "pcm_mulaw", "pcm_alaw", *_PCM, *_PCM_BE),
+        ("pcm_s16le", "aac"),
+        demuxer="mov",
+        ends=True,
+    ),
+    Container("3gp", (".3gp",), _PHONE, ("aac", "amr_nb", "amr_wb"), ("aac",), ends=True),
+    Container("3g2", (".3g2",), _PHONE, ("aac", "amr_nb", "amr_wb"), ("aac",), ends=True),
+    Container("f4v", (".f4v",), ("h264",), ("aac",), ("aac",), ends=True, reorders=False),
+    Container(
+        "matroska",
+        (".mkv", ".mk3d"),
+        (
+            *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "msmpeg4v3", "mpeg1video", "mpeg2video", "mjpeg"),
+            *("prores", "jpeg2000", "ffv1", "rawvideo"),
+        ),
+        ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
+        ("flac", "libopus"),
+        demuxer="matroska",
+        times="ticks",
+        ends=True,
+    ),
+    Container(
+        "webm", (".webm",), ("vp9", "vp8", "av1"), ("opus", "vorbis"), ("libopus",), times="ticks", ends=True
+    ),
+    Container(
+        "avi",
+        (".avi", ".divx"),
+        (
+            *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
+            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "rawvideo"),
+        ),
+        ("mp3", "mp2", "ac3", "aac", "flac", "adpcm_ms", "adpcm_ima_wav", "wmav1", "wmav2", "pcm_mulaw", *_PCM),
+        ("pcm_s16le", "ac3"),
+        demuxer="avi",
+        times="slots",
+        from_zero=True,
+        reorders=False,
+    ),
+    Container(
+        "mpegts",
+        (".ts", ".mts", ".m2ts", ".m2t"),
+        ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"),
+        ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "opus", "truehd"),
+        ("aac",),
+        demuxer="mpegts",
+        times="ticks",
+        reorders=False,
+    ),
+    Container(
+        "mpeg",
+        (".mpg", ".mpeg"),
+        ("mpeg1video", "mpeg2video"),
+        ("mp2", "mp3", "ac3"),
+        ("mp2",),
+        demuxer="mpeg",
+        times="ticks",
+        reorders=False,
+    ),
+    Container(
+        "vob",
+        (".vob",),
+        ("mpeg1video", "mpeg2video"),
+        ("mp2", "mp3", "ac3", "dts"),
+        ("mp2",),
+        times="ticks",
+        reorders=False,
+    ),
+    Container(
+        "flv",
+        (".flv",),
+        ("h264", "hevc", "av1", "vp9", "flv1"),
+        ("aac", "mp3"),
+        ("aac",),
+        demuxer="flv",
+        times="ticks",
+        reorders=False,
+    ),
+    Container(
+        "asf",
+        (".wmv", ".asf"),
+        (
+            *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
+            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW),
+        ),
+        ("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac"),
+        ("wmav2",),
+        demuxer="asf",
+        times="ticks",
+        reorders=False,
+    ),
+    Container("ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), demuxer="ogg"),
+    Container(
+        "mxf",
+        (".mxf",),
+        ("mpeg2video", "prores", "dnxhd", "jpeg2000", "ffv1", "h264"),
+        ("pcm_s16le", "pcm_s24le"),
+        ("pcm_s16le",),
+        demuxer="mxf",
+        times="order",
+        from_zero=True,
+    ),
+    Container("gif", (".gif",), ("gif",), demuxer="gif", times="ticks", from_zero=True, ends=True, one_stream=True),
+    Container("apng", (".apng",), ("apng",), demuxer="apng", from_zero=True, ends=True, one_stream=True),
+    Container(
+        "nut",
+        (".nut",),
+        (
+            *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
+            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "rawvideo"),
+        ),
+        ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
+        ("flac", "aac"),
+        demuxer="nut",
+    ),
+    Container("yuv4mpegpipe", (".y4m",), ("rawvideo",), demuxer="yuv4mpegpipe", times="order", from_zero=True),
+    Container("rawvideo", (".yuv",), ("rawvideo",), demuxer="rawvideo", times="order", from_zero=True),
+    Container("ivf", (".ivf",), ("vp8", "vp9", "av1"), demuxer="ivf"),
+    Container("obu", (".obu",), ("av1",), demuxer="obu", times="order", from_zero=True),
+    Container(
+        "h264", (".h264", ".264", ".avc"), ("h264",), demuxer="h264", times="order", from_zero=True, in_band=True
+    ),
+    Container(
+        "hevc", (".hevc", ".h265", ".265"), ("hevc",), demuxer="hevc", times="order", from_zero=True, in_band=True
+    ),
+    Container("mpeg1video", (".m1v",), ("mpeg1video",), times="order", from_zero=True),
+    Container("mpeg2video", (".m2v",), ("mpeg2video",), demuxer="mpegvideo", times="order", from_zero=True),
+    Container("mjpeg", (".mjpg", ".mjpeg"), ("mjpeg",), demuxer="mjpeg", times="order", from_zero=True),
+)
+
+_KNOWN_VIDEO = frozenset(codec for container in CONTAINERS for codec in container.video)
+_KNOWN_SOUND = frozenset(codec for container in CONTAINERS for codec in container.sound)
+
+
+def find_container(suffix: str, read_as: str = "", codec: str = "") -> Container:
+    """The container of files whose names end in ``suffix``.
+
+    Of an ending that means nothing the content decides: a file with a camera's own ending becomes what it was.
+
+    Args:
+        suffix: such as ".mp4", in capitals or not.
+        read_as: FFmpeg's name of the demuxer that reads the source.
+        codec: of the source's pictures, to choose between containers with one demuxer.
+
+    Raises:
+        UsageError: neither says which container it is.
+    """
+    for container in CONTAINERS:
+        if suffix.lower() in container.suffixes:
+            return container
+    alike = [container for container in CONTAINERS if container.demuxer in read_as.split(",")]
+    if alike:
+        return next((container for container in alike if codec in container.video), alike[0])
+    raise UsageError(f"no container is known by {suffix or 'no suffix'}; use .mp4 or .mkv")
+
+
+def holds_video(container: Container, encoder: str) -> bool:
+    """Whether what an encoder writes can be read back from the container; of unknown ones its muxer is asked."""
+    codec = av.Codec(encoder, "w").canonical_name
+    if codec in _KNOWN_VIDEO:
+        return codec in container.video
+    try:
+        with av.open(f"x{container.suffixes[0]}", "w", format=container.muxer) as scratch:  # nothing is created
+            scratch.add_stream(encoder, rate=25)
+    except (ValueError, av.error.FFmpegError):
+        return False
+    return True
+
+
+def holds_sound(container: Container, codec: str) -> bool | None:
+    """Whether the container holds sound of a codec; None where only trying can say."""
+    return codec in container.sound if codec in _KNOWN_SOUND or not container.sound else None
