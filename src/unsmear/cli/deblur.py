@@ -45,6 +45,7 @@ def deblur(
     codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
     crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
     pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
+    deinterlace: Annotated[str, field(Options, "deinterlace")] = Options.deinterlace,
     frames: Annotated[bool, field(Options, "frames", "--frames")] = Options.frames,
     compare: Annotated[bool, field(Options, "compare", "--compare")] = Options.compare,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
@@ -70,6 +71,7 @@ def deblur(
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
+        deinterlace=deinterlace,  # type: ignore[arg-type]  # checked where it is declared
         frames=frames,
         compare=compare,
         overwrite=overwrite,

@@ -5,11 +5,13 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
 from unsmear.restore.destination import OutputKind, check_free, place, writable_folder
+from unsmear.restore.interlaced import field_notes, refuse_interlaced
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
@@ -50,7 +52,7 @@ def restore_video(
     """
     options = options or Options()
     began = time.monotonic()
-    with open_video(source) as reader:
+    with open_video(source, deinterlace=options.deinterlace != "keep") as reader:
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
         with writable_folder(target.parent):
@@ -75,9 +77,10 @@ class _Job:
         self.part = TimeRange.of(reader, options)
         self.tile_px = _first_tile_px(self.info, restorer, options)
         self.work = WorkFolder(output, self._identity())
+        refuse_interlaced(reader, options)
         self.sink, self.notes = make_sink(kind, output, self.info, self.work, options, self.part)
 
-    def _identity(self) -> dict:
+    def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
         stat = self.info.path.stat()
         restorer = self.restorer
@@ -108,6 +111,7 @@ class _Job:
             self.work.discard()
             raise
         self.work.discard()
+        self.notes += field_notes(self.info, self.reader.deinterlaced)
         return self._report(resumed)
 
     def _restore_all(self, resumed: int) -> None:
@@ -116,6 +120,7 @@ class _Job:
         open_frames = 0
         with closing(self._windows(so_far.next_chunk)) as stream:
             for window in stream:
+                refuse_interlaced(self.reader, self.options)
                 restored = self._restore(window)
                 wanted = [i for i, (frame, _) in enumerate(window.frames) if self.part.holds(frame.time_s)]
                 if wanted and not open_frames:

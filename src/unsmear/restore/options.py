@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from unsmear.errors import UsageError
 from unsmear.options import Limits, OptionError, Share, check
@@ -38,6 +38,8 @@ class Options:
     """Quality of the encode, lower is better."""
     pix_fmt: str | None = None
     """Pixel format, by default as the source."""
+    deinterlace: Literal["auto", "refuse", "keep"] = "auto"
+    """Of interlaced video: ``auto`` makes progressive frames, ``keep`` takes frames as they are, ``refuse`` stops."""
     frames: bool = False
     """PNG frames, right into the output folder, instead of a video."""
     deep_frames: bool = False

@@ -23,8 +23,13 @@ from unsmear.video import (
     choose_encoding,
     eight_bit,
     join_segments,
+    upright,
 )
+from unsmear.video.encoding import takes_captions
+from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
+from unsmear.video.sidedata import CAPTIONS, carries_captions, left_out
+from unsmear.video.upright import upright_info
 
 
 class Sink(Protocol):
@@ -53,7 +58,8 @@ def make_sink(
     notes: list[str] = []
     sink: Sink
     if kind == "frames":
-        sink = FramesSink(work, output)
+        sink = FramesSink(work, output, info)
+        notes += [left_out(kind) for kind in info.side_data]
     elif kind == "image":
         sink = ImageSink(output)
     else:
@@ -83,6 +89,7 @@ class VideoSink:
     ):
         self.segment, self.info, self.encoding, self.output, self.part = segment, info, encoding, output, part
         self.writer: SegmentWriter | None = None
+        self.lost: list[str] = []
 
     def begin_segment(self, number: int) -> None:
         self.writer = SegmentWriter(self.segment(number), self.info, self.encoding, self.info.width, self.info.height)
@@ -90,7 +97,9 @@ class VideoSink:
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         assert self.writer is not None
         pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
-        self.writer.write(restored, pts, frame.duration)
+        self.writer.write(restored, pts, frame.duration, frame)
+        if frame.carried is not None and not takes_captions(self.encoding) and carries_captions(frame.carried):
+            self.lost = [left_out(CAPTIONS)]
 
     def end_segment(self) -> None:
         assert self.writer is not None
@@ -105,11 +114,13 @@ class VideoSink:
     def finish(self, segments: int) -> list[str]:
         paths = [self.segment(i) for i in range(segments)]
         source = self.info.path if self.info.kind == "video" else None
-        return join_segments(source, paths, self.output, start_s=self.part.start_s, end_s=self.part.end_s).notes
+        part = self.part
+        report = join_segments(source, paths, self.output, info=self.info, start_s=part.start_s, end_s=part.end_s)
+        return self.lost + report.notes
 
 
 class WithComparison:
-    """Another sink, and beside it a video of before | after with the same timing.
+    """Another sink, and beside it a video of before | after, both upright, with the same timing.
 
     Deep sources are compared in 8 bits: every player shows that.
     """
@@ -117,10 +128,19 @@ class WithComparison:
     def __init__(self, inner: Sink, work: WorkFolder, info: VideoInfo, output: Path, part: TimeRange):
         self.inner, self.output = inner, output
         self.made = work.path / "compare.mp4"
-        wide = replace(info, width=info.width * 2)
-        flat = replace(wide, bit_depth=8, pixel_format="yuv420p")
+        self.source = info
+        straight = upright_info(info)
+        flat = replace(
+            straight,
+            width=2 * straight.width,
+            bit_depth=8,
+            pixel_format="yuv420p",
+            alpha=False,
+            field_order=PROGRESSIVE,
+            side_data={},
+        )
         encoding = choose_encoding(flat, codec="libx264", crf=18, container_suffix=".mp4")
-        self.video = VideoSink(work.comparison, wide, encoding, self.made, part)
+        self.video = VideoSink(work.comparison, flat, encoding, self.made, part)
 
     def begin_segment(self, number: int) -> None:
         self.inner.begin_segment(number)
@@ -128,8 +148,8 @@ class WithComparison:
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.inner.write(frame, restored)
-        both = np.concatenate([frame.rgb, restored], 1)
-        self.video.write(frame, eight_bit(both))
+        both = np.concatenate([upright(frame.rgb, self.source), upright(restored, self.source)], 1)
+        self.video.write(replace(frame, alpha=None, carried=None), eight_bit(both))
 
     def end_segment(self) -> None:
         self.inner.end_segment()
@@ -150,16 +170,20 @@ class WithComparison:
 
 
 class FramesSink:
-    """PNG frames in the working folder, moved into place when all are there."""
+    """Upright PNG frames in the working folder, moved into place when all are there."""
 
-    def __init__(self, work: WorkFolder, output: Path):
-        self.folder, self.output = work.frames, output
+    def __init__(self, work: WorkFolder, output: Path, info: VideoInfo):
+        self.folder, self.output, self.info = work.frames, output, info
 
     def begin_segment(self, number: int) -> None:
         self.writer = FrameFolderWriter(self.folder)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        self.writer.write(frame.index, restored)
+        alpha = frame.alpha
+        if alpha is not None:
+            deeper = restored.dtype.itemsize > alpha.dtype.itemsize
+            alpha = upright(alpha.astype(np.uint16) * np.uint16(257) if deeper else alpha, self.info)
+        self.writer.write(frame.index, upright(restored, self.info), alpha)
 
     def end_segment(self) -> None:
         pass

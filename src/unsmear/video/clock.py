@@ -59,8 +59,8 @@ class Clock:
         self._previous: int | None = None  # as placed
         self._duration = self.step  # of the frame at that time
 
-    def placed(self, frames: Iterable[Any], start: int | None = None) -> Iterator[tuple[Any, int]]:
-        """Every frame with its time in ``time_base`` units.
+    def placed(self, frames: Iterable[Any], start: int | None = None) -> Iterator[Any]:
+        """Every frame, its ``pts`` the time in ``time_base`` units.
 
         Args:
             frames: as decoded, in order of presentation.
@@ -139,7 +139,7 @@ class Clock:
             Restart(before * self.time_base, stated * self.time_base, self._offset * self.time_base)
         )
 
-    def _settle(self, held: list[tuple[Any, int]], target: int | None) -> Iterator[tuple[Any, int]]:
+    def _settle(self, held: list[tuple[Any, int]], target: int | None) -> Iterator[Any]:
         """Place frames at their own times, or evenly up to ``target``, at most a frame's duration apart."""
         for i, (frame, stated) in enumerate(held):
             if target is None or self._previous is None:
@@ -151,7 +151,8 @@ class Clock:
                 time = self._previous + max(1, min(apart, self._duration))
             yield self._place(frame, time)
 
-    def _place(self, frame: Any, time: int) -> tuple[Any, int]:
+    def _place(self, frame: Any, time: int) -> Any:
         self._previous = time
         self._duration = int(frame.duration or 0) or self.step
-        return frame, time
+        frame.pts = time
+        return frame

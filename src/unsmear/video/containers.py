@@ -87,7 +87,8 @@ CONTAINERS: tuple[Container, ...] = (
         (".mkv", ".mk3d"),
         (
             *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "msmpeg4v3", "mpeg1video", "mpeg2video", "mjpeg"),
-            *("prores", "jpeg2000", "ffv1", "rawvideo"),
+            *("prores", "jpeg2000", "cfhd", "dnxhd", "dvvideo", "v210", "flv1", "wmv1", "wmv2", "msmpeg4v2"),
+            *(*_LOSSLESS_VFW, "rawvideo"),
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
         ("flac", "libopus"),

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,9 +11,13 @@ import av.error
 from av.codec.codec import find_best_pix_fmt_of_list
 
 from unsmear.errors import UsageError
-from unsmear.video.containers import Container, find_container, holds_video
+from unsmear.video.alpha import has_alpha, needs_matroska
+from unsmear.video.colour import default_siting, siting_of_output
+from unsmear.video.containers import find_container, holds_video
 from unsmear.video.ffmpeg import silence_encoder_libraries
+from unsmear.video.fields import encoder_flags, is_interlaced, is_stated, order_in_words, x265_parameters
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
+from unsmear.video.sidedata import hdr_parameters
 
 _LAMBDA = 118  # FFmpeg's FF_QP2LAMBDA: what a qscale of 1 is as global_quality
 
@@ -25,7 +29,7 @@ def _quantiser(value: int) -> dict[str, str]:
 _LOSSLESS: dict[str, str] = {}
 # Its AVX-512 look-ahead gives now and then another bitstream for the same frames; with this, never.
 _X264 = {"preset": "veryfast", "crf": "16", "x264-params": "cpu-independent=1"}
-_X265 = {"preset": "superfast", "crf": "19", "x265-params": "log-level=none"}
+_X265 = {"preset": "superfast", "crf": "19", "a53cc": "1", "x265-params": "log-level=none"}
 
 # Codec of the source → encoder and options for visually transparent quality at a bearable speed.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -61,16 +65,29 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "qtrle": ("qtrle", _LOSSLESS),
     "rawvideo": ("rawvideo", _LOSSLESS),
     "gif": ("gif", _LOSSLESS),
+    "dvvideo": ("dvvideo", {}),
+    **{name: (name, _LOSSLESS) for name in ("v210", "v410", "v308", "v408", "r210", "r10k", "y41p", "ayuv")},
+}
+_X264_LOSSLESS = {"preset": "veryfast", "qp": "0", "x264-params": "cpu-independent=1"}
+_X265_LOSSLESS = {"preset": "superfast", "a53cc": "1", "x265-params": "log-level=none:lossless=1"}
+# The same for sources without loss, where the encoder is to be told.
+_LOSSLESS_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", _X264_LOSSLESS),
+    "hevc": ("libx265", _X265_LOSSLESS),
 }
 # What stands in, in this order, where the source's codec has no encoder or the container refuses it.
+_LOSSLESS_STAND_INS = ("ffv1", "utvideo", "png")  # before them, where the source lost nothing
 _STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "vp8", "rawvideo")
 _STAND_INS += ("gif", "apng")
-# What takes an encoder's packets where no container is named, if not NUT.
-_NOT_IN_NUT = {"prores_ks": "mov", "dnxhd": "mov", "qtrle": "mov", "apng": "apng"}
+# Encoders for what Matroska knows by the tag of other containers only, which PyAV does not let it take.
+_BY_TAG_IN_MATROSKA = frozenset(
+    ("huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "cfhd", "dnxhd", "dvvideo", "v210", "flv", "wmv1", "wmv2")
+) | {"msmpeg4v2"}
 _ALIASES = {"x264": "h264", "x265": "hevc", "h265": "hevc", "libx264rgb": "h264"}
 _CRF_ENCODERS = {"libx264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx"}
 _MAX_CRF = {"libx264": 51, "libx265": 51, "libsvtav1": 63, "libvpx-vp9": 63, "libvpx": 63}
-_PACKED = {"nv12": "yuv420p", "nv21": "yuv420p", "nv16": "yuv422p", "nv24": "yuv444p", "pal8": "rgb24"}
+_TAKE_CAPTIONS = frozenset(("libx264", "libx264rgb", "libx265", "mpeg2video"))
+_PACKED = {"nv12": "yuv420p", "nv21": "yuv420p", "nv16": "yuv422p", "nv24": "yuv444p"}
 _PACKED |= {
     "p010le": "yuv420p10le",
     "p012le": "yuv420p12le",
@@ -105,26 +122,35 @@ def choose_encoding(
     is tried on the real encoder at the real size. Raises UsageError for options that cannot be met.
     """
     notes: list[str] = []
-    container = find_container(container_suffix, info.container, info.codec) if container_suffix else None
-    wanted = pix_fmt or _plain_format(info, notes)
+    if container_suffix:
+        container_suffix = find_container(container_suffix, info.container, info.codec).suffixes[0]
+    if crf is not None:
+        info = replace(info, lossless=False)
+    wanted = pix_fmt or _plain_format(info)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
         raise UsageError(f"`pix_fmt` {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
     if codec is not None:
         encoder, defaults = _named(codec)
         candidates: list[tuple[str, dict[str, str]]] = [(encoder, defaults)]
-        if container is not None and not holds_video(container, encoder):
+        if container_suffix and not container_accepts(container_suffix, encoder):
             raise UsageError(f"`codec` {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
-        candidates = list(_candidates(info.codec, container))
-    for encoder, defaults in candidates:
-        for form in _formats(encoder, wanted, strict=pix_fmt is not None):
-            options = _with_details(encoder, form, dict(defaults), info, container)
-            if not _opens(encoder, form, options, info, container):
-                continue
-            _note_departures(notes, info, encoder, form, wanted, chosen=codec is not None)
-            if crf is not None:
-                _set_crf(encoder, options, crf, notes)
-            return Encoding(encoder, form, options, "; ".join(notes) or None)
+        candidates = list(_candidates(info, wanted, container_suffix))
+    tries = [
+        (encoder, form, defaults)
+        for encoder, defaults in candidates
+        for form in _formats(encoder, wanted, strict=pix_fmt is not None)
+        if container_suffix in (None, ".mkv", ".webm") or not needs_matroska(encoder, form)
+    ]
+    tries.sort(key=lambda one: _falls_to_8_bits(one[1], wanted))  # another encoder first
+    for encoder, form, defaults in tries:
+        options = _with_details(encoder, form, dict(defaults), info, container_suffix)
+        if not _opens(encoder, form, options, info, container_suffix):
+            continue
+        _note_departures(notes, info, encoder, form, wanted, container_suffix, chosen=codec is not None)
+        if crf is not None:
+            _set_crf(encoder, options, crf, notes)
+        return Encoding(encoder, form, options, "; ".join(notes) or None)
     size = f"{info.width}x{info.height}"
     if codec is not None or pix_fmt is not None:
         raise UsageError(
@@ -132,6 +158,12 @@ def choose_encoding(
             "leave one of them out or choose others"
         )
     raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output ending in .mkv")
+
+
+def container_accepts(suffix: str, encoder: str) -> bool:
+    """True if files whose names end in ``suffix`` hold what ``encoder`` writes, and it can be read back."""
+    container = find_container(suffix)
+    return holds_video(container, encoder)
 
 
 def _named(codec: str) -> tuple[str, dict[str, str]]:
@@ -150,33 +182,48 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
-def _candidates(source: str, container: Container | None) -> Iterator[tuple[str, dict[str, str]]]:
-    for name in dict.fromkeys((source, *_STAND_INS)):
-        if name not in _ENCODERS:
+def _candidates(info: VideoInfo, wanted: str, suffix: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    lossless = _LOSSLESS_STAND_INS if info.lossless else ()
+    for name in dict.fromkeys((info.codec, *lossless, *_STAND_INS)):
+        found = (_LOSSLESS_ENCODERS.get(name) if info.lossless and name == info.codec else None) or _ENCODERS.get(name)
+        if found is None:
             continue
-        encoder, options = _ENCODERS[name]
-        if container is None or holds_video(container, encoder):
+        encoder, options = found
+        if encoder == "png" and name != info.codec and not av.VideoFormat(wanted).is_rgb:
+            continue  # many times larger than any other
+        if encoder == "libx264" and name == info.codec and av.VideoFormat(wanted).is_rgb:
+            encoder = "libx264rgb"
+        if suffix is None or container_accepts(suffix, encoder):
             yield encoder, options
 
 
-def _plain_format(info: VideoInfo, notes: list[str]) -> str:
-    """The planar format that holds what the source does: no alpha, no semi-planar or full-range twin."""
+def _plain_format(info: VideoInfo) -> str:
+    """The planar format that holds what the source does: no semi-planar or full-range twin."""
     name = info.pixel_format.replace("yuvj", "yuv")
+    if name == "pal8":
+        return "rgba" if info.alpha else "rgb24"
     name = _PACKED.get(name, name).replace("be", "le") if name.endswith("be") else _PACKED.get(name, name)
-    if name.startswith("yuva"):
-        notes.append("the alpha channel is dropped")
-        return name.replace("yuva", "yuv", 1)
     form = av.VideoFormat(name)
-    if any(part.is_alpha for part in form.components) and info.codec != "gif":
-        notes.append("the alpha channel is dropped")
-    if form.is_rgb and not name.startswith("gbrp"):
-        return "rgb24" if info.bit_depth <= 8 else "rgb48le"
-    return "gray" if name in ("ya8", "monow", "monob") else "gray16le" if name == "ya16le" else name
+    if form.is_rgb and not name.startswith("gbr"):
+        return ("rgba" if info.alpha else "rgb24") if info.bit_depth <= 8 else ("rgba64le" if info.alpha else "rgb48le")
+    return "gray" if name in ("monow", "monob") else name
+
+
+def _without_alpha(name: str) -> str:
+    """The format that holds the same but for alpha."""
+    plain = {"rgba": "rgb24", "rgba64le": "rgb48le", "ya8": "gray", "ya16le": "gray16le"}
+    return plain.get(name) or name.replace("yuva", "yuv", 1).replace("gbrap", "gbrp", 1)
 
 
 def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
     """Pixel formats to try: the wanted one, the encoder's nearest, 4:4:4 (any size has whole chroma)."""
     supported = [form.name for form in av.Codec(encoder, "w").video_formats or []]
+    if has_alpha(av.VideoFormat(wanted)) and supported and wanted not in supported and not strict:
+        if with_alpha := [name for name in supported if has_alpha(av.VideoFormat(name)) and name != "pal8"]:
+            best, _ = find_best_pix_fmt_of_list(with_alpha, wanted)
+            if best is not None:
+                yield best.name
+        wanted = _without_alpha(wanted)
     if not supported or wanted in supported:
         yield wanted
     elif wanted.startswith("yuv") and (full := wanted.replace("yuv", "yuvj", 1)) in supported:
@@ -194,32 +241,47 @@ def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
 
 
 def _with_details(
-    encoder: str, form: str, options: dict[str, str], info: VideoInfo, container: Container | None
+    encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None
 ) -> dict[str, str]:
     depth = av.VideoFormat(form).components[0].bits
+    parameters = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    extra = [hdr_parameters(encoder, info.side_data), x265_parameters(encoder, info.codec, info.field_order)]
     if encoder == "prores_ks":
         options["profile"] = "4444" if "444" in form else "hq"
     elif encoder == "dnxhd":
         options["profile"] = "dnxhr_444" if "444" in form else "dnxhr_hqx" if depth > 8 else "dnxhr_hq"
-    elif encoder in ("libx264", "libx265") and container is not None and not container.reorders:
+    elif encoder in ("libx264", "libx264rgb", "libx265") and suffix and not find_container(suffix).reorders:
         options["bf"] = "0"
-    elif encoder in ("mpeg1video", "mpeg2video") or (encoder == "mpeg4" and container and container.muxer == "mpegts"):
+    elif encoder in ("mpeg1video", "mpeg2video") or (encoder == "mpeg4" and suffix in (".ts", ".m2ts", ".mts")):
         options["flags"] = options.get("flags", "") + "-global_header"  # these want headers in the stream
-    if encoder == "libx264" and info.interlaced:
-        options["flags"] = "+ildct+ilme"
+    if needs_matroska(encoder, form):
+        options["auto-alt-ref"] = "0"  # its frames have no alpha
+    if flags := encoder_flags(encoder, info.codec, info.field_order):
+        options["flags"] = options.get("flags", "") + flags
+    siting = siting_of_output(encoder, info.chroma_siting)
+    if siting != default_siting(encoder):
+        options["chroma_sample_location"] = siting
+    if parameters and any(extra):
+        options[parameters] = ":".join(filter(None, (options.get(parameters), *extra)))
     return options
 
 
-def _opens(
-    encoder: str, form: str, options: dict[str, str], info: VideoInfo, container: Container | None
-) -> bool:
+def takes_captions(encoding: Encoding) -> bool:
+    """Whether an encoder writes the closed captions that come with frames."""
+    return encoding.codec in _TAKE_CAPTIONS
+
+
+def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
     """True if the encoder starts with these settings, and the container's header can be written for it."""
     silence_encoder_libraries()
     rate = encoder_rate(encoder, info)
     begun = False
     try:
-        muxer = container.muxer if container else _NOT_IN_NUT.get(encoder, "nut")
-        with av.open(io.BytesIO(), "w", format=muxer) as scratch:
+        with av.open(f"x{suffix or '.nut'}", "w") as named:  # nothing is created: no header is written
+            format_name = named.format.name
+        if suffix is None or (format_name == "matroska" and encoder in _BY_TAG_IN_MATROSKA):
+            format_name = "nut" if container_accepts(".nut", encoder) else "mov"
+        with av.open(io.BytesIO(), "w", format=format_name) as scratch:
             stream: Any = scratch.add_stream(encoder, rate=rate, options=dict(options))
             stream.width, stream.height, stream.pix_fmt = info.width, info.height, form
             stream.codec_context.time_base = 1 / rate
@@ -256,13 +318,27 @@ def _set_crf(encoder: str, options: dict[str, str], crf: int, notes: list[str]) 
         options["x265-params"] += ":lossless=1"
 
 
-def _note_departures(notes: list[str], info: VideoInfo, encoder: str, form: str, wanted: str, *, chosen: bool) -> None:
+def _note_departures(
+    notes: list[str], info: VideoInfo, encoder: str, form: str, wanted: str, suffix: str | None, *, chosen: bool
+) -> None:
     made = av.Codec(encoder, "w").canonical_name
     if not chosen and info.kind == "video" and made != info.codec:
         why = "does not fit this output" if info.codec in _ENCODERS else "has no encoder here"
         notes.append(f"{info.codec} {why}, so the output is {made} ({encoder})")
     if _sampling(form) != _sampling(wanted):
         notes.append(f"{encoder} cannot hold {wanted} at {info.width}x{info.height}, so the output is {form}")
+    if (info.alpha or has_alpha(av.VideoFormat(wanted))) and not has_alpha(av.VideoFormat(form)):
+        notes.append("the alpha channel is dropped")
+    siting = siting_of_output(encoder, info.chroma_siting)
+    if info.chroma_siting not in (siting, default_siting(info.codec)) and _sampling(form)[2:] != (16, 16):
+        notes.append(f"{encoder} states no place of chroma, so it is moved from {info.chroma_siting} to {siting}")
+    if is_interlaced(info.field_order) and not is_stated(encoder, info.codec, suffix):
+        order = order_in_words(info.field_order)
+        notes.append(f"{encoder} in {suffix} files does not state the {order}, so players will not know")
+
+
+def _falls_to_8_bits(form: str, wanted: str) -> bool:
+    return _sampling(form)[1] <= 8 < _sampling(wanted)[1]
 
 
 def _sampling(name: str) -> tuple[bool, int, int, int]:

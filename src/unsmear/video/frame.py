@@ -1,6 +1,7 @@
 """Decoded frames, as every other part of unsmear sees them, and their values in 8 bits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Frame:
         luma: ``(H, W)`` uint8. The decoder's own Y plane for YUV sources (deeper planes shifted down to
             8 bit, never range-expanded); BT.601 luma of ``rgb`` for RGB and gray sources.
         duration: in ``time_base`` units, None when the source does not say.
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 where the picture is transparent; None where it has no alpha.
+        carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carrier``).
     """
 
     index: int
@@ -32,3 +35,5 @@ class Frame:
     rgb: np.ndarray
     luma: np.ndarray
     duration: int | None = None
+    alpha: np.ndarray | None = None
+    carried: Any = None

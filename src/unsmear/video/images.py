@@ -56,8 +56,8 @@ def read_image(path: Path | str) -> np.ndarray:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
-def write_png(path: Path | str, rgb: np.ndarray) -> None:
-    """Write ``(H, W, 3)`` uint8 or uint16 RGB as PNG of the same depth, losslessly.
+def write_png(path: Path | str, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """Write ``(H, W, 3)`` uint8 or uint16 RGB, and ``(H, W)`` alpha of that type, as PNG of the same depth, losslessly.
 
     The file appears whole or not at all. Raises OutputError when it cannot be written.
     """
@@ -65,7 +65,8 @@ def write_png(path: Path | str, rgb: np.ndarray) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {rgb.shape} {rgb.dtype}")
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    pixels = bgr if alpha is None else np.dstack([bgr, alpha])
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
     if not done:
         raise OutputError(f"{path}: cannot be encoded as PNG")
     write_whole(path, data.tobytes())
@@ -90,10 +91,10 @@ class FrameFolderWriter:
         """Whether frame ``index`` has been written, by this writer or an earlier one."""
         return self.path(index).is_file()
 
-    def write(self, index: int, rgb: np.ndarray) -> Path:
-        """Write frame ``index`` from ``(H, W, 3)`` uint8 or uint16 RGB and return its path."""
+    def write(self, index: int, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Path:
+        """Write frame ``index`` as ``write_png`` does and return its path."""
         target = self.path(index)
-        write_png(target, rgb)
+        write_png(target, rgb, alpha)
         return target
 
 

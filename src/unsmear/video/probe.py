@@ -1,7 +1,7 @@
 """Probing: properties of a video, an image or a folder of frames, and the inputs in a folder."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,14 @@ import av
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
-from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
+from unsmear.video.alpha import decoder_of, shows_through
+from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, Siting, chroma_siting_of
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.fields import field_order_of, is_interlaced
 from unsmear.video.images import is_image, list_images, natural_key, read_image
+from unsmear.video.lossless import is_lossless
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, frame_bytes, raw_format, walk_y4m
+from unsmear.video.sidedata import SideData, known_side_data, side_data_of
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,12 @@ class VideoInfo:
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
     ``display_matrix`` holds the nine integers behind it, which may mirror it, too (see ``upright``).
     ``color_*`` and ``colorspace`` are H.273's numbers, as FFmpeg uses them, 2 where unspecified
-    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where the codec's subsampled
-    chroma lies by its standard. ``raw`` is what a ``.yuv`` file was opened as.
+    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where subsampled chroma lies, as
+    the stream says or else as its codec's standard has it. ``interlaced`` says how the video is coded,
+    ``field_order`` (FFmpeg's number, see ``fields``) what its frames hold: a reader that deinterlaces gives
+    progressive ones. ``alpha`` says whether anything is or may be transparent, ``lossless`` whether the codec lost
+    nothing. ``side_data`` holds what else is known of the stream and its first frame, by kind. ``raw`` is what a
+    ``.yuv`` file was opened as.
     """
 
     path: Path
@@ -60,7 +68,11 @@ class VideoInfo:
     color_trc: int = UNSPECIFIED
     colorspace: int = UNSPECIFIED
     interlaced: bool = False
-    chroma_siting: Literal["left", "center"] = "left"
+    field_order: int = 0
+    chroma_siting: Siting = "left"
+    alpha: bool = False
+    lossless: bool = False
+    side_data: SideData = field(default_factory=dict)
     container: str = ""
     raw: RawFormat | None = None
 
@@ -142,6 +154,8 @@ def _probe_image(image: Path, path: Path, kind: Literal["frames", "image"], coun
 def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
     frame = _first_frame(path, container, stream)
     context = stream.codec_context
+    codec = context.codec.canonical_name
+    field_order = field_order_of(frame, context)
     pixel_format = frame.format.name
     rate = stream.average_rate or stream.guessed_rate
     duration = None
@@ -158,7 +172,7 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
         height=frame.height,
         pixel_format=pixel_format,
         bit_depth=_bit_depth(frame.format),
-        codec=context.codec.canonical_name,
+        codec=codec,
         time_base=stream.time_base,
         frame_rate=rate if rate else None,
         frames=stream.frames or None,
@@ -170,18 +184,23 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
         color_primaries=_tag(frame.color_primaries, context.color_primaries),
         color_trc=_tag(frame.color_trc, context.color_trc),
         colorspace=_tag(frame.colorspace, context.colorspace),
-        chroma_siting="center" if context.codec.canonical_name in ("mjpeg", "mpeg1video") else "left",
-        interlaced=bool(frame.interlaced_frame),
+        chroma_siting=chroma_siting_of(stream),
+        interlaced=is_interlaced(field_order),
+        field_order=field_order,
+        alpha=shows_through(frame, codec),
+        lossless=is_lossless(stream, frame),
+        side_data=side_data_of(stream, frame),
         container=container.format.name,
     )
 
 
 def _first_frame(path: Path, container: Any, stream: Any) -> Any:
     failure: BaseException | None = None
+    decoder = decoder_of(stream)
     try:
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                frames = decoder.decode(packet)
             except av.error.FFmpegError as error:  # streams cut from a broadcast begin mid-picture
                 failure = error
                 continue
@@ -200,7 +219,7 @@ def _bit_depth(form: Any) -> int:
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = known_side_data(frame).get("DISPLAYMATRIX")
     if data is None:
         return None
     return tuple(int(value) for value in np.frombuffer(bytes(data), np.int32)[:9])

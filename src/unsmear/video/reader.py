@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,22 +11,25 @@ import av
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.alpha import AlphaReader, decoder_of
 from unsmear.video.clock import Clock, Restart
 from unsmear.video.colour import ToRgb, luma_of_rgb
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.fields import PROGRESSIVE, Fields, holds_single_fields
 from unsmear.video.frame import Frame
 from unsmear.video.images import list_images, read_image
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
 from unsmear.video.raw import RawFormat, frame_bytes, walk_y4m
+from unsmear.video.sidedata import carrier
 
 
-def open_video(path: Path | str, raw: RawFormat | None = None) -> "VideoReader":
+def open_video(path: Path | str, raw: RawFormat | None = None, *, deinterlace: bool = True) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
-    ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo or DamagedVideo as
-    ``probe`` does.
+    ``raw`` says what a ``.yuv`` file holds, instead of its name. Interlaced frames are made progressive, one each,
+    unless ``deinterlace`` is False. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
     """
-    return VideoReader(path, raw)
+    return VideoReader(path, raw, deinterlace=deinterlace)
 
 
 class VideoReader:
@@ -34,13 +38,18 @@ class VideoReader:
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
 
     Attributes:
-        info: what the input is.
+        info: what was opened, with the field order of the frames that are given.
+        deinterlaced: whether frames that were interlaced have been given as progressive ones.
         restarts: where its clock starts again, of the iteration begun last, as far as that has come.
     """
 
-    def __init__(self, path: Path | str, raw: RawFormat | None = None) -> None:
+    def __init__(self, path: Path | str, raw: RawFormat | None = None, *, deinterlace: bool = True) -> None:
         self.info: VideoInfo = probe(path, raw)
         self.restarts: list[Restart] = []
+        self.deinterlaced = False
+        self._stated_order, self._deinterlace = self.info.field_order, deinterlace
+        if deinterlace and self.info.interlaced and not holds_single_fields(self.info.codec):
+            self.info = replace(self.info, field_order=PROGRESSIVE)
         self._open: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -99,12 +108,15 @@ class VideoReader:
         self._open.append(container)
         try:
             stream = main_video_stream(container, info.path)
-            stream.thread_type = "AUTO"
-            convert = ToRgb(deep=info.bit_depth > 8, siting=info.chroma_siting)
+            decoder = decoder_of(stream)
+            decoder.thread_type = "AUTO"
+            deep = info.bit_depth > 8
+            convert, alpha_of = ToRgb(deep=deep, siting=info.chroma_siting), AlphaReader()
+            fields = Fields(info.codec, self._stated_order, deinterlace=self._deinterlace)
             clock = Clock(stream.time_base, info.frame_rate, info.container)
             self.restarts = clock.restarts
             index = 0
-            for frame, pts in clock.placed(_decoded(container, stream, info), stream.start_time):
+            for frame in fields(clock.placed(_decoded(container, stream, decoder, info), stream.start_time)):
                 if last is not None and index >= last:
                     return
                 if (frame.width, frame.height) != (info.width, info.height):
@@ -116,8 +128,11 @@ class VideoReader:
                     if info.raw is not None:
                         frame.colorspace = info.colorspace
                     rgb, luma = convert(frame)
-                    seconds = float(pts * clock.time_base)
-                    yield Frame(index, pts, seconds, rgb, luma, frame.duration or None)
+                    seconds = float(frame.pts * clock.time_base)
+                    alpha = alpha_of(frame, deep=deep) if info.alpha else None
+                    carried = carrier(frame, fields=not self._deinterlace)
+                    yield Frame(index, frame.pts, seconds, rgb, luma, frame.duration or None, alpha, carried)
+                self.deinterlaced = fields.made_progressive > 0
                 index += 1
             if last is None:
                 _check_end(stream, info, index)
@@ -127,7 +142,7 @@ class VideoReader:
                 container.close()
 
 
-def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
+def _decoded(container: Any, stream: Any, decoder: Any, info: VideoInfo) -> Iterator[Any]:
     """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture.
 
     A packet whose data is incomplete is the end of a file that was cut, unless more packets follow: then it
@@ -148,12 +163,12 @@ def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
                 failure = "its data is incomplete there"
                 continue
             if incomplete is not None:
-                frames = _decode_gap(incomplete)
+                frames = _decode_gap(decoder, incomplete)
                 incomplete = None
             if packet.is_corrupt and packet.size and count:
                 incomplete = packet
             else:
-                frames += packet.decode()
+                frames += decoder.decode(packet)
         except av.error.EOFError:
             break
         except av.error.FFmpegError as error:
@@ -163,7 +178,7 @@ def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
             count += 1
             yield frame
     if failure is not None:
-        for frame in _held_back(stream):
+        for frame in _held_back(decoder):
             count += 1
             yield frame
         raise DamagedVideo(_cut(info, count, failure))
@@ -171,18 +186,18 @@ def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
         raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
 
 
-def _decode_gap(packet: Any) -> list[Any]:
+def _decode_gap(decoder: Any, packet: Any) -> list[Any]:
     """What the decoder makes of an incomplete packet."""
     try:
-        return list(packet.decode())
+        return list(decoder.decode(packet))
     except av.error.FFmpegError:
         return []
 
 
-def _held_back(stream: Any) -> list[Any]:
+def _held_back(decoder: Any) -> list[Any]:
     """The frames that the decoder still holds after an error."""
     try:
-        return list(stream.decode(None))
+        return list(decoder.decode(None))
     except av.error.FFmpegError:
         return []
 

@@ -1,5 +1,7 @@
 """Frames as a player shows them: turned and mirrored as the display matrix of their stream says."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from unsmear.video.probe import VideoInfo
@@ -24,6 +26,15 @@ def upright(image: np.ndarray, info: VideoInfo) -> np.ndarray:
 def upright_size(info: VideoInfo) -> tuple[int, int]:
     """(width, height) in pixels of upright frames."""
     return (info.height, info.width) if _turned(info)[0] else (info.width, info.height)
+
+
+def upright_info(info: VideoInfo) -> VideoInfo:
+    """``info`` of a video of upright frames."""
+    width, height = upright_size(info)
+    aspect = info.sample_aspect_ratio
+    if aspect and _turned(info)[0]:
+        aspect = 1 / aspect
+    return replace(info, width=width, height=height, rotation=0, display_matrix=None, sample_aspect_ratio=aspect)
 
 
 def _turned(info: VideoInfo) -> tuple[bool, bool, bool]:

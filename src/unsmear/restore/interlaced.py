@@ -1,0 +1,25 @@
+"""Interlaced input: what is refused, and what is to be said of it."""
+
+from unsmear.errors import UnsupportedVideo
+from unsmear.restore.options import Options
+from unsmear.video import VideoInfo, VideoReader
+from unsmear.video.fields import holds_single_fields, order_in_words
+
+
+def refuse_interlaced(reader: VideoReader, options: Options) -> None:
+    """Raise UnsupportedVideo where interlaced video is not wanted, and there is some."""
+    if options.deinterlace == "refuse" and (reader.info.interlaced or reader.deinterlaced):
+        raise UnsupportedVideo(
+            f"{reader.info.path}: is interlaced; give `deinterlace` auto to make it progressive, or keep"
+        )
+
+
+def field_notes(info: VideoInfo, deinterlaced: bool) -> list[str]:
+    """What was done with fields, if there were any."""
+    if deinterlaced:
+        return ["interlaced: made progressive, a frame for each; `deinterlace` keep takes frames as they are"]
+    if not info.interlaced:
+        return []
+    if holds_single_fields(info.codec):
+        return [f"interlaced: its pictures are single fields, {order_in_words(info.field_order)}, restored one by one"]
+    return [f"interlaced, {order_in_words(info.field_order)}: both fields of a frame are restored as one picture"]

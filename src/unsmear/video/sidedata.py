@@ -1,0 +1,229 @@
+"""Side data: what a stream and its frames hold beside pictures and colour tags, carried from a source to its output.
+
+PyAV shows the side data of frames, but takes none, and that of streams it only copies with a stream. So that of a
+stream travels as boxes of an MP4 sample entry (ISO/IEC 14496-12): FFmpeg writes those of the source into a header in
+memory, they are put into a header made for the output's own codec, and FFmpeg reads that. That of a frame travels with
+a small frame that has been scaled from it.
+"""
+
+import io
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import av.filter
+from av.sidedata.sidedata import Type
+
+CAPTIONS = "closed captions"
+_DOLBY_VISION = "Dolby Vision"
+_BOXES = {
+    b"mdcv": "HDR mastering display",
+    b"clli": "HDR content light level",
+    b"st3d": "stereo 3D layout",
+    b"sv3d": "360° projection",
+    b"clap": "cropping",
+    b"dvcC": _DOLBY_VISION,
+    b"dvvC": _DOLBY_VISION,
+    b"dvwC": _DOLBY_VISION,
+}
+_IN_FRAMES = {
+    "MASTERING_DISPLAY_METADATA": "HDR mastering display",
+    "CONTENT_LIGHT_LEVEL": "HDR content light level",
+    "STEREO3D": "stereo 3D layout",
+    "SPHERICAL": "360° projection",
+    "DOVI_RPU_BUFFER": _DOLBY_VISION,
+    "DOVI_METADATA": _DOLBY_VISION,
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing environment",
+    "A53_CC": CAPTIONS,
+    "S12M_TIMECODE": "time codes of frames",
+    "AFD": "active format description",
+    "ICC_PROFILE": "ICC profile",
+}
+_TAKEN_BY_ENCODERS = frozenset(("A53_CC", "STEREO3D"))
+# From a box's start to the boxes in it, on the way to the sample entry of a file's one video stream.
+_PATH = ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16), (b"", 86))
+_TEMPLATE_PACKETS = 8
+_CARRIER_SIDE = 16
+_UNKNOWN_TYPES = range(len(Type), len(Type) + 16)
+
+SideData = Mapping[str, bytes]
+"""Kind in words → its box; empty where there is no box for it, or none is known."""
+
+
+def side_data_of(stream: Any, frame: Any) -> SideData:
+    """Side data of a stream and of its first frame."""
+    found = {_IN_FRAMES[kind]: b"" for kind in _kinds(frame) if kind in _IN_FRAMES}
+    if any(name in stream.container.format.name.split(",") for name in ("mov", "matroska")):
+        found |= {_BOXES[box[4:8]]: box for box in _boxes_of(stream) if box[4:8] in _BOXES}
+    found |= _hdr_boxes(frame)
+    return found
+
+
+def left_out(kind: str, box: bytes = b"") -> str:
+    """The note that a kind of side data is left out."""
+    needed = kind == _DOLBY_VISION and len(box) > 12 and not box[12] >> 4  # the picture suits no other display
+    return f"left out: {kind}" + (", without which colours are wrong: convert the video first" * needed)
+
+
+@contextmanager
+def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
+    """A stream like ``coded``, whose first packets this may read, with ``side_data`` as far as there are boxes for it.
+
+    Its codec's headers are packed as MP4 has them. Yields ``coded`` itself where nothing can be put to it.
+    """
+    boxes = b"".join(box for kind, box in side_data.items() if kind != _DOLBY_VISION)
+    header = _header(coded, "mp4", _TEMPLATE_PACKETS) if boxes else None
+    if header is None:
+        yield coded
+        return
+    with av.open(io.BytesIO(_with_boxes(header, boxes))) as template:
+        yield template.streams.video[0]
+
+
+def hdr_parameters(encoder: str, side_data: SideData) -> str:
+    """Parameters of x264, x265 or SVT-AV1 that write HDR10's values into the bitstream; empty for others."""
+    display, light = (side_data.get(_BOXES[box], b"") for box in (b"mdcv", b"clli"))
+    names = {
+        "libx264": ("mastering-display", "cll"),
+        "libx265": ("master-display", "max-cll"),
+        "libsvtav1": ("mastering-display", "content-light"),
+    }.get(encoder)
+    parameters = []
+    if names and display:
+        *chroma, brightest, darkest = struct.unpack(">8H2I", display[8:])
+        in_units = [
+            *(f"{value / 50000:.5f}" if encoder == "libsvtav1" else str(value) for value in chroma),
+            *(f"{value / 10000:.4f}" if encoder == "libsvtav1" else str(value) for value in (brightest, darkest)),
+        ]
+        pairs = (f"({x},{y})" for x, y in zip(in_units[::2], in_units[1::2], strict=True))
+        parameters.append(f"{names[0]}=" + "".join(map("".join, zip(("G", "B", "R", "WP", "L"), pairs, strict=True))))
+    if names and light:
+        parameters.append(f"{names[1]}=" + ",".join(map(str, struct.unpack(">2H", light[8:]))))
+    return ":".join(parameters)
+
+
+def carrier(frame: Any, *, fields: bool) -> Any:
+    """A small frame that carries what an encoder takes over from ``frame``: captions, 3D layout, and with ``fields``
+    whether it is interlaced and how. None where it has nothing of this.
+    """
+    if not (fields and frame.interlaced_frame) and not _TAKEN_BY_ENCODERS & _kinds(frame):
+        return None
+    return frame.reformat(_CARRIER_SIDE, _CARRIER_SIDE, "gray")
+
+
+def carries_captions(carrier: Any) -> bool:
+    """Whether a frame made by ``carrier`` holds closed captions."""
+    return "A53_CC" in _kinds(carrier)
+
+
+def dressed(picture: Any, carrier: Any) -> Any:
+    """A frame with the pixels of ``picture`` and all else of ``carrier``, but its type: encoders choose that."""
+    frame = carrier.reformat(picture.width, picture.height, picture.format.name)
+    for plane, pixels in zip(frame.planes, picture.planes, strict=True):
+        plane.update(bytes(pixels))
+    frame.pict_type = 0
+    return frame
+
+
+def known_side_data(frame: Any) -> Any:
+    """``frame.side_data`` without kinds that PyAV has no name for, of which one is enough to hide all others."""
+    try:
+        return frame.side_data
+    except ValueError:
+        graph = av.filter.Graph()
+        nodes = [graph.add_buffer(template=frame, time_base=Fraction(1, 25))]
+        nodes += [graph.add("sidedata", f"mode=delete:type={number}") for number in _UNKNOWN_TYPES]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        graph.push(frame)
+        return graph.pull().side_data
+
+
+def _kinds(frame: Any) -> set[str]:
+    return {data.type.name for data in known_side_data(frame)}
+
+
+def _hdr_boxes(frame: Any) -> dict[str, bytes]:
+    """HDR10's values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
+    found = {}
+    for data in known_side_data(frame):
+        if data.type.name == "MASTERING_DISPLAY_METADATA":
+            *ratios, has_primaries, has_luminance = struct.unpack_from("=22i", bytes(data))
+            if has_primaries and has_luminance and all(ratios[1::2]):
+                values = [Fraction(n, d) for n, d in zip(ratios[::2], ratios[1::2], strict=True)]
+                red, green, blue, white = values[0:2], values[2:4], values[4:6], values[6:8]
+                chroma = [round(value * 50000) for value in (*green, *blue, *red, *white)]
+                light = [round(value * 10000) for value in (values[9], values[8])]
+                found[_BOXES[b"mdcv"]] = _box(b"mdcv", struct.pack(">8H2I", *chroma, *light))
+        elif data.type.name == "CONTENT_LIGHT_LEVEL":
+            found[_BOXES[b"clli"]] = _box(b"clli", struct.pack(">2H", *struct.unpack_from("=2I", bytes(data))))
+    return found
+
+
+def _boxes_of(stream: Any) -> Iterator[bytes]:
+    """The boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV holds its codec."""
+    for format_name in ("mp4", "mov"):
+        header = _header(stream, format_name)
+        if header is not None:
+            *_, entry, inside = _to_entry(header)
+            end = entry + _size(header, entry)
+            while inside + 8 <= end:
+                size = _size(header, inside)
+                yield header[inside : inside + size]
+                inside += max(size, 8)
+            return
+
+
+def _header(stream: Any, format_name: str, packets: int = 0) -> bytes | None:
+    """A file in memory that describes a stream, with its first packets; None where the container cannot hold it."""
+    file = io.BytesIO()
+    options = {"movflags": "empty_moov+default_base_moof", "strict": "unofficial"}
+    try:
+        with av.open(file, "w", format=format_name, options=options) as scratch:
+            copy = scratch.add_stream_from_template(stream, opaque=True)
+            scratch.start_encoding()
+            for packet in stream.container.demux(stream) if packets else ():
+                if packet.size and packets:
+                    packet.stream = copy
+                    scratch.mux(packet)
+                    packets -= 1
+                if not packets:
+                    break
+    except (ValueError, av.error.FFmpegError):
+        return None
+    return file.getvalue()
+
+
+def _with_boxes(header: bytes, boxes: bytes) -> bytes:
+    """``header`` with ``boxes`` at the end of its sample entry."""
+    data = bytearray(header)
+    *outer, _ = _to_entry(header)
+    end = outer[-1] + _size(header, outer[-1])
+    data[end:end] = boxes
+    for begin in outer:
+        struct.pack_into(">I", data, begin, _size(header, begin) + len(boxes))
+    return bytes(data)
+
+
+def _to_entry(header: bytes) -> list[int]:
+    """Where the boxes around the sample entry, the entry itself, and the boxes in it begin."""
+    begins, at = [], 0
+    for name, before_children in _PATH:
+        while name and header[at + 4 : at + 8] != name:
+            at += _size(header, at)
+        begins.append(at)
+        at += before_children
+    return [*begins, at]
+
+
+def _size(data: bytes, at: int) -> int:
+    return int(struct.unpack_from(">I", data, at)[0])
+
+
+def _box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
