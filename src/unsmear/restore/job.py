@@ -47,8 +47,8 @@ def restore_video(
         progress: called after every chunk.
 
     Raises:
-        UnsmearError: one line; nothing is left behind.
-        Interrupted: stopped from outside (Ctrl-C); finished work is kept for a second run.
+        UnsmearError: one line. Finished segments of the output are kept for a second run, if there are any.
+        Interrupted: stopped from outside (Ctrl-C); likewise.
     """
     options = options or Options()
     began = time.monotonic()
@@ -78,7 +78,7 @@ class _Job:
         self.tile_px = _first_tile_px(self.info, restorer, options)
         self.work = WorkFolder(output, self._identity())
         refuse_interlaced(reader, options)
-        self.sink, self.notes = make_sink(kind, output, self.info, self.work, options, self.part)
+        self.sink, self.notes = make_sink(kind, output, reader, self.work, options, self.part)
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
@@ -93,7 +93,9 @@ class _Job:
         }
 
     def run(self) -> Report:
-        """All of it. What is left behind: the output, or after an interruption the working folder, or nothing."""
+        """All of it. What is left behind: the output, or of a run that ended early the working folder, if it holds any
+        finished work.
+        """
         try:
             self.so_far = self.work.begin(self.options.resume, self.tile_px)
             resumed = self.so_far.frames
@@ -106,9 +108,13 @@ class _Job:
             raise Interrupted(
                 f"{self.info.path}: interrupted; run the same command again to go on where it stopped"
             ) from None
-        except BaseException:
+        except BaseException as error:
             self.sink.abort()
-            self.work.discard()
+            kept = self.work.frames_kept()
+            if not kept:
+                self.work.discard()
+            elif isinstance(error, UnsmearError):
+                error.args = (f"{error}; the {kept} frames finished are kept for another run of the same command",)
             raise
         self.work.discard()
         self.notes += field_notes(self.info, self.reader.deinterlaced)
@@ -136,8 +142,7 @@ class _Job:
                     rate = (so_far.frames - resumed) / max(time.monotonic() - self.began, 1e-6)
                     self.progress(Progress(so_far.frames, total, rate))
         if open_frames:
-            self.sink.end_segment()
-            so_far.segments += 1
+            self._end_segment(window.number + 1)
 
     def _end_segment(self, next_chunk: int) -> None:
         self.sink.end_segment()

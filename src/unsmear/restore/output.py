@@ -20,6 +20,7 @@ from unsmear.video import (
     FrameFolderWriter,
     SegmentWriter,
     VideoInfo,
+    VideoReader,
     choose_encoding,
     eight_bit,
     join_segments,
@@ -28,6 +29,7 @@ from unsmear.video import (
 from unsmear.video.encoding import takes_captions
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
+from unsmear.video.rehearsal import Plan, plan_join
 from unsmear.video.sidedata import CAPTIONS, carries_captions, left_out
 from unsmear.video.upright import upright_info
 
@@ -48,14 +50,14 @@ class Sink(Protocol):
 
 
 def make_sink(
-    kind: OutputKind, output: Path, info: VideoInfo, work: WorkFolder, options: Options, part: TimeRange
+    kind: OutputKind, output: Path, reader: VideoReader, work: WorkFolder, options: Options, part: TimeRange
 ) -> tuple[Sink, list[str]]:
-    """The sink for an output, and what is to be said about the choice. Nothing is written yet.
+    """The sink for an output, and what is to be said about the choice. Nothing is written there yet.
 
     Raises:
         UsageError: the encoding options cannot be met, or the container or image format is unknown.
     """
-    notes: list[str] = []
+    info, notes = reader.info, list[str]()
     sink: Sink
     if kind == "frames":
         sink = FramesSink(work, output, info)
@@ -67,9 +69,9 @@ def make_sink(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
         )
         notes += [encoding.note] if encoding.note else []
-        sink = VideoSink(work.segment, info, encoding, output, part)
+        sink = VideoSink(work.segment, info, encoding, output, part, reader, plan_join(info, encoding, output))
     if options.compare:
-        sink = WithComparison(sink, work, info, comparison_path(output), part)
+        sink = WithComparison(sink, work, reader, comparison_path(output), part)
     return sink, notes
 
 
@@ -82,12 +84,22 @@ class VideoSink:
         encoding: of the segments.
         output: the finished file.
         part: what of the source is restored.
+        reader: of the source, where its clock is known when all frames are read.
+        plan: of the source's other streams; None: it is made in the end.
     """
 
     def __init__(
-        self, segment: Callable[[int], Path], info: VideoInfo, encoding: Encoding, output: Path, part: TimeRange
+        self,
+        segment: Callable[[int], Path],
+        info: VideoInfo,
+        encoding: Encoding,
+        output: Path,
+        part: TimeRange,
+        reader: VideoReader,
+        plan: Plan | None = None,
     ):
         self.segment, self.info, self.encoding, self.output, self.part = segment, info, encoding, output, part
+        self.reader, self.plan = reader, plan
         self.writer: SegmentWriter | None = None
         self.lost: list[str] = []
 
@@ -115,7 +127,17 @@ class VideoSink:
         paths = [self.segment(i) for i in range(segments)]
         source = self.info.path if self.info.kind == "video" else None
         part = self.part
-        report = join_segments(source, paths, self.output, info=self.info, start_s=part.start_s, end_s=part.end_s)
+        report = join_segments(
+            source,
+            paths,
+            self.output,
+            info=self.info,
+            encoding=self.encoding,
+            plan=self.plan,
+            start_s=part.start_s,
+            end_s=part.end_s,
+            restarts=self.reader.restarts,
+        )
         return self.lost + report.notes
 
 
@@ -125,8 +147,8 @@ class WithComparison:
     Deep sources are compared in 8 bits: every player shows that.
     """
 
-    def __init__(self, inner: Sink, work: WorkFolder, info: VideoInfo, output: Path, part: TimeRange):
-        self.inner, self.output = inner, output
+    def __init__(self, inner: Sink, work: WorkFolder, reader: VideoReader, output: Path, part: TimeRange):
+        self.inner, self.output, info = inner, output, reader.info
         self.made = work.path / "compare.mp4"
         self.source = info
         straight = upright_info(info)
@@ -140,7 +162,7 @@ class WithComparison:
             side_data={},
         )
         encoding = choose_encoding(flat, codec="libx264", crf=18, container_suffix=".mp4")
-        self.video = VideoSink(work.comparison, flat, encoding, self.made, part)
+        self.video = VideoSink(work.comparison, flat, encoding, self.made, part, reader)
 
     def begin_segment(self, number: int) -> None:
         self.inner.begin_segment(number)

@@ -85,6 +85,11 @@ class WorkFolder:
             ) from None
         return SoFar(tile_px=tile_px)
 
+    def frames_kept(self) -> int:
+        """How many frames a second run of the same job would find finished."""
+        found = self._found()
+        return found.frames if found else 0
+
     def _found(self) -> SoFar | None:
         """What an earlier run of the same job has recorded; None where it is absent or damaged in any way."""
         try:

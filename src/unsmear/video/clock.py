@@ -37,24 +37,33 @@ class Clock:
 
     A frame whose time is not later than that of the one before is placed between its neighbours; so is one that is far
     ahead of those that follow it. Where several go on in the past, the clock has started again: from there on all times
-    are moved by what lets the first of them follow the last one before. Gaps stay, but for those of seconds in transport
-    and program streams, which are clocks of another recording.
+    are moved by what lets the first of them follow the last one before. Gaps stay, but for those of many seconds in
+    transport and program streams, which are clocks of another recording.
 
     Attributes:
         time_base: unit of the times.
         restarts: those met so far.
     """
 
-    def __init__(self, time_base: Fraction | None, rate: Fraction | None, container: str = "") -> None:
-        """``container`` is FFmpeg's name of the demuxer."""
+    def __init__(
+        self, time_base: Fraction | None, rate: Fraction | None, container: str = "", *, packets: bool = False
+    ) -> None:
+        """``container`` is FFmpeg's name of the demuxer. ``packets`` of sound may be shorter than a unit of time, so that
+        some have the same.
+        """
         self.time_base = time_base or Fraction(1, 90000)
         self.step = max(1, round(1 / ((rate or DEFAULT_RATE) * self.time_base)))
         self.restarts: list[Restart] = []
         self._far = max(round(_FAR_S / self.time_base), 10 * self.step)
+        self._shares = packets
+        if packets:
+            self.step = 1
         names = set(container.split(","))
         self._by_decoding = "avi" in names  # it counts frames in the order in which they are decoded
         self._break = round(_BREAK_S / self.time_base) if names & _APPENDED else None
-        self._origin: int | None = None  # of decoding times
+        self._start = 0  # of decoding times, where those are taken
+        self._origin: int | None = None
+        self._held: list[tuple[Any, int]] = []  # frames whose time is in doubt, and what the file states
         self._offset = 0
         self._previous: int | None = None  # as placed
         self._duration = self.step  # of the frame at that time
@@ -66,49 +75,54 @@ class Clock:
             frames: as decoded, in order of presentation.
             start: time of the first one where times are those of decoding.
         """
-        held: list[tuple[Any, int]] = []  # whose time is in doubt, with the time that the file states
-        decoded, damage = iter(frames), None
+        self._start = start or 0
+        decoded = iter(frames)
         while True:
             try:
-                frame = next(decoded)
-            except StopIteration:
+                frame = next(decoded, None)
+            except DamagedVideo:
+                yield from self.rest()
+                raise
+            if frame is None:
                 break
-            except DamagedVideo as error:  # after the frames held
-                damage = error
-                break
-            stated = self._stated(frame, start or 0)
-            if stated is None:
-                yield from self._settle(held, None)
-                held = []
-                yield self._place(frame, self._next())
-                continue
-            held.append((frame, stated))
-            while held:
-                count, target = self._decide(held)
-                if not count:
-                    break
-                yield from self._settle(held[:count], target)
-                held = held[count:]
-        while held:
-            count, target = self._decide(held, ended=True)
-            yield from self._settle(held[:count], target)
-            held = held[count:]
-        if damage is not None:
-            raise damage
+            yield from self.take(frame)
+        yield from self.rest()
 
-    def _stated(self, frame: Any, start: int) -> int | None:
+    def take(self, frame: Any) -> list[Any]:
+        """The frames, of those taken so far, whose times are certain now."""
+        stated = self._stated(frame)
+        if stated is None:
+            return [*self.rest(), self._place(frame, self._next())]
+        self._held.append((frame, stated))
+        return self._ready(ended=False)
+
+    def rest(self) -> list[Any]:
+        """The frames that waited for others to follow."""
+        return self._ready(ended=True)
+
+    def _ready(self, *, ended: bool) -> list[Any]:
+        placed: list[Any] = []
+        while self._held:
+            count, target = self._decide(self._held, ended=ended)
+            if not count:
+                break
+            placed += self._settled(self._held[:count], target)
+            self._held = self._held[count:]
+        return placed
+
+    def _stated(self, frame: Any) -> int | None:
         if frame.pts is not None and not self._by_decoding:
             return int(frame.pts)
         if frame.dts is None:
             return None
         if self._origin is None:
-            self._origin = int(frame.dts) - start
+            self._origin = int(frame.dts) - self._start
         return int(frame.dts) - self._origin
 
     def _next(self) -> int:
         return 0 if self._previous is None else self._previous + self._duration
 
-    def _decide(self, held: list[tuple[Any, int]], *, ended: bool = False) -> tuple[int, int | None]:
+    def _decide(self, held: list[tuple[Any, int]], *, ended: bool) -> tuple[int, int | None]:
         """How many of the frames held can be placed now, and the time before which they lie where their own is wrong.
 
         None for that time: at their own, as far as these increase.
@@ -116,16 +130,19 @@ class Clock:
         if self._previous is None:
             return 1, None
         times = [stated + self._offset for _, stated in held]
-        ahead = times[0] > self._previous
+        least = self._previous + (0 if self._shares and self._duration <= 1 else 1)
+        ahead = times[0] >= least
         if ahead and times[0] - self._next() <= self._far:
             return 1, None
         for i, time in enumerate(times[1:], 1):  # a frame that is back on the line, or on it at last
-            on_the_line = self._previous < time and time - self._next() <= self._far
+            on_the_line = least <= time and time - self._next() <= self._far
             if on_the_line and (not ahead or time < times[0]):
                 return i, time
         if not ended and len(held) < (_WAIT_FRAMES if ahead else _AGAIN_FRAMES):
             return 0, None
-        goes_on = len(held) >= _AGAIN_FRAMES and all(0 < b - a <= self._far for a, b in pairwise(times))
+        goes_on = len(held) >= _AGAIN_FRAMES and all(
+            (0 if self._shares else 1) <= b - a <= self._far for a, b in pairwise(times)
+        )
         if goes_on and (not ahead or (self._break is not None and times[0] - self._next() > self._break)):
             self._start_again(held[0][1])
             return 1, None
@@ -135,21 +152,21 @@ class Clock:
         assert self._previous is not None
         before = self._previous - self._offset
         self._offset = self._next() - stated
-        self.restarts.append(
-            Restart(before * self.time_base, stated * self.time_base, self._offset * self.time_base)
-        )
+        self.restarts.append(Restart(before * self.time_base, stated * self.time_base, self._offset * self.time_base))
 
-    def _settle(self, held: list[tuple[Any, int]], target: int | None) -> Iterator[Any]:
+    def _settled(self, held: list[tuple[Any, int]], target: int | None) -> list[Any]:
         """Place frames at their own times, or evenly up to ``target``, at most a frame's duration apart."""
+        placed = []
         for i, (frame, stated) in enumerate(held):
             if target is None or self._previous is None:
                 time = stated + self._offset
-                if self._previous is not None and time <= self._previous:
+                if self._previous is not None and time < self._previous + (not self._shares):
                     time = self._next()
             else:
                 apart = (target - self._previous) // (len(held) - i + 1)
                 time = self._previous + max(1, min(apart, self._duration))
-            yield self._place(frame, time)
+            placed.append(self._place(frame, time))
+        return placed
 
     def _place(self, frame: Any, time: int) -> Any:
         self._previous = time

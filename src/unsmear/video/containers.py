@@ -11,6 +11,7 @@ import av
 import av.error
 
 from unsmear.errors import UsageError
+from unsmear.video.probe import VideoInfo
 
 Times = Literal["exact", "ticks", "slots", "order"]
 """How a container places frames: in the source's own unit, in one of its own, in slots of constant length of which
@@ -53,6 +54,7 @@ class Container:
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_u8", "pcm_f32le")
 _PCM_BE = ("pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MICROSOFT = ("msmpeg4v3", "msmpeg4v2", "wmv1", "wmv2")
+_UNCOMPRESSED = ("v410", "v308", "v408", "r210", "r10k", "y41p")
 _LOSSLESS_VFW = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "png")
 _MP4_SOUND = ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE)
 _PHONE = ("h264", "mpeg4", "h263")
@@ -72,7 +74,7 @@ CONTAINERS: tuple[Container, ...] = (
         (".mov", ".qt"),
         (
             *("h264", "hevc", "mpeg4", "msmpeg4v3", "h263", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd"),
-            *("jpeg2000", "cfhd", "magicyuv", "png", "qtrle", "rawvideo"),
+            *("jpeg2000", "cfhd", "magicyuv", "png", "qtrle", "dvvideo", "v210", *_UNCOMPRESSED),
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "pcm_mulaw", "pcm_alaw", *_PCM, *_PCM_BE),
         ("pcm_s16le", "aac"),
@@ -87,7 +89,7 @@ CONTAINERS: tuple[Container, ...] = (
         (".mkv", ".mk3d"),
         (
             *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "msmpeg4v3", "mpeg1video", "mpeg2video", "mjpeg"),
-            *("prores", "jpeg2000", "cfhd", "dnxhd", "dvvideo", "v210", "flv1", "wmv1", "wmv2", "msmpeg4v2"),
+            *("prores", "jpeg2000", "cfhd", "dnxhd", "v210", "flv1", "wmv1", "wmv2", "msmpeg4v2"),
             *(*_LOSSLESS_VFW, "rawvideo"),
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
@@ -96,15 +98,13 @@ CONTAINERS: tuple[Container, ...] = (
         times="ticks",
         ends=True,
     ),
-    Container(
-        "webm", (".webm",), ("vp9", "vp8", "av1"), ("opus", "vorbis"), ("libopus",), times="ticks", ends=True
-    ),
+    Container("webm", (".webm",), ("vp9", "vp8", "av1"), ("opus", "vorbis"), ("libopus",), times="ticks", ends=True),
     Container(
         "avi",
         (".avi", ".divx"),
         (
             *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
-            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "rawvideo"),
+            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "dvvideo", "v210", *_UNCOMPRESSED, "rawvideo"),
         ),
         ("mp3", "mp2", "ac3", "aac", "flac", "adpcm_ms", "adpcm_ima_wav", "wmav1", "wmav2", "pcm_mulaw", *_PCM),
         ("pcm_s16le", "ac3"),
@@ -156,8 +156,8 @@ CONTAINERS: tuple[Container, ...] = (
         "asf",
         (".wmv", ".asf"),
         (
-            *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
-            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW),
+            *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mjpeg", "jpeg2000", "cfhd"),
+            *(*_LOSSLESS_VFW, "rawvideo"),
         ),
         ("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac"),
         ("wmav2",),
@@ -165,11 +165,13 @@ CONTAINERS: tuple[Container, ...] = (
         times="ticks",
         reorders=False,
     ),
-    Container("ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), demuxer="ogg"),
+    Container(
+        "ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), demuxer="ogg", times="slots"
+    ),
     Container(
         "mxf",
         (".mxf",),
-        ("mpeg2video", "prores", "dnxhd", "jpeg2000", "ffv1", "h264"),
+        ("mpeg2video", "prores", "dnxhd", "dvvideo", "jpeg2000", "ffv1"),
         ("pcm_s16le", "pcm_s24le"),
         ("pcm_s16le",),
         demuxer="mxf",
@@ -183,7 +185,7 @@ CONTAINERS: tuple[Container, ...] = (
         (".nut",),
         (
             *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
-            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "rawvideo"),
+            *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, *_UNCOMPRESSED, "rawvideo"),
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
         ("flac", "aac"),
@@ -204,19 +206,20 @@ CONTAINERS: tuple[Container, ...] = (
     Container("mjpeg", (".mjpg", ".mjpeg"), ("mjpeg",), demuxer="mjpeg", times="order", from_zero=True),
 )
 
+_NO_SUFFIX = ".deblurred"  # what the default name of an output for a name without an ending ends in
 _KNOWN_VIDEO = frozenset(codec for container in CONTAINERS for codec in container.video)
 _KNOWN_SOUND = frozenset(codec for container in CONTAINERS for codec in container.sound)
 
 
-def find_container(suffix: str, read_as: str = "", codec: str = "") -> Container:
+def find_container(suffix: str, info: VideoInfo | None = None) -> Container:
     """The container of files whose names end in ``suffix``.
 
-    Of an ending that means nothing the content decides: a file with a camera's own ending becomes what it was.
+    Of an ending that means nothing, but is the source's own, the content decides: a file with a camera's own ending
+    becomes what it was.
 
     Args:
         suffix: such as ".mp4", in capitals or not.
-        read_as: FFmpeg's name of the demuxer that reads the source.
-        codec: of the source's pictures, to choose between containers with one demuxer.
+        info: of the source.
 
     Raises:
         UsageError: neither says which container it is.
@@ -224,15 +227,20 @@ def find_container(suffix: str, read_as: str = "", codec: str = "") -> Container
     for container in CONTAINERS:
         if suffix.lower() in container.suffixes:
             return container
-    alike = [container for container in CONTAINERS if container.demuxer in read_as.split(",")]
-    if alike:
-        return next((container for container in alike if codec in container.video), alike[0])
+    if info is not None and suffix.lower() in (info.path.suffix.lower(), _NO_SUFFIX):
+        names = info.container.split(",")
+        alike = [container for container in CONTAINERS if container.demuxer and container.demuxer in names]
+        if alike:
+            return next((container for container in alike if info.codec in container.video), alike[0])
     raise UsageError(f"no container is known by {suffix or 'no suffix'}; use .mp4 or .mkv")
 
 
 def holds_video(container: Container, encoder: str) -> bool:
     """Whether what an encoder writes can be read back from the container; of unknown ones its muxer is asked."""
-    codec = av.Codec(encoder, "w").canonical_name
+    try:
+        codec = av.Codec(encoder, "w").canonical_name
+    except ValueError:  # not among those bundled
+        return False
     if codec in _KNOWN_VIDEO:
         return codec in container.video
     try:

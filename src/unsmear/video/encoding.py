@@ -78,7 +78,7 @@ _LOSSLESS_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 # What stands in, in this order, where the source's codec has no encoder or the container refuses it.
 _LOSSLESS_STAND_INS = ("ffv1", "utvideo", "png")  # before them, where the source lost nothing
 _STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "vp8", "rawvideo")
-_STAND_INS += ("gif", "apng")
+_STAND_INS_IN_ANIMATIONS = ("gif", "apng")
 # Encoders for what Matroska knows by the tag of other containers only, which PyAV does not let it take.
 _BY_TAG_IN_MATROSKA = frozenset(
     ("huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "cfhd", "dnxhd", "dvvideo", "v210", "flv", "wmv1", "wmv2")
@@ -123,7 +123,7 @@ def choose_encoding(
     """
     notes: list[str] = []
     if container_suffix:
-        container_suffix = find_container(container_suffix, info.container, info.codec).suffixes[0]
+        container_suffix = find_container(container_suffix, info).suffixes[0]
     if crf is not None:
         info = replace(info, lossless=False)
     wanted = pix_fmt or _plain_format(info)
@@ -184,7 +184,7 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
 
 def _candidates(info: VideoInfo, wanted: str, suffix: str | None) -> Iterator[tuple[str, dict[str, str]]]:
     lossless = _LOSSLESS_STAND_INS if info.lossless else ()
-    for name in dict.fromkeys((info.codec, *lossless, *_STAND_INS)):
+    for name in dict.fromkeys((info.codec, *lossless, *_STAND_INS, *_STAND_INS_IN_ANIMATIONS)):
         found = (_LOSSLESS_ENCODERS.get(name) if info.lossless and name == info.codec else None) or _ENCODERS.get(name)
         if found is None:
             continue

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,20 @@ from unsmear.video.segments import ORIGIN_KEY
 
 
 class Timeline:
-    """Times of all video packets in decoding order, in units of ``time_base``; 16 bytes a frame."""
+    """Times of all video packets in decoding order, in units of ``time_base``; 16 bytes a frame.
 
-    def __init__(self, time_base: Fraction, pts: "array[int]", last_duration: int) -> None:
+    Attributes:
+        pts: of the packets.
+        last_duration: how long the last frame stays.
+        begins: numbers of the packets with which segments begin.
+        moved: how many times are not exactly those of the segments.
+    """
+
+    def __init__(
+        self, time_base: Fraction, pts: "array[int]", last_duration: int, begins: Sequence[int] = (0,)
+    ) -> None:
         self.time_base, self.pts, self.last_duration = time_base, pts, max(1, last_duration)
+        self.begins = begins
         self.moved = 0
         self._order = array("q", sorted(pts))
         ranks = (bisect_left(self._order, value) for value in pts)
@@ -35,17 +45,19 @@ class Timeline:
         return self._order[following] - pts if following < len(self._order) else self.last_duration
 
     @property
-    def first(self) -> int:
-        return self._order[0]
+    def ordered(self) -> "array[int]":
+        """Times in order of presentation."""
+        return self._order
 
     @property
-    def last(self) -> int:
-        return self._order[-1]
+    def end(self) -> int:
+        """When the last frame goes."""
+        return self._order[-1] + self.last_duration
 
     def rescaled(self, time_base: Fraction, shift: Fraction, *, gapless: bool = False) -> "Timeline":
         """The same frames in another unit, ``shift`` seconds earlier; ``moved`` counts inexact times.
 
-        ``gapless``: one unit after the other.
+        ``gapless``: one after the other, a unit each, and ``moved`` counts those more than half a unit away.
         """
         order, moved = array("q"), 0
         for number, value in enumerate(self._order):
@@ -53,17 +65,17 @@ class Timeline:
             placed = number if gapless else round(exact)
             if order and placed <= order[-1]:
                 placed = order[-1] + 1
-            moved += placed != exact
+            moved += abs(placed - exact) > Fraction(1, 2) if gapless else placed != exact
             order.append(placed)
         pts = array("q", (order[bisect_left(self._order, value)] for value in self.pts))
-        timeline = Timeline(time_base, pts, round(self.last_duration * self.time_base / time_base))
+        timeline = Timeline(time_base, pts, round(self.last_duration * self.time_base / time_base), self.begins)
         timeline.moved = moved
         return timeline
 
 
 def read_timeline(segments: list[Path]) -> Timeline:
     """Exact times of all packets of ``segments``. Raises OutputError where they do not belong together."""
-    pts = array("q")
+    pts, begins = array("q"), []
     time_base, settings, last_duration, highest = Fraction(0), None, 1, None
     for segment in segments:
         with open_input(segment) as container:
@@ -79,6 +91,7 @@ def read_timeline(segments: list[Path]) -> Timeline:
                     f"{segment}: encoded with other settings than {segments[0].name}; remove the segments"
                 )
             time_base, begun, told = Fraction(unit), len(pts), 0
+            begins.append(begun)
             for packet in container.demux():
                 if not packet.size:
                     continue
@@ -93,7 +106,7 @@ def read_timeline(segments: list[Path]) -> Timeline:
             if not own or (highest is not None and min(own) <= highest):
                 raise OutputError(f"{segment}: does not follow the segment before it; remove the segments")
             highest = max(own)
-    return Timeline(time_base, pts, last_duration)
+    return Timeline(time_base, pts, last_duration, begins)
 
 
 def video_packets(container: Any) -> Iterator[Any]:

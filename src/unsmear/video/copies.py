@@ -1,0 +1,394 @@
+"""Streams beside the restored one: which of them a container takes, and their packets on the output's clock."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+
+from unsmear.video.clock import Clock, Restart
+from unsmear.video.containers import Container, holds_sound
+from unsmear.video.ffmpeg import main_video_stream, open_input
+from unsmear.video.probe import VideoInfo
+from unsmear.video.sound import SoundEncoder, suited
+from unsmear.video.timecode import TAG as TIMECODE
+
+COPIED = "copied"
+_TEMPLATE_PACKETS = 8
+_SAME_S = Fraction(1)  # a packet within this of a restart may be its first
+_MAY_SHARE_TIMES = 0x20000  # FFmpeg's AVFMT_TS_NONSTRICT
+# Sound whose blocks AVI would count by their bytes, if the source is one that states those.
+_UNEVEN_IN_AVI = frozenset({"aac", "ac3", "mp2", "mp3", "flac"})
+_MXF_RATE = 48000
+_NOTED_S = Fraction(1, 24)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of one stream of the source: ``ways`` are tried from left to right, none is left: left out.
+
+    Attributes:
+        index: in the source.
+        what: the stream in words.
+        ways: "copied", or an encoder's name.
+    """
+
+    index: int
+    what: str
+    ways: tuple[str, ...]
+
+    @property
+    def way(self) -> str | None:
+        return self.ways[0] if self.ways else None
+
+    def without_first(self) -> "Choice":
+        return replace(self, ways=self.ways[1:])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of the source's clock is kept, and where it begins on the output's.
+
+    Attributes:
+        shift_s: subtracted from all times.
+        from_zero: nothing may begin before 0 then.
+        end_s: on the source's clock, None where open.
+        sound_end_s: on the output's clock, where uncompressed sound has to end with the picture.
+    """
+
+    shift_s: Fraction = Fraction(0)
+    from_zero: bool = False
+    end_s: Fraction | None = None
+    sound_end_s: Fraction | None = None
+
+
+def choices(source: Any, main: int, container: Container) -> list[Choice]:
+    """For every stream but the restored one (of index ``main``) and those that a muxer makes itself: what to try."""
+    found = []
+    for stream in source.streams:
+        if stream.index == main or is_chapter_track(stream) or is_timecode_track(stream):
+            continue
+        what = f"the {stream.type} stream {stream.index} ({getattr(stream, 'name', None) or 'unknown'})"
+        found.append(Choice(stream.index, what, _ways(stream, container)))
+    return found
+
+
+def _ways(stream: Any, container: Container) -> tuple[str, ...]:
+    if stream.type == "unknown" or not container.sound:
+        return ()
+    if stream.type != "audio" or stream.codec_context is None:
+        return (COPIED,)
+    held = holds_sound(container, stream.codec_context.codec.canonical_name)
+    if container.muxer == "mxf" and stream.codec_context.sample_rate != _MXF_RATE:
+        held = False
+    return (*([] if held is False else [COPIED]), *suited(container.encoders, stream))
+
+
+def notes_of(chosen: Sequence[Choice], container: Container, suffix: str) -> list[str]:
+    """What is not copied, a line for each stream."""
+    notes = []
+    for choice in chosen:
+        if choice.way is None:
+            notes.append(f"{suffix} files cannot hold {choice.what}, so it is left out")
+        elif choice.way != COPIED:
+            codec = av.Codec(choice.way, "w").canonical_name
+            notes.append(f"{suffix} files cannot hold {choice.what}, so it becomes {codec} ({choice.way})")
+    return notes
+
+
+class OtherStreams:
+    """The other streams of a source on their way into an output.
+
+    Attributes:
+        added: the source's stream index → the output's stream.
+        notes: what was repaired, after all packets.
+    """
+
+    def __init__(self, source: Any, info: VideoInfo, container: Container, part: Part, restarts: Sequence[Restart]):
+        self._source, self._info, self._container, self._part = source, info, container, part
+        self._restarts = restarts
+        self._tracks: dict[int, _Track] = {}
+        self.added: dict[int, Any] = {}
+        self.notes: list[str] = []
+
+    def add(self, target: Any, chosen: Sequence[Choice], dropped_tags: tuple[str, ...]) -> None:
+        """Add the chosen streams to the container ``target``. ``dropped_tags`` begin with one of these, in capitals."""
+        shares = bool(target.format.flags & _MAY_SHARE_TIMES)
+        for choice in chosen:
+            if choice.way is None:
+                continue
+            stream = self._source.streams[choice.index]
+            encoder = None
+            if choice.way == COPIED:
+                copy = self._copy(target, stream)
+            else:
+                rate = _MXF_RATE if self._container.muxer == "mxf" else None
+                encoder = SoundEncoder(target, stream, choice.way, rate=rate)
+                copy = encoder.stream
+            copy.metadata.update(kept_tags(stream.metadata, dropped_tags))
+            copy.disposition = int(stream.disposition)
+            self.added[stream.index] = copy
+            self._tracks[stream.index] = _Track(stream, copy, encoder, self._part, choice.what, shares=shares)
+
+    def _copy(self, target: Any, stream: Any) -> Any:
+        codec = stream.codec_context and stream.codec_context.codec.canonical_name
+        if self._container.muxer != "avi" or stream.type != "audio" or codec not in _UNEVEN_IN_AVI:
+            return target.add_stream_from_template(stream, opaque=True)
+        # Matroska states no bytes a block, which AVI's muxer would take for a constant number of samples.
+        file = io.BytesIO()
+        with open_input(self._info.path, self._info.raw) as source, av.open(file, "w", format="matroska") as scratch:
+            begin = scratch.add_stream_from_template(source.streams[stream.index], opaque=True)
+            for number, packet in enumerate(source.demux(source.streams[stream.index])):
+                if number == _TEMPLATE_PACKETS or not packet.size:
+                    break
+                packet.stream = begin
+                scratch.mux(packet)
+        file.seek(0)
+        with av.open(file) as template:
+            return target.add_stream_from_template(template.streams[0], opaque=True)
+
+    def packets(self, first_s: Fraction | None = None) -> Iterator[Any]:
+        """Packets to be written, in the order of the source. ``first_s``: of its first seconds alone."""
+        wanted = [self._source.streams[index] for index in self._tracks]
+        demuxed = [stream for stream in wanted if stream.type != "attachment"]
+        if not demuxed:
+            return
+        clocks = _Clocks(self._restarts)
+        main = _main_index(self._source, self._info) if self._restarts else None
+        if main is not None:
+            demuxed.append(self._source.streams[main])
+        try:
+            for packet in self._source.demux(demuxed):
+                if packet.stream.index == main:
+                    clocks.follow(packet)
+                elif packet.size:
+                    time = packet.dts if packet.dts is not None else packet.pts
+                    if first_s is not None and time is not None and time * packet.time_base > first_s:
+                        break
+                    yield from self._tracks[packet.stream.index].take(packet, clocks)
+        except (av.error.FFmpegError, OSError) as error:
+            self.notes.append(f"the other streams end where the source cannot be read on ({error.strerror})")
+        for track in self._tracks.values():
+            yield from track.rest()
+            self.notes += track.notes()
+
+
+class _Clocks:
+    """The source's clock and its restarts, followed in the order of the file."""
+
+    def __init__(self, restarts: Sequence[Restart]) -> None:
+        self._restarts = restarts
+        self._previous: Fraction | None = None
+        self.current = 0
+
+    def follow(self, packet: Any) -> None:
+        """Take note of a packet of the restored stream."""
+        time = packet.dts if packet.dts is not None else packet.pts
+        if time is None or not packet.size:
+            return
+        now = time * packet.time_base
+        if self.current < len(self._restarts) and self._previous is not None:
+            restart = self._restarts[self.current]
+            jumps = not self._previous <= now <= self._previous + _SAME_S
+            if jumps and abs(now - restart.time_s) <= _SAME_S:
+                self.current += 1
+        self._previous = now
+
+    def offset_s(self, number: int) -> Fraction:
+        """What to add to times of the clock of that number, from 0."""
+        return self._restarts[number - 1].offset_s if number else Fraction(0)
+
+    def nearby(self, lowest: int) -> range:
+        """Numbers of clocks that packets found here may follow."""
+        return range(max(lowest, self.current - 1), min(self.current + 1, len(self._restarts)) + 1)
+
+
+class _Track:
+    """One stream: its packets as they come, and as they go into the output."""
+
+    def __init__(self, stream: Any, copy: Any, encoder: SoundEncoder | None, part: Part, what: str, *, shares: bool):
+        self._stream, self._copy, self._encoder, self._part, self._what = stream, copy, encoder, part, what
+        self._apart = 0 if shares else 1
+        self._picture = is_picture(stream)
+        # Sound is repaired like pictures are; of all else only the order.
+        self._clock = Clock(stream.time_base, None, packets=True) if stream.type == "audio" else None
+        self._number = 0
+        self._expected: Fraction | None = None
+        self._begun = False
+        self._last_dts: int | None = None
+        self._repaired, self._cut_s = 0, Fraction(0)
+
+    def take(self, packet: Any, clocks: _Clocks) -> Iterator[Any]:
+        if is_gap(packet):
+            return  # the muxer makes its own
+        self._follow(packet, clocks)
+        if self._clock is None:
+            yield from self._out(packet)
+            return
+        for ready in self._clock.take(_Timed(packet)):
+            yield from self._out(self._settled(ready))
+
+    def rest(self) -> Iterator[Any]:
+        if self._clock is not None:
+            for ready in self._clock.rest():
+                yield from self._out(self._settled(ready))
+        if self._encoder is not None:
+            for packet in self._encoder.rest():
+                yield from self._written(packet)
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self._repaired:
+            times = "packet was" if self._repaired == 1 else "packets were"
+            notes.append(f"{self._what}: {self._repaired} {times} out of order in time and placed between the others")
+        if self._cut_s > _NOTED_S:
+            notes.append(f"{self._what} ends with the picture: {float(self._cut_s):.2f} s are left out")
+        return notes
+
+    def _follow(self, packet: Any, clocks: _Clocks) -> None:
+        """Put a packet on the clock of the beginning, where the source's starts again."""
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:
+            return
+        now, nearby = time * packet.time_base, clocks.nearby(self._number)
+        if len(nearby) > 1:
+            self._number = max(self._number, clocks.current)
+            if self._expected is not None and self._stream.type == "audio":
+                expected = self._expected
+                self._number = min(nearby, key=lambda number: abs(now + clocks.offset_s(number) - expected))
+        offset_s = clocks.offset_s(self._number)
+        self._expected = now + offset_s + (packet.duration or 0) * packet.time_base
+        if offset_s:
+            _move(packet, round(offset_s / packet.time_base))
+
+    def _settled(self, timed: "_Timed") -> Any:
+        packet = timed.packet
+        if packet.pts is not None:
+            self._repaired += timed.pts != packet.pts
+            packet.pts = packet.dts = timed.pts
+        else:
+            packet.pts, packet.dts = timed.pts, timed.pts
+        return packet
+
+    def _out(self, packet: Any) -> Iterator[Any]:
+        if not self._picture and not self._within(packet):
+            return
+        if self._stream.type == "video" and not self._picture and not self._begun and not packet.is_keyframe:
+            return
+        self._begun = True
+        if self._encoder is not None:
+            for ready in self._encoder.encode(packet):
+                yield from self._written(ready)
+            return
+        packet.stream = self._copy
+        yield from self._written(packet)
+
+    def _within(self, packet: Any) -> bool:
+        """Whether a packet belongs to what is kept; moves its times to the output's clock."""
+        part, base = self._part, packet.time_base
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:
+            return True
+        duration = packet.duration or 0
+        if part.end_s is not None:
+            end = part.end_s / base
+            if time >= end:
+                return False
+            if self._stream.type not in ("audio", "video"):
+                packet.duration = min(duration, int(end) - time)
+        offset = round(part.shift_s / base)
+        late = max(0, offset - time) if part.from_zero else 0  # how long before the start it began
+        if late and (self._stream.type != "subtitle" or late >= duration):
+            return False
+        if late:
+            packet.duration = packet.duration - late
+        if offset or late:
+            _move(packet, late - offset)
+        return True
+
+    def _written(self, packet: Any) -> Iterator[Any]:
+        end_s = self._part.sound_end_s
+        if end_s is not None and self._stream.type == "audio" and packet.pts is not None:
+            context = self._copy.codec_context
+            sample_bytes = context.layout.nb_channels * int(context.codec.name.strip("pcm_slbeuf")) // 8
+            samples, rate = packet.size // sample_bytes, context.sample_rate
+            left = max(0, int((end_s - packet.pts * packet.time_base) * rate))
+            self._cut_s += Fraction(max(0, samples - left), rate)
+            if not left:
+                return
+            if left < samples:
+                whole, packet = packet, av.Packet(bytes(packet)[: left * sample_bytes])
+                packet.stream, packet.time_base = whole.stream, whole.time_base
+                packet.pts = packet.dts = whole.pts
+                packet.duration = round(left / (rate * whole.time_base))
+        yield self._ordered(packet)
+
+    def _ordered(self, packet: Any) -> Any:
+        """In the output's unit, decoded after the packet before, as muxers demand."""
+        base, ratio = self._copy.time_base, packet.time_base / self._copy.time_base
+        for name in ("pts", "dts", "duration"):
+            value = getattr(packet, name)
+            if value is not None:
+                setattr(packet, name, round(value * ratio))
+        packet.time_base = base
+        if packet.dts is None and self._stream.type != "video":
+            packet.dts = packet.pts
+        if packet.dts is not None:
+            if self._last_dts is not None and packet.dts < self._last_dts + self._apart:
+                self._repaired += packet.dts < self._last_dts
+                packet.dts = self._last_dts + self._apart
+            if packet.pts is not None and packet.pts < packet.dts:
+                packet.pts = packet.dts
+            self._last_dts = packet.dts
+        return packet
+
+
+@dataclass
+class _Timed:
+    """A packet as ``Clock`` sees frames: its time can be set without losing the one it has."""
+
+    packet: Any
+    pts: int | None = field(init=False)
+    dts: int | None = field(init=False)
+    duration: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pts, self.dts, self.duration = self.packet.pts, self.packet.dts, self.packet.duration or 0
+
+
+def _move(packet: Any, ticks: int) -> None:
+    for name in ("pts", "dts"):
+        value = getattr(packet, name)
+        if value is not None:
+            setattr(packet, name, value + ticks)
+
+
+def _main_index(source: Any, info: VideoInfo) -> int:
+    return int(main_video_stream(source, info.path).index)
+
+
+def is_picture(stream: Any) -> bool:
+    """Whether a stream is a cover picture."""
+    return bool(int(stream.disposition) & int(av.stream.Disposition.attached_pic))
+
+
+def is_gap(packet: Any) -> bool:
+    """Whether a packet is the empty line with which MP4 fills gaps between subtitles."""
+    return packet.size == 2 and packet.stream.name == "mov_text" and bytes(packet) == b"\0\0"
+
+
+def is_chapter_track(stream: Any) -> bool:
+    """Whether a stream holds the titles of chapters, which muxers write themselves: FFmpeg passes over its packets."""
+    return bool(stream.type == "data" and stream.discard == av.stream.Discard.all)
+
+
+def is_timecode_track(stream: Any) -> bool:
+    """Whether a stream is QuickTime's track of a time code, which its muxer makes of the picture's tag."""
+    return bool(stream.type == "data" and TIMECODE in stream.metadata)
+
+
+def kept_tags(tags: dict[str, str], dropped: tuple[str, ...]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if not key.upper().startswith(dropped)}
