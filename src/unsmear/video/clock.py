@@ -48,8 +48,8 @@ class Clock:
     def __init__(
         self, time_base: Fraction | None, rate: Fraction | None, container: str = "", *, packets: bool = False
     ) -> None:
-        """``container`` is FFmpeg's name of the demuxer. ``packets`` of sound may be shorter than a unit of time, so that
-        some have the same.
+        """``container`` is FFmpeg's name of the demuxer. ``packets`` of sound may be shorter than a unit, so
+        that some have the same time.
         """
         self.time_base = time_base or Fraction(1, 90000)
         self.step = max(1, round(1 / ((rate or DEFAULT_RATE) * self.time_base)))

@@ -220,6 +220,7 @@ class _Track:
         self._begun = False
         self._last_dts: int | None = None
         self._repaired, self._cut_s = 0, Fraction(0)
+        self._samples_left: int | None = None
 
     def take(self, packet: Any, clocks: _Clocks) -> Iterator[Any]:
         if is_gap(packet):
@@ -314,16 +315,19 @@ class _Track:
         if end_s is not None and self._stream.type == "audio" and packet.pts is not None:
             context = self._copy.codec_context
             sample_bytes = context.layout.nb_channels * int(context.codec.name.strip("pcm_slbeuf")) // 8
-            samples, rate = packet.size // sample_bytes, context.sample_rate
-            left = max(0, int((end_s - packet.pts * packet.time_base) * rate))
-            self._cut_s += Fraction(max(0, samples - left), rate)
-            if not left:
+            if self._samples_left is None:
+                self._samples_left = round((end_s - packet.pts * packet.time_base) * context.sample_rate)
+            samples = packet.size // sample_bytes
+            kept = max(0, min(samples, self._samples_left))
+            self._samples_left -= kept
+            self._cut_s += Fraction(samples - kept, context.sample_rate)
+            if not kept:
                 return
-            if left < samples:
-                whole, packet = packet, av.Packet(bytes(packet)[: left * sample_bytes])
+            if kept < samples:
+                whole, packet = packet, av.Packet(bytes(packet)[: kept * sample_bytes])
                 packet.stream, packet.time_base = whole.stream, whole.time_base
                 packet.pts = packet.dts = whole.pts
-                packet.duration = round(left / (rate * whole.time_base))
+                packet.duration = round(kept / (context.sample_rate * whole.time_base))
         yield self._ordered(packet)
 
     def _ordered(self, packet: Any) -> Any:

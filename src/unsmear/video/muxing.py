@@ -32,6 +32,7 @@ MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "en
 _NO_NAME = "Service01"  # what FFmpeg's muxer writes for want of one
 # Tags that describe the source's own bytes and would be false of the output.
 _STALE_TAGS = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "SOURCE_ID")
+_BEGIN_S = Fraction(1, 2)
 _QUICKTIME = frozenset({"mp4", "mov", "3gp", "3g2", "f4v"})
 # Codecs whose tag says how samples lie, and the containers that take it as it is.
 _TAGGED = frozenset({"rawvideo", "utvideo", "magicyuv"})
@@ -98,8 +99,8 @@ class Muxing:
         self._cut_out, self._restarts = start_s is not None or end_s is not None, restarts
 
     def begin_alone(self) -> None:
-        """Take the other streams' packets alone that begin while there is a picture."""
-        self._first_s = self.packets.end * self.packets.time_base
+        """Take the other streams' first packets alone."""
+        self._first_s = self.packets.ordered[0] * self.packets.time_base + _BEGIN_S
 
     def run(self) -> int:
         """Write the file; return its number of frames."""

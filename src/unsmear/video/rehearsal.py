@@ -19,9 +19,8 @@ from unsmear.video.encoding import Encoding
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.muxing import MUXER_TAGS, Muxing
 from unsmear.video.probe import VideoInfo
-from unsmear.video.segments import SegmentWriter, segment_time_base
+from unsmear.video.segments import SegmentWriter
 
-_FRAMES = 5
 _STREAM_TAGS = ("language", "title", "timecode")
 
 
@@ -47,12 +46,8 @@ def plan_join(info: VideoInfo, encoding: Encoding, output: Path) -> Plan:
     """
     with tempfile.TemporaryDirectory(prefix="unsmear-") as folder:
         segment = Path(folder) / "segment"
-        base = segment_time_base(info)
-        step = max(1, round(1 / ((info.frame_rate or 25) * base)))
         with SegmentWriter(segment, info, encoding, info.width, info.height) as writer:
-            black = np.zeros((info.height, info.width, 3), np.uint8)
-            for number in range(_FRAMES):
-                writer.write(black, _start(info) + number * step)
+            writer.write(np.zeros((info.height, info.width, 3), np.uint8), _start(info))
         try:
             return rehearsed(info, [segment], output, encoding, Path(folder))
         except OutputError as error:
