@@ -3,7 +3,13 @@
 from unsmear.errors import UnsupportedVideo
 from unsmear.restore.options import Options
 from unsmear.video import VideoInfo, VideoReader
-from unsmear.video.fields import holds_single_fields, order_in_words
+from unsmear.video.fields import Deinterlace, holds_single_fields, order_in_words
+
+
+def wanted_frames(options: Options) -> Deinterlace:
+    """What of interlaced video is to be read; where it is refused, it must be noticed."""
+    chosen = options.deinterlace
+    return chosen if chosen in ("top", "bottom") else chosen != "keep"
 
 
 def refuse_interlaced(reader: VideoReader, options: Options) -> None:

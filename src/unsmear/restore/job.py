@@ -11,7 +11,7 @@ import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError
 from unsmear.restore.destination import OutputKind, check_free, place, writable_folder
-from unsmear.restore.interlaced import field_notes, refuse_interlaced
+from unsmear.restore.interlaced import field_notes, refuse_interlaced, wanted_frames
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
@@ -52,7 +52,7 @@ def restore_video(
     """
     options = options or Options()
     began = time.monotonic()
-    with open_video(source, deinterlace=options.deinterlace != "keep") as reader:
+    with open_video(source, deinterlace=wanted_frames(options)) as reader:
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
         with writable_folder(target.parent):

@@ -14,7 +14,7 @@ from unsmear.errors import UsageError
 from unsmear.video.alpha import has_alpha, needs_matroska
 from unsmear.video.colour import default_siting, siting_of_output
 from unsmear.video.ffmpeg import silence_encoder_libraries
-from unsmear.video.fields import encoder_flags, is_interlaced, is_stated, order_in_words, x265_parameters
+from unsmear.video.fields import MARKS_ALL, encoder_flags, is_interlaced, is_stated, order_in_words, x265_parameters
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 from unsmear.video.sidedata import hdr_parameters
 
@@ -344,6 +344,8 @@ def _note_departures(
     if is_interlaced(info.field_order) and not is_stated(encoder, info.codec, suffix):
         order = order_in_words(info.field_order)
         notes.append(f"{encoder} in {suffix} files does not state the {order}, so players will not know")
+    elif encoder in MARKS_ALL and not is_interlaced(info.field_order):
+        notes.append(f"{encoder} marks all frames as interlaced, these too")
 
 
 def _falls_to_8_bits(form: str, wanted: str) -> bool:

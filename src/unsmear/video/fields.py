@@ -6,7 +6,7 @@ Numbers of field orders are FFmpeg's: 0 unknown, 1 progressive, 2 and 4 the top 
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -31,9 +31,17 @@ _FLAGS = {
     "ffv1": "",
     "dvvideo": "",
 }
+MARKS_ALL = frozenset(("dvvideo",))
+"""Encoders that mark progressive frames, too."""
 _STATED_BY_CONTAINER = frozenset((".mov", ".mkv", ".mxf"))  # whatever the codec is
 _ANY_TIME_BASE = Fraction(1, 25)
 _SMALLEST = 4  # rows and columns that bwdif takes
+
+
+Deinterlace = bool | Literal["top", "bottom"]
+"""Whether interlaced frames are made progressive; or all frames, flagged or not, with that field first. Those that are
+not are flagged where the container alone says that they are interlaced.
+"""
 
 
 def is_interlaced(field_order: int) -> bool:
@@ -96,13 +104,12 @@ class Fields:
         made_progressive: frames so far that were interlaced and were made progressive.
     """
 
-    def __init__(self, codec: str, field_order: int, *, deinterlace: bool) -> None:
-        """``codec`` and ``field_order`` are the stream's; without ``deinterlace`` frames stay interlaced, but flagged
-        where the container alone says that they are.
-        """
-        self._deinterlace = deinterlace and not holds_single_fields(codec)
-        self._flag = is_interlaced(field_order) and codec not in _STATED_BY_CODEC
-        self._mode = "tff" if top_field_first(field_order) else "bff"
+    def __init__(self, codec: str, field_order: int, deinterlace: Deinterlace) -> None:
+        """``codec`` and ``field_order`` are the stream's."""
+        forced = isinstance(deinterlace, str)
+        self._deinterlace = forced or (deinterlace and not holds_single_fields(codec))
+        self._flag = forced or (is_interlaced(field_order) and codec not in _STATED_BY_CODEC)
+        self._mode = "tff" if (deinterlace == "top" if forced else top_field_first(field_order)) else "bff"
         self._graph: Any = None
         self._key: tuple[str, int, int] | None = None
         self._inside: deque[Any] = deque()

@@ -15,7 +15,7 @@ from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.alpha import AlphaReader, decoder_of
 from unsmear.video.colour import ToRgb, luma_of_rgb
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
-from unsmear.video.fields import PROGRESSIVE, Fields, holds_single_fields
+from unsmear.video.fields import PROGRESSIVE, Deinterlace, Fields, holds_single_fields
 from unsmear.video.frame import Frame
 from unsmear.video.images import list_images, read_image
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
@@ -23,11 +23,12 @@ from unsmear.video.raw import RawFormat, frame_bytes, walk_y4m
 from unsmear.video.sidedata import carrier
 
 
-def open_video(path: Path | str, raw: RawFormat | None = None, *, deinterlace: bool = True) -> "VideoReader":
+def open_video(path: Path | str, raw: RawFormat | None = None, *, deinterlace: Deinterlace = True) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
     ``raw`` says what a ``.yuv`` file holds, instead of its name. Interlaced frames are made progressive, one each,
-    unless ``deinterlace`` is False. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
+    unless ``deinterlace`` is False; "top" or "bottom" takes all frames for interlaced, with that field first. Raises
+    UnsupportedVideo or DamagedVideo as ``probe`` does.
     """
     return VideoReader(path, raw, deinterlace=deinterlace)
 
@@ -42,11 +43,12 @@ class VideoReader:
         deinterlaced: whether frames that were interlaced have been given as progressive ones.
     """
 
-    def __init__(self, path: Path | str, raw: RawFormat | None = None, *, deinterlace: bool = True) -> None:
+    def __init__(self, path: Path | str, raw: RawFormat | None = None, *, deinterlace: Deinterlace = True) -> None:
         self.info: VideoInfo = probe(path, raw)
         self.deinterlaced = False
         self._stated_order, self._deinterlace = self.info.field_order, deinterlace
-        if deinterlace and self.info.interlaced and not holds_single_fields(self.info.codec):
+        forced = isinstance(deinterlace, str) and self.info.kind == "video"
+        if forced or (deinterlace and self.info.interlaced and not holds_single_fields(self.info.codec)):
             self.info = replace(self.info, field_order=PROGRESSIVE)
         self._open: list[Any] = []
 
@@ -110,7 +112,7 @@ class VideoReader:
             decoder.thread_type = "AUTO"
             deep = info.bit_depth > 8
             convert, alpha_of = ToRgb(deep=deep, siting=info.chroma_siting), AlphaReader()
-            fields = Fields(info.codec, self._stated_order, deinterlace=self._deinterlace)
+            fields = Fields(info.codec, self._stated_order, self._deinterlace)
             clock = _Clock(stream.time_base, info.frame_rate)
             index = 0
             for frame in fields(_decoded(container, stream, decoder, info)):
