@@ -25,11 +25,12 @@ from unsmear.video import (
     join_segments,
     upright,
 )
-from unsmear.video.encoding import takes_captions
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
 from unsmear.video.sidedata import CAPTIONS, carries_captions, left_out
 from unsmear.video.upright import upright_info
+
+ALPHA_KEPT = "the alpha channel is kept as it is"
 
 
 class Sink(Protocol):
@@ -59,6 +60,7 @@ def make_sink(
     sink: Sink
     if kind == "frames":
         sink = FramesSink(work, output, info)
+        notes += [ALPHA_KEPT] if info.alpha else []
         notes += [left_out(kind) for kind in info.side_data]
     elif kind == "image":
         sink = ImageSink(output)
@@ -66,6 +68,7 @@ def make_sink(
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
         )
+        notes += [ALPHA_KEPT] if info.alpha and encoding.has_alpha else []
         notes += [encoding.note] if encoding.note else []
         sink = VideoSink(work.segment, info, encoding, output, part)
     if options.compare:
@@ -98,7 +101,7 @@ class VideoSink:
         assert self.writer is not None
         pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
         self.writer.write(restored, pts, frame.duration, frame)
-        if frame.carried is not None and not takes_captions(self.encoding) and carries_captions(frame.carried):
+        if frame.carried is not None and not self.encoding.takes_captions and carries_captions(frame.carried):
             self.lost = [left_out(CAPTIONS)]
 
     def end_segment(self) -> None:

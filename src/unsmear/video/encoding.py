@@ -108,6 +108,16 @@ class Encoding:
     options: dict[str, str] = field(default_factory=dict)
     note: str | None = None
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the output has alpha."""
+        return has_alpha(av.VideoFormat(self.pixel_format))
+
+    @property
+    def takes_captions(self) -> bool:
+        """Whether the encoder writes the closed captions that come with frames."""
+        return self.codec in _TAKE_CAPTIONS
+
 
 def choose_encoding(
     info: VideoInfo,
@@ -228,10 +238,10 @@ def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
     """Pixel formats to try: the wanted one, the encoder's nearest, 4:4:4 (any size has whole chroma)."""
     supported = [form.name for form in av.Codec(encoder, "w").video_formats or []]
     if has_alpha(av.VideoFormat(wanted)) and supported and wanted not in supported and not strict:
-        if with_alpha := [name for name in supported if has_alpha(av.VideoFormat(name)) and name != "pal8"]:
+        with_alpha = [name for name in supported if has_alpha(av.VideoFormat(name)) and name != "pal8"]
+        while with_alpha:  # encoders name more than they open with
             best, _ = find_best_pix_fmt_of_list(with_alpha, wanted)
-            if best is not None:
-                yield best.name
+            yield with_alpha.pop(with_alpha.index(best.name) if best else 0)
         wanted = _without_alpha(wanted)
     if not supported or wanted in supported:
         yield wanted
@@ -273,11 +283,6 @@ def _with_details(
     if parameters and any(extra):
         options[parameters] = ":".join(filter(None, (options.get(parameters), *extra)))
     return options
-
-
-def takes_captions(encoding: Encoding) -> bool:
-    """Whether an encoder writes the closed captions that come with frames."""
-    return encoding.codec in _TAKE_CAPTIONS
 
 
 def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
@@ -349,7 +354,9 @@ def _note_departures(
 
 
 def _falls_to_8_bits(form: str, wanted: str) -> bool:
-    return _sampling(form)[1] <= 8 < _sampling(wanted)[1]
+    """Whether depth is lost, and nothing rarer is kept for it."""
+    keeps_alpha = has_alpha(av.VideoFormat(form)) and has_alpha(av.VideoFormat(wanted))
+    return _sampling(form)[1] <= 8 < _sampling(wanted)[1] and not keeps_alpha
 
 
 def _sampling(name: str) -> tuple[bool, int, int, int]:
