@@ -26,7 +26,16 @@ from unsmear.video import open_video, write_png
 REPORT_FIELDS = {
     *("input", "output", "model", "frames", "width", "height", "seconds", "frames_per_second", "peak_memory_mb"),
     *("device", "dtype", "blur_before", "blur_after", "motion_median_px", "motion_coverage", "scene_cuts"),
-    *("prior_origin", "note", "version", "weights_sha256", "options", "blur_per_second", "frames_without_motion"),
+    *(
+        "prior_origin",
+        "note",
+        "version",
+        "damage",
+        "weights_sha256",
+        "options",
+        "blur_per_second",
+        "frames_without_motion",
+    ),
 }
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
@@ -24,7 +23,9 @@ from unsmear.video import (
     eight_bit,
     join_segments,
 )
+from unsmear.video.animation import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.images import write_png
+from unsmear.video.pictures import encode_picture, is_written
 
 
 class Sink(Protocol):
@@ -55,7 +56,10 @@ def make_sink(
     if kind == "frames":
         sink = FramesSink(work, output)
     elif kind == "image":
-        sink = ImageSink(output)
+        sink = ImageSink(output, info.bit_depth)
+    elif output.suffix.lower() in ANIMATIONS:
+        sink = AnimationSink(work.segment, info, output, part, options)
+        notes += [sink.encoding.note] if sink.encoding.note else []
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
@@ -106,6 +110,33 @@ class VideoSink:
         paths = [self.segment(i) for i in range(segments)]
         source = self.info.path if self.info.kind == "video" else None
         return join_segments(source, paths, self.output, start_s=self.part.start_s, end_s=self.part.end_s).notes
+
+
+class AnimationSink(VideoSink):
+    """APNG and animated WebP: lossless segments, from which the animation is made at the end.
+
+    Raises:
+        UsageError: options of an encoder, which such files do not have.
+    """
+
+    def __init__(
+        self, segment: Callable[[int], Path], info: VideoInfo, output: Path, part: TimeRange, options: Options
+    ):
+        for name in ("codec", "crf", "pix_fmt"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"`{name}`: {output.suffix} files leave no choice; name a video file as `output`")
+        super().__init__(segment, info, lossless_encoding(info, output.suffix.lower()), output, part)
+        self.last_duration: int | None = None
+
+    def write(self, frame: Frame, restored: np.ndarray) -> None:
+        eight = restored if self.encoding.pixel_format == "rgb48be" else eight_bit(restored)
+        super().write(frame, eight)
+        self.last_duration = frame.duration
+
+    def finish(self, segments: int) -> list[str]:
+        paths = [self.segment(i) for i in range(segments)]
+        write_animation(self.info, paths, self.output, self.last_duration)
+        return []
 
 
 class WithComparison:
@@ -184,23 +215,21 @@ class FramesSink:
 
 
 class ImageSink:
-    """One image, lossless for PNG and TIFF, at high quality else.
+    """One image, lossless or at high quality.
+
+    Args:
+        output: the file, whose ending says the format.
+        bits: of a sample of the source.
 
     Raises:
         UsageError: no image of this format can be written.
     """
 
-    QUALITY = {  # noqa: RUF012
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
-    }
-    DEEP = (".png", ".tif", ".tiff")
-
-    def __init__(self, output: Path):
-        self.output, self.suffix = output, output.suffix.lower()
+    def __init__(self, output: Path, bits: int):
+        self.output, self.suffix, self.bits = output, output.suffix.lower(), bits
         self.image: np.ndarray | None = None
-        self._encoded(np.zeros((1, 1, 3), np.uint8))
+        if not is_written(self.suffix):
+            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
 
     def begin_segment(self, number: int) -> None:
         pass
@@ -222,18 +251,8 @@ class ImageSink:
         if self.suffix == ".png":
             write_png(self.output, image)
             return []
-        if image.dtype == np.uint16 and self.suffix not in self.DEEP:
+        if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
             image = eight_bit(image)
-            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
-        write_whole(self.output, self._encoded(image))
+            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep {self.bits}")
+        write_whole(self.output, encode_picture(image, self.suffix, self.bits))
         return notes
-
-    def _encoded(self, image: np.ndarray) -> bytes:
-        try:
-            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
-        except cv2.error:
-            done = False
-        if not done:
-            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
-        return data.tobytes()

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from unsmear.errors import DamagedVideo
 from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.video import Frame, VideoReader
 
@@ -46,7 +45,7 @@ def windows(
     """Windows from chunk ``first_chunk`` to the end. Close it to stop the thread that reads ahead.
 
     Args:
-        reader: of the input.
+        reader: of the input; one that keeps going gives all that can be read of a damaged one.
         chunk_frames: N.
         look_ahead: L, at most N.
         first_chunk: where to begin.
@@ -78,19 +77,13 @@ def windows(
 
 
 def _until(frames: Iterator[Frame], end_s: float, more: int) -> Iterator[Frame]:
-    """Frames before ``end_s`` and up to ``more`` after it. Damage among those is no matter: nobody asked for them."""
+    """Frames before ``end_s`` and up to ``more`` after it."""
     beyond = 0
-    while beyond < more:
-        try:
-            frame = next(frames, None)
-        except DamagedVideo:
-            if not beyond:
-                raise
-            return
-        if frame is None:
-            return
+    for frame in frames:
         beyond += frame.time_s >= end_s
         yield frame
+        if beyond == more:
+            return
 
 
 def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
