@@ -21,6 +21,9 @@ import numpy as np
 import unsmear
 from unsmear.video import open_video
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.restorers import Identity
+
 HEADER_BYTES = 1024
 EDGES = [bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\0\0\1\x67", b"\0\1\0\0"]
 
@@ -60,15 +63,6 @@ def mutant(data: bytes, rng: np.random.Generator) -> bytes:
         elif kind == "edge":
             out[at : at + 4] = EDGES[int(rng.integers(len(EDGES)))]
     return bytes(out)
-
-
-class Identity(unsmear.Restorer):
-    """Frames as they are."""
-
-    name = "identity"
-
-    def restore(self, clip, state, tile_px):
-        return clip.frames[: clip.wanted], {}
 
 
 def priors(path: Path) -> str:

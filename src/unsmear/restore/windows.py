@@ -16,6 +16,7 @@ import numpy as np
 
 from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.video import Frame, VideoReader
+from unsmear.video.damage import REORDERED_FRAMES
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def windows(
     first = first_chunk * chunk_frames
     frames = iter(reader.frames(first=max(first - 1, 0)))
     if end_s is not None:
-        frames = _until(frames, end_s, look_ahead + 1)
+        frames = _until(frames, end_s, look_ahead + 1, reader)
     before = None
     if first > 0:
         lead = next(frames, None)
@@ -76,13 +77,16 @@ def windows(
             yield Window(number, current, [])
 
 
-def _until(frames: Iterator[Frame], end_s: float, more: int) -> Iterator[Frame]:
-    """Frames before ``end_s`` and up to ``more`` after it."""
-    beyond = 0
+def _until(frames: Iterator[Frame], end_s: float, more: int, reader: VideoReader) -> Iterator[Frame]:
+    """Frames before ``end_s`` and up to ``more`` after it. Some beyond are read where they tell of damage before."""
+    beyond = unseen = 0
     for frame in frames:
-        beyond += frame.time_s >= end_s
-        yield frame
-        if beyond == more:
+        if beyond < more:
+            beyond += frame.time_s >= end_s
+            yield frame
+        else:
+            unseen += 1
+        if beyond == more and (unseen == REORDERED_FRAMES or not reader.damage.uncertain):
             return
 
 

@@ -17,7 +17,8 @@ _SLACK_S = 1e-6
 _UNKNOWN_SIZES = {0, 0x7FFFFFFF, 0xFFFFFFFF}  # left by writers that cannot go back to the header
 _CLUSTER, _SEGMENT = b"\x1f\x43\xb6\x75", b"\x18\x53\x80\x67"
 _INDEX_ENTRIES = 64
-_REORDERED_FRAMES = 16
+REORDERED_FRAMES = 16
+"""How many frames may be decoded before one that is shown earlier."""
 _STEPS = 9
 _CUT_ANYWHERE = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vvc", "mjpeg", "m4v", "obu", "dv"}
 """Streams without a beginning and an end of their own, as recorders cut them: a last picture that is not whole is no
@@ -67,7 +68,7 @@ class DamageLog:
         self._steps: deque[float] = deque([float(1 / (info.frame_rate or DEFAULT_RATE))], _STEPS)
         self._last_s: float | None = None
         self._trouble: tuple[str, int, float] | None = None
-        self._jumps: list[tuple[int, float, float]] = []
+        self._holes: deque[tuple[int, float]] = deque(maxlen=REORDERED_FRAMES)
         self._sound = False  # whether a picture without damage has been seen
         self._damaged: list[int] = []
 
@@ -98,7 +99,7 @@ class DamageLog:
             if self._trouble is not None:
                 self._note(Gap(self.frames - 1, self.last_end_s, time_s, self._trouble[0]))
             else:
-                self._jumps = [*self._jumps[-1:], (self.frames - 1, self.last_end_s, time_s)]
+                self._holes.append((self.frames - 1, self.last_end_s))
         elif self._trouble is not None and self.frames - self._trouble[1] > _HELD_FRAMES:
             why, after, begin_s = self._trouble
             self._note(Gap(after, begin_s, begin_s + self._step_s, why))
@@ -123,10 +124,10 @@ class DamageLog:
             what = "a picture is" if len(self._damaged) == 1 else f"{len(self._damaged)} pictures are"
             self.notes.append(f"{what} damaged in the input, from frame {self._damaged[0]} on")
         if shortage is not None and shortage.frames_missing:
-            for after, begin_s, end_s in self._jumps:  # what a frame that comes later refers to is read before it
-                if self.frames - after <= _REORDERED_FRAMES:
-                    self._note(Gap(after, begin_s, end_s, shortage.why))
-            self._note(Gap(self.frames - 1, self.last_end_s, None, shortage.why))
+            # Of the last frames some are read before those that they are shown after.
+            holes = [hole for hole in self._holes if self.frames - hole[0] <= REORDERED_FRAMES]
+            after, begin_s = holes[0] if holes else (self.frames - 1, self.last_end_s)
+            self._note(Gap(after, begin_s, None, shortage.why))
         elif unfinished and not _CUT_ANYWHERE & set(self._info.container.split(",")):
             self._note(Gap(self.frames - 2, self._last_s or 0.0, None, "its last picture is incomplete"))
         elif self._trouble is not None:
@@ -139,6 +140,12 @@ class DamageLog:
             self.notes.append("the last picture of the input is incomplete")
         elif shortage is not None:
             self.notes.append("the end of the input is missing, but no frame")
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether what follows may tell that frames before the last one are missing."""
+        hole = bool(self._holes) and self.frames - self._holes[-1][0] <= REORDERED_FRAMES
+        return hole or self._trouble is not None
 
     def within(self, begin_s: float | None, end_s: float | None) -> list[Gap]:
         """Gaps through which frames between two times on the source's clock may be missing; None: from, to the end."""

@@ -85,11 +85,13 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
             f"{path}: is a {held.format}, which names other files; only what is named here is read: give the video"
         )
     try:
-        container = av.open(
-            _Source(path), "r", format=demuxer, options=options, metadata_errors="replace", buffer_size=_BUFFER_BYTES
-        )
+        source = _Source(path)
     except OSError as error:
         raise unreadable(path, error) from error
+    try:
+        container = av.open(
+            source, "r", format=demuxer, options=options, metadata_errors="replace", buffer_size=_BUFFER_BYTES
+        )
     except av.error.FFmpegError as error:
         raise DamagedVideo(
             f"{path}: cannot be read as a video ({reason(error)}); "
