@@ -84,13 +84,24 @@ def root(
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     arguments = sys.argv[1:]
+    _open_standard_files()
     try:
         status = run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or leaving would complain once more
         status = EXIT_FAILED
     sys.exit(status)
+
+
+def _open_standard_files() -> None:
+    """Fill the places of standard files that were closed, or a file that is written to would come to be one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def run(arguments: Sequence[str]) -> int:

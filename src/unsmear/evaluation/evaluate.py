@@ -5,7 +5,6 @@ scored is what a user gets. A clip that is finished is kept, so that a run which
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,8 +29,6 @@ from unsmear.restore.report import reset_peak_memory
 from unsmear.restore.restorer import Restorer
 from unsmear.video import VideoReader, eight_bit, open_video, read_image, upright
 from unsmear.video.images import write_png
-
-log = logging.getLogger(__name__)
 
 INPUT_METHOD = "input"
 """Under this name the blurred frames themselves are measured."""
@@ -88,7 +85,7 @@ class Evaluator:
         self.measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
-        """Restore and measure every clip. One that fails is reported and does not stop the others.
+        """Restore and measure every clip. One that fails is among the failures and does not stop the others.
 
         Raises:
             DataLayoutError: no clip could be measured; the first reason.
@@ -100,7 +97,6 @@ class Evaluator:
                 row, shown = self._clip(clip, restorer)
             except UnsmearError as error:
                 failures.append((name, error))
-                log.warning("%s", error)
                 continue
             rows.append(row)
             pictures += [self._picture(clip, restorer.name, i) for i in shown]
@@ -249,6 +245,7 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
                 sizes = [f"{s.shape[1]}x{s.shape[0]}" for s in (image, wanted)]
                 raise DataLayoutError(f"{images}: is {sizes[0]} where {truth} is {sizes[1]}: give partners of one size")
             if meter is None:
+                protocol.check_size(image.shape[0], image.shape[1], name)
                 names, note = measures.possible(*image.shape[:2])
                 meter = Meter(measures, protocol, names)
             if i >= count:

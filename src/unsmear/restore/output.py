@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
@@ -25,9 +24,11 @@ from unsmear.video import (
     join_segments,
     upright,
 )
+from unsmear.video.animation import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
-from unsmear.video.sidedata import CAPTIONS, carries_captions, left_out
+from unsmear.video.pictures import encode_picture, is_written
+from unsmear.video.sidedata import CAPTIONS, left_out
 from unsmear.video.upright import upright_info
 
 ALPHA_KEPT = "the alpha channel is kept as it is"
@@ -63,7 +64,10 @@ def make_sink(
         notes += [ALPHA_KEPT] if info.alpha else []
         notes += [left_out(kind) for kind in info.side_data]
     elif kind == "image":
-        sink = ImageSink(output)
+        sink = ImageSink(output, info.bit_depth)
+    elif output.suffix.lower() in ANIMATIONS:
+        sink = AnimationSink(work.segment, info, output, part, options)
+        notes += [sink.encoding.note] if sink.encoding.note else []
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
@@ -101,7 +105,7 @@ class VideoSink:
         assert self.writer is not None
         pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
         self.writer.write(restored, pts, frame.duration, frame)
-        if frame.carried is not None and not self.encoding.takes_captions and carries_captions(frame.carried):
+        if frame.carried is not None and frame.carried.captions and not self.encoding.takes_captions:
             self.lost = [left_out(CAPTIONS)]
 
     def end_segment(self) -> None:
@@ -120,6 +124,33 @@ class VideoSink:
         part = self.part
         report = join_segments(source, paths, self.output, info=self.info, start_s=part.start_s, end_s=part.end_s)
         return self.lost + report.notes
+
+
+class AnimationSink(VideoSink):
+    """APNG and animated WebP: lossless segments, from which the animation is made at the end.
+
+    Raises:
+        UsageError: options of an encoder, which such files do not have.
+    """
+
+    def __init__(
+        self, segment: Callable[[int], Path], info: VideoInfo, output: Path, part: TimeRange, options: Options
+    ):
+        for name in ("codec", "crf", "pix_fmt"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"`{name}`: {output.suffix} files leave no choice; name a video file as `output`")
+        super().__init__(segment, info, lossless_encoding(info, output.suffix.lower()), output, part)
+        self.last_duration: int | None = None
+
+    def write(self, frame: Frame, restored: np.ndarray) -> None:
+        eight = restored if self.encoding.pixel_format == "rgb48be" else eight_bit(restored)
+        super().write(frame, eight)
+        self.last_duration = frame.duration
+
+    def finish(self, segments: int) -> list[str]:
+        paths = [self.segment(i) for i in range(segments)]
+        write_animation(self.info, paths, self.output, self.last_duration)
+        return []
 
 
 class WithComparison:
@@ -211,23 +242,21 @@ class FramesSink:
 
 
 class ImageSink:
-    """One image, lossless for PNG and TIFF, at high quality else.
+    """One image, lossless or at high quality.
+
+    Args:
+        output: the file, whose ending says the format.
+        bits: of a sample of the source.
 
     Raises:
         UsageError: no image of this format can be written.
     """
 
-    QUALITY = {  # noqa: RUF012
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
-    }
-    DEEP = (".png", ".tif", ".tiff")
-
-    def __init__(self, output: Path):
-        self.output, self.suffix = output, output.suffix.lower()
+    def __init__(self, output: Path, bits: int):
+        self.output, self.suffix, self.bits = output, output.suffix.lower(), bits
         self.image: np.ndarray | None = None
-        self._encoded(np.zeros((1, 1, 3), np.uint8))
+        if not is_written(self.suffix):
+            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
 
     def begin_segment(self, number: int) -> None:
         pass
@@ -249,18 +278,8 @@ class ImageSink:
         if self.suffix == ".png":
             write_png(self.output, image)
             return []
-        if image.dtype == np.uint16 and self.suffix not in self.DEEP:
+        if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
             image = eight_bit(image)
-            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
-        write_whole(self.output, self._encoded(image))
+            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep {self.bits}")
+        write_whole(self.output, encode_picture(image, self.suffix, self.bits))
         return notes
-
-    def _encoded(self, image: np.ndarray) -> bytes:
-        try:
-            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
-        except cv2.error:
-            done = False
-        if not done:
-            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
-        return data.tobytes()

@@ -116,7 +116,7 @@ class Fields:
         self.made_progressive = 0
 
     def __call__(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The same frames with the same times; an error among ``frames`` comes after what was decoded before it."""
+        """The same frames with the same times; words and errors among ``frames`` come after what was before them."""
         failure: Exception | None = None
         while True:
             try:
@@ -125,7 +125,11 @@ class Fields:
                 frame, failure = None, error
             if frame is None:
                 break
-            yield from self._next(frame)
+            if isinstance(frame, str):  # what is wrong there; what follows is not what came next
+                yield from self._rest()
+                yield frame
+            else:
+                yield from self._next(frame)
         yield from self._rest()
         if failure is not None:
             raise failure

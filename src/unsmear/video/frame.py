@@ -26,7 +26,7 @@ class Frame:
             8 bit, never range-expanded); BT.601 luma of ``rgb`` for RGB and gray sources.
         duration: in ``time_base`` units, None when the source does not say.
         alpha: ``(H, W)`` of the type of ``rgb``, 0 where the picture is transparent; None where it has no alpha.
-        carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carrier``).
+        carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carried``).
     """
 
     index: int

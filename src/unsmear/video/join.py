@@ -284,7 +284,7 @@ def _format_name(output: Path) -> str:
 
 def _can_hold(format_name: str, stream: Any) -> bool:
     """Whether the muxer takes this stream, found by writing a header to memory."""
-    if stream.type == "unknown":
+    if stream.type == "unknown" or (format_name == "flv" and _has_no_layout(stream)):
         return False
     begun = False
     try:
@@ -296,6 +296,12 @@ def _can_hold(format_name: str, stream: Any) -> bool:
     except (ValueError, OSError, av.error.FFmpegError):
         return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
+
+
+def _has_no_layout(stream: Any) -> bool:
+    """Whether nothing says where the channels of a sound belong: FFmpeg ends the process where FLV is to hold those."""
+    layout = getattr(stream, "layout", None) if stream.type == "audio" else None
+    return layout is not None and layout.name.endswith("channels")
 
 
 def _is_picture(stream: Any) -> bool:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -19,6 +19,7 @@ import av.filter
 from av.sidedata.sidedata import Type
 
 CAPTIONS = "closed captions"
+PROFILE = "ICC profile"
 _DOLBY_VISION = "Dolby Vision"
 _BOXES = {
     b"mdcv": "HDR mastering display",
@@ -43,13 +44,14 @@ _IN_FRAMES = {
     "A53_CC": CAPTIONS,
     "S12M_TIMECODE": "time codes of frames",
     "AFD": "active format description",
-    "ICC_PROFILE": "ICC profile",
 }
+_CAPTIONED = frozenset(("h264", "hevc", "vvc", "av1", "mpeg1video", "mpeg2video", "vc1"))
 _TAKEN_BY_ENCODERS = frozenset(("A53_CC", "STEREO3D"))
 # From a box's start to the boxes in it, on the way to the sample entry of a file's one video stream.
 _PATH = ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16), (b"", 86))
 _TEMPLATE_PACKETS = 8
 _CARRIER_SIDE = 16
+_ICC = Type.ICC_PROFILE.value
 _UNKNOWN_TYPES = range(len(Type), len(Type) + 16)
 
 SideData = Mapping[str, bytes]
@@ -58,11 +60,12 @@ SideData = Mapping[str, bytes]
 
 def side_data_of(stream: Any, frame: Any) -> SideData:
     """Side data of a stream and of its first frame."""
-    found = {_IN_FRAMES[kind]: b"" for kind in _kinds(frame) if kind in _IN_FRAMES}
+    kinds = (data.type.name for data in known_side_data(frame))
+    found = {_IN_FRAMES[kind]: b"" for kind in kinds if kind in _IN_FRAMES}
     if any(name in stream.container.format.name.split(",") for name in ("mov", "matroska")):
         found |= {_BOXES[box[4:8]]: box for box in _boxes_of(stream) if box[4:8] in _BOXES}
     found |= _hdr_boxes(frame)
-    return found
+    return found | ({PROFILE: b""} if _has_colour_profile(frame) else {})
 
 
 def left_out(kind: str, box: bytes = b"") -> str:
@@ -108,23 +111,26 @@ def hdr_parameters(encoder: str, side_data: SideData) -> str:
     return ":".join(parameters)
 
 
-def carrier(frame: Any, *, fields: bool) -> Any:
-    """A small frame that carries what an encoder takes over from ``frame``: captions, 3D layout, and with ``fields``
-    whether it is interlaced and how. None where it has nothing of this.
+class Carried(NamedTuple):
+    """What an encoder takes over from a decoded frame, and whether closed captions are among it."""
+
+    frame: Any
+    captions: bool
+
+
+def carried(frame: Any, codec: str, *, fields: bool) -> Carried | None:
+    """What an encoder takes over from ``frame``: captions, 3D layout, and with ``fields`` whether it is interlaced and
+    how. None where there is nothing of this. ``codec`` is the stream's.
     """
-    if not (fields and frame.interlaced_frame) and not _TAKEN_BY_ENCODERS & _kinds(frame):
-        return None
-    return frame.reformat(_CARRIER_SIDE, _CARRIER_SIDE, "gray")
+    kinds = _kinds(frame) & _TAKEN_BY_ENCODERS if codec in _CAPTIONED else set()
+    if kinds or (fields and frame.interlaced_frame):
+        return Carried(frame.reformat(_CARRIER_SIDE, _CARRIER_SIDE, "gray"), "A53_CC" in kinds)
+    return None
 
 
-def carries_captions(carrier: Any) -> bool:
-    """Whether a frame made by ``carrier`` holds closed captions."""
-    return "A53_CC" in _kinds(carrier)
-
-
-def dressed(picture: Any, carrier: Any) -> Any:
-    """A frame with the pixels of ``picture`` and all else of ``carrier``, but its type: encoders choose that."""
-    frame = carrier.reformat(picture.width, picture.height, picture.format.name)
+def dressed(picture: Any, carried: Carried) -> Any:
+    """A frame with the pixels of ``picture`` and all else as ``carried``, but its type: encoders choose that."""
+    frame = carried.frame.reformat(picture.width, picture.height, picture.format.name)
     for plane, pixels in zip(frame.planes, picture.planes, strict=True):
         plane.update(bytes(pixels))
     frame.pict_type = 0
@@ -132,20 +138,33 @@ def dressed(picture: Any, carrier: Any) -> Any:
 
 
 def known_side_data(frame: Any) -> Any:
-    """``frame.side_data`` without kinds that PyAV has no name for, of which one is enough to hide all others."""
+    """``frame.side_data`` as far as PyAV can show it: without kinds that it has no name for, of which one is enough to
+    hide all others, and without colour profiles, whose names it frees together with FFmpeg.
+    """
+    return _filtered(frame, [f"mode=delete:type={number}" for number in (_ICC, *_UNKNOWN_TYPES)]).side_data
+
+
+def _has_colour_profile(frame: Any) -> bool:
+    return _filtered(frame, [f"mode=select:type={_ICC}"]) is not None
+
+
+def _filtered(frame: Any, side_data_filters: list[str]) -> Any:
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(template=frame, time_base=Fraction(1, 25))]
+    nodes += [graph.add("sidedata", arguments) for arguments in side_data_filters]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.push(frame)
     try:
-        return frame.side_data
-    except ValueError:
-        graph = av.filter.Graph()
-        nodes = [graph.add_buffer(template=frame, time_base=Fraction(1, 25))]
-        nodes += [graph.add("sidedata", f"mode=delete:type={number}") for number in _UNKNOWN_TYPES]
-        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-        graph.push(frame)
-        return graph.pull().side_data
+        return graph.pull()
+    except av.error.BlockingIOError:
+        return None
 
 
 def _kinds(frame: Any) -> set[str]:
-    return {data.type.name for data in known_side_data(frame)}
+    try:
+        return {data.type.name for data in frame.side_data}
+    except ValueError:  # a kind without a name
+        return {data.type.name for data in known_side_data(frame)}
 
 
 def _hdr_boxes(frame: Any) -> dict[str, bytes]:

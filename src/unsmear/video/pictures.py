@@ -1,0 +1,376 @@
+"""Pictures to arrays and back: each format by the library that reads it silently and at its full depth."""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+from PIL import JpegImagePlugin, WebPImagePlugin
+
+from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+from unsmear.video.colour import ToRgb
+from unsmear.video.contents import (
+    Contents,
+    Data,
+    TiffPage,
+    check_png,
+    check_size,
+    contents,
+    exr_is_whole,
+    jpeg_end,
+    mapped,
+    max_pixels,
+    orientation,
+    png_chunk,
+    png_size,
+    tiff_pages,
+    webp_size,
+)
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.light import from_linear, to_linear
+from unsmear.video.upright import Turn, turn_of_matrix, turned
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what it thinks of a picture's tags
+
+# Decoders of FFmpeg that take a whole file for a packet.
+_DECODERS = {
+    "png": "png",
+    "bmp": "bmp",
+    "tga": "targa",
+    "pnm": "ppm",
+    "pfm": "pfm",
+    "qoi": "qoi",
+    "dpx": "dpx",
+    "exr": "exr",
+    "hdr": "hdr",
+    "jp2": "jpeg2000",
+}
+_TURNS: dict[int, Turn] = {  # by the orientation of Exif and TIFF
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+ALPHA_DROPPED = ("the alpha channel is dropped",)
+_NO_IMAGE = "cannot be decoded as an image; the file is damaged or is not an image"
+_SEVERAL = "holds several pictures where one was expected; give it by itself"
+_CUT = "the image is cut short or damaged; copy or download it again"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        rgb: ``(H, W, 3)`` uint8, or uint16 over the full 16-bit range, upright.
+        bits: of a sample in the file, 16 for floating point.
+        gray: whether the file holds gray alone.
+        notes: what of the file is not in ``rgb``, a phrase each.
+    """
+
+    rgb: np.ndarray
+    bits: int
+    gray: bool
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: Path, held: Contents | None = None, page: TiffPage | None = None) -> Picture:
+    """Read a picture.
+
+    Args:
+        path: of the file.
+        held: what it holds, where that has been looked at.
+        page: of a TIFF; by default the first.
+
+    Raises:
+        UnsupportedVideo: the file is missing, is no single picture, is larger than ``max_pixels``, or has samples that
+            no picture of 8 or 16 bits can hold.
+        DamagedVideo: it cannot be decoded, or is cut short.
+    """
+    held = held or contents(path)
+    if held is None or held.format == "heif":
+        return _through_container(path)
+    if held.holding != "picture" and page is None:
+        raise UnsupportedVideo(f"{path}: {_SEVERAL if held.holding == 'pictures' else f'is a {held.format}'}")
+    with mapped(path) as data:
+        if held.format == "jpeg":
+            return _jpeg(path, data)
+        if held.format == "webp":
+            return _webp(path, data)
+        if held.format == "tiff":
+            return _tiff(path, data, page or tiff_pages(data, path)[0][0])
+        return _by_decoder(path, bytes(data), held.format)
+
+
+def _jpeg(path: Path, data: Data) -> Picture:
+    end = jpeg_end(data)
+    if end is None:
+        raise DamagedVideo(f"{path}: {_CUT}")
+    image = pillow(path, JpegImagePlugin.JpegImageFile, bytes(data[:end]))
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    rgb = turned(np.asarray(image.convert("RGB")), _TURNS.get(orientation(exif), (False, False, False)))
+    return Picture(rgb, 8, image.mode == "L", _trailer(data, end))
+
+
+def _webp(path: Path, data: Data) -> Picture:
+    if int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise DamagedVideo(f"{path}: {_CUT}")
+    check_size(path, *webp_size(data))
+    image = pillow(path, WebPImagePlugin.WebPImageFile, bytes(data))
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    pixels = turned(np.asarray(image), _TURNS.get(orientation(exif), (False, False, False)))
+    return Picture(np.ascontiguousarray(pixels[..., :3]), 8, False, _alpha(pixels[..., 3:]))
+
+
+def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
+    """A picture that Pillow has decoded. Its own limit of size does not hold for a plugin by itself."""
+    try:
+        image = plugin(io.BytesIO(data))
+        check_size(path, *image.size)
+        image.load()
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error) as error:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
+    return image
+
+
+def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
+    check_size(path, page.width, page.height)
+    flags = cv2.IMREAD_UNCHANGED if page.alpha else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    whole = np.frombuffer(data, np.uint8)
+    try:
+        done, found = cv2.imdecodemulti(whole, flags, range=(page.number, page.number + 1))
+        if not done or not found:
+            done, found = cv2.imdecodemulti(whole, cv2.IMREAD_UNCHANGED, range=(page.number, page.number + 1))
+    except cv2.error as error:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
+    finally:
+        del whole  # it holds the file open
+    if not done or not found:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}")
+    pixels = found[0]
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UnsupportedVideo(f"{path}: samples are {pixels.dtype}; convert the image to 8 or 16 bit")
+    notes: tuple[str, ...] = ()
+    if page.alpha and pixels.ndim == 3 and pixels.shape[2] == 4:
+        notes = _alpha(pixels[..., 3:])
+        pixels = turned(pixels[..., :3], _TURNS.get(page.orientation, (False, False, False)))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, 2)
+    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), pixels.dtype.itemsize * 8, page.gray, notes)
+
+
+def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
+    notes: tuple[str, ...] = ()
+    turn = 1
+    if form == "png":
+        check_size(path, *png_size(data))
+        end = check_png(data)
+        if end is None:
+            raise DamagedVideo(f"{path}: {_CUT}")
+        notes = _trailer(data, end)
+        turn = orientation(png_chunk(data, b"eXIf"))
+    elif (form == "exr" and not exr_is_whole(data)) or (form == "qoi" and bytes(7) + b"\1" not in data):
+        raise DamagedVideo(f"{path}: {_CUT}")
+    decoder: Any = av.CodecContext.create(_DECODERS[form], "r")
+    decoder.options = {"max_pixels": str(max_pixels()), "err_detect": "explode+crccheck"}
+    decoder.thread_count = 1
+    try:
+        frames = decoder.decode(av.Packet(data)) + decoder.decode(None)
+    except av.error.FFmpegError as error:
+        check_size(path, decoder.width, decoder.height)
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
+    if not frames:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}")
+    found = _of_frame(frames[0])
+    rgb = turned(found.rgb, _TURNS.get(turn, (False, False, False)))
+    return Picture(rgb, found.bits, found.gray, found.notes + notes)
+
+
+def _through_container(path: Path) -> Picture:
+    """A picture that FFmpeg finds by itself, such as HEIC, AVIF and PSD."""
+    with open_input(path) as container:
+        stream = main_video_stream(container, path)
+        try:
+            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
+            frame = next(frames, None)
+            if frame is not None and next(frames, None) is not None:
+                raise UnsupportedVideo(f"{path}: {_SEVERAL}")
+        except av.error.FFmpegError as error:
+            raise DamagedVideo(f"{path}: cannot be decoded as an image ({reason(error)})") from error
+        if frame is None:
+            raise DamagedVideo(f"{path}: {_NO_IMAGE}")
+        found = _of_frame(frame)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return found
+        turn = turn_of_matrix([int(value) for value in np.frombuffer(bytes(matrix), np.int32)])
+        return Picture(turned(found.rgb, turn), found.bits, found.gray, found.notes)
+
+
+def _of_frame(frame: Any) -> Picture:
+    """A picture that FFmpeg has decoded."""
+    form = frame.format
+    gray = not form.is_rgb and not form.has_palette and len([p for p in form.components if not p.is_alpha]) == 1
+    alpha = next((part for part in form.components if part.is_alpha), None)
+    notes: tuple[str, ...] = ()
+    if alpha is not None or form.has_palette:
+        wide = "rgba64le" if alpha is not None and alpha.bits > 8 else "rgba"
+        if "f32" not in form.name and "f16" not in form.name:
+            notes = _alpha(frame.to_ndarray(format=wide)[..., 3:])
+        else:
+            notes = ALPHA_DROPPED
+    if form.name.endswith(("f32le", "f32be", "f16le", "f16be")):
+        return _of_light(frame, gray, notes)
+    bits = 8 if form.has_palette else max(int(part.bits) for part in form.components if not part.is_alpha)
+    rgb, _ = ToRgb(deep=bits > 8)(frame)
+    return Picture(rgb, bits, gray, notes)
+
+
+def _of_light(frame: Any, gray: bool, notes: tuple[str, ...]) -> Picture:
+    """Linear light, 1 white, of any size: gamma-encoded in 16 bits. What is brighter than white is said."""
+    name = "grayf32le" if gray else "gbrpf32le"
+    light = frame.to_ndarray() if frame.format.name == name else frame.to_ndarray(format=name)
+    light = np.nan_to_num(np.repeat(light[..., None], 3, 2) if light.ndim == 2 else light, posinf=np.inf)
+    beyond = float(np.mean((light > 1) | (light < 0)))
+    if beyond:
+        notes = (*notes, f"light brighter than white or below black, {_share(beyond)} of the samples, is clipped")
+    encoded = from_linear(light).astype(np.float32) * np.float32(65535 / 255)
+    return Picture(np.rint(encoded).astype(np.uint16), 16, gray, notes)
+
+
+def _share(part: float) -> str:
+    return f"{100 * part:.2g} %" if part > 0.0001 else "less than 0.01 %"
+
+
+def _alpha(samples: np.ndarray) -> tuple[str, ...]:
+    """What to say of an alpha channel: nothing where there is none, or it hides nothing."""
+    if not samples.size or samples.min() == np.iinfo(samples.dtype).max:
+        return ()
+    return ALPHA_DROPPED
+
+
+def _trailer(data: Data, end: int) -> tuple[str, ...]:
+    """What to say of bytes after the end of a picture; zeros are filling."""
+    size = len(data) - end
+    if size <= 0 or not data[end:].strip(b"\0"):
+        return ()
+    return (f"{size} bytes after the end of the picture, such as a video or a second picture, are left out",)
+
+
+# Formats that can be written by FFmpeg: encoder, and pixel formats by bits of a sample, for colour and for gray.
+_ENCODERS: dict[str, tuple[str, dict[int, str], dict[int, str]]] = {
+    ".ppm": ("ppm", {8: "rgb24", 16: "rgb48be"}, {}),
+    ".pgm": ("pgm", {}, {8: "gray", 16: "gray16be"}),
+    ".pam": ("pam", {8: "rgb24", 16: "rgb48be"}, {8: "gray", 16: "gray16be"}),
+    ".tga": ("targa", {8: "bgr24"}, {8: "gray"}),
+    ".qoi": ("qoi", {8: "rgb24"}, {}),
+    ".dpx": ("dpx", {8: "rgb24", 10: "gbrp10be", 12: "gbrp12be", 16: "rgb48be"}, {8: "gray", 16: "gray16be"}),
+    ".exr": ("exr", {32: "gbrpf32le"}, {32: "grayf32le"}),
+    ".pfm": ("pfm", {32: "gbrpf32le"}, {32: "grayf32le"}),
+    ".hdr": ("hdr", {32: "gbrpf32le"}, {}),
+}
+_PLAIN = {(2, 1): "gray", (2, 2): "gray16le", (3, 1): "rgb24", (3, 2): "rgb48le"}
+_OPENCV: dict[str, list[int]] = {
+    ".png": [],
+    ".tif": [],
+    ".tiff": [],
+    ".bmp": [],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
+    ".jpe": [cv2.IMWRITE_JPEG_QUALITY, 97],
+    ".jfif": [cv2.IMWRITE_JPEG_QUALITY, 97],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
+    ".avif": [cv2.IMWRITE_AVIF_QUALITY, 97],
+}
+_OPENCV_DEEP = {".png", ".tif", ".tiff"}
+
+
+def is_written(suffix: str, bits: int = 8) -> bool:
+    """Whether pictures of names that end so can be written, with samples of that many bits."""
+    suffix = suffix.lower()
+    if suffix in _ENCODERS:
+        return max((*_ENCODERS[suffix][1], *_ENCODERS[suffix][2])) >= bits
+    return suffix in _OPENCV and (bits <= 8 or suffix in _OPENCV_DEEP)
+
+
+_ENDINGS = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "bmp": ".bmp", "tga": ".tga", "pfm": ".pfm"}
+_ENDINGS |= {"qoi": ".qoi", "dpx": ".dpx", "exr": ".exr", "hdr": ".hdr"}
+
+
+def picture_suffix(path: Path, form: str, picture: Picture) -> str:
+    """The ending of a file that holds a picture like this one.
+
+    Args:
+        path: of the picture, whose own ending it is where such files can be written.
+        form: its format.
+        picture: the pictures's depth decides, too.
+    """
+    for suffix in (path.suffix.lower(), _ENDINGS.get(form, "")):
+        if is_written(suffix, picture.bits) and (suffix != ".pgm" or picture.gray):
+            return suffix
+    return ".png"
+
+
+def encode_picture(pixels: np.ndarray, suffix: str, bits: int = 16) -> bytes:
+    """A picture as a file.
+
+    Args:
+        pixels: ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8, or uint16 over the full 16-bit range.
+        suffix: of the file, which says its format.
+        bits: of a sample of uint16 pixels that are to be kept, where the format has that depth.
+
+    Raises:
+        OutputError: there is no such format, or it cannot hold a picture of this size or depth.
+    """
+    suffix, deep = suffix.lower(), pixels.dtype == np.uint16
+    if suffix in _ENCODERS:
+        return _encoded(pixels, suffix, bits if deep else 8)
+    if not is_written(suffix, 16 if deep else 8):
+        raise OutputError(f"{suffix or 'no suffix'} is no image format that can be written; use .png")
+    whole = np.ascontiguousarray(pixels)
+    bgr = whole if whole.ndim == 2 else cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)
+    try:
+        done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, bgr, _OPENCV[suffix])
+    except cv2.error:
+        done = False
+    if not done:
+        raise OutputError(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} cannot be encoded as {suffix}; use .png")
+    return data.tobytes()
+
+
+def _encoded(pixels: np.ndarray, suffix: str, bits: int) -> bytes:
+    name, colour, gray = _ENCODERS[suffix]
+    if pixels.ndim == 3 and not colour:
+        raise OutputError(f"{suffix} holds gray pictures alone; use .png")
+    if pixels.ndim == 2 and not gray:
+        pixels = np.repeat(pixels[..., None], 3, 2)
+    forms = gray if pixels.ndim == 2 else colour
+    depth = min((depth for depth in forms if depth >= bits), default=0)
+    if not depth:
+        raise OutputError(f"{suffix} holds {max(forms)} bits a sample, not {bits}; use .png")
+    encoder: Any = av.CodecContext.create(name, "w")
+    encoder.height, encoder.width = pixels.shape[:2]
+    encoder.pix_fmt, encoder.time_base = forms[depth], Fraction(1, 25)
+    if depth == 32:
+        frame = av.VideoFrame.from_ndarray(to_linear(pixels), format=forms[depth])
+    else:
+        plain = _PLAIN[pixels.ndim, pixels.dtype.itemsize]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=plain)
+    try:
+        packets = encoder.encode(frame.reformat(format=forms[depth])) + encoder.encode(None)
+    except av.error.FFmpegError as error:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise OutputError(f"a picture of {size} cannot be encoded as {suffix} ({reason(error)}); use .png") from error
+    return b"".join(bytes(packet) for packet in packets)
