@@ -24,10 +24,11 @@ from unsmear.video import (
     join_segments,
     upright,
 )
+from unsmear.video.alpha import is_transparent
 from unsmear.video.animation import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
-from unsmear.video.pictures import encode_picture, is_written
+from unsmear.video.pictures import encode_picture, holds_alpha, is_written, not_held
 from unsmear.video.sidedata import CAPTIONS, left_out
 from unsmear.video.upright import upright_info
 
@@ -62,12 +63,12 @@ def make_sink(
     if kind == "frames":
         sink = FramesSink(work, output, info)
         notes += [ALPHA_KEPT] if info.alpha else []
-        notes += [left_out(kind) for kind in info.side_data]
+        notes += [left_out(kind) for kind in (info.side_data if info.kind == "video" else ())]
     elif kind == "image":
         sink = ImageSink(output, info.bit_depth)
     elif output.suffix.lower() in ANIMATIONS:
         sink = AnimationSink(work.segment, info, output, part, options)
-        notes += [sink.encoding.note] if sink.encoding.note else []
+        notes += [ALPHA_KEPT] if info.alpha else []
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
@@ -75,6 +76,8 @@ def make_sink(
         notes += [ALPHA_KEPT] if info.alpha and encoding.has_alpha else []
         notes += [encoding.note] if encoding.note else []
         sink = VideoSink(work.segment, info, encoding, output, part)
+    if kind == "video" and info.kind != "video":
+        notes += [left_out(kind) for kind in info.side_data]
     if options.compare:
         sink = WithComparison(sink, work, info, comparison_path(output), part)
     return sink, notes
@@ -107,6 +110,13 @@ class VideoSink:
         self.writer.write(restored, pts, frame.duration, frame)
         if frame.carried is not None and frame.carried.captions and not self.encoding.takes_captions:
             self.lost = [left_out(CAPTIONS)]
+        if (
+            frame.alpha is not None
+            and not self.encoding.has_alpha
+            and not self.info.alpha
+            and is_transparent(frame.alpha)
+        ):
+            self.lost = ["the alpha channel is dropped"]
 
     def end_segment(self) -> None:
         assert self.writer is not None
@@ -208,16 +218,15 @@ class FramesSink:
 
     def __init__(self, work: WorkFolder, output: Path, info: VideoInfo):
         self.folder, self.output, self.info = work.frames, output, info
+        self.lost: set[str] = set()
 
     def begin_segment(self, number: int) -> None:
         self.writer = FrameFolderWriter(self.folder)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        alpha = frame.alpha
-        if alpha is not None:
-            deeper = restored.dtype.itemsize > alpha.dtype.itemsize
-            alpha = upright(alpha.astype(np.uint16) * np.uint16(257) if deeper else alpha, self.info)
-        self.writer.write(frame.index, upright(restored, self.info), alpha)
+        alpha = None if frame.alpha is None else upright(frame.alpha, self.info)
+        self.writer.write(frame.index, upright(restored, self.info), alpha, frame.tags)
+        self.lost |= {left_out(kind) for kind in frame.tags.left_out(".png")}
 
     def end_segment(self) -> None:
         pass
@@ -231,14 +240,14 @@ class FramesSink:
         try:
             if not self.output.exists():
                 self.folder.replace(self.output)
-                return []
+                return sorted(self.lost)
             for old in numbered_frames(self.output):
                 old.unlink()
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
         except OSError as error:
             raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
-        return []
+        return sorted(self.lost)
 
 
 class ImageSink:
@@ -254,7 +263,7 @@ class ImageSink:
 
     def __init__(self, output: Path, bits: int):
         self.output, self.suffix, self.bits = output, output.suffix.lower(), bits
-        self.image: np.ndarray | None = None
+        self.frame: Frame | None = None
         if not is_written(self.suffix):
             raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
 
@@ -262,8 +271,7 @@ class ImageSink:
         pass
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        del frame
-        self.image = restored
+        self.frame = replace(frame, rgb=restored)
 
     def end_segment(self) -> None:
         pass
@@ -273,13 +281,14 @@ class ImageSink:
 
     def finish(self, segments: int) -> list[str]:
         del segments
-        assert self.image is not None
-        image, notes = self.image, []
+        assert self.frame is not None
+        image, alpha, tags = self.frame.rgb, self.frame.alpha, self.frame.tags
         if self.suffix == ".png":
-            write_png(self.output, image)
-            return []
-        if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
-            image = eight_bit(image)
-            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep {self.bits}")
-        write_whole(self.output, encode_picture(image, self.suffix, self.bits))
-        return notes
+            write_png(self.output, image, alpha, tags)
+        else:
+            if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
+                image, alpha = eight_bit(image), None if alpha is None else eight_bit(alpha)
+            write_whole(self.output, encode_picture(image, self.suffix, self.bits, alpha, tags))
+        bits = self.bits if self.frame.rgb.dtype == np.uint16 else 8
+        kept = [ALPHA_KEPT] if is_transparent(alpha) and holds_alpha(self.suffix) else []
+        return kept + not_held(self.suffix, bits, is_transparent(alpha), tags)

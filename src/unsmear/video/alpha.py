@@ -63,6 +63,16 @@ def write_alpha(frame: Any, alpha: np.ndarray) -> None:
     rows[:, : frame.width] = _scaled(alpha, 8 * alpha.itemsize, bits)
 
 
+def is_transparent(alpha: np.ndarray | None) -> bool:
+    """Whether anything shows through a picture with this alpha, None for none."""
+    return alpha is not None and bool(alpha.min() < np.iinfo(alpha.dtype).max)
+
+
+def as_deep(alpha: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Alpha, uint8 or uint16, with the type of a picture."""
+    return _scaled(alpha, 8 * alpha.itemsize, 8 * picture.itemsize)
+
+
 def is_planar(form: Any) -> bool:
     """Whether alpha has a plane of its own."""
     return _plane(form)[0] is not None

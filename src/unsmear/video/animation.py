@@ -26,8 +26,9 @@ _WEBP_QUALITY = "95"
 def lossless_encoding(info: VideoInfo, suffix: str) -> Encoding:
     """How the segments of an animation are encoded until all of them are there."""
     deep = info.bit_depth > 8 and ANIMATIONS[suffix] == "apng"
-    dropped = any(part.is_alpha for part in av.VideoFormat(info.pixel_format).components)
-    return Encoding("png", "rgb48be" if deep else "rgb24", note="the alpha channel is dropped" if dropped else None)
+    if info.alpha:
+        return Encoding("png", "rgba64be" if deep else "rgba")
+    return Encoding("png", "rgb48be" if deep else "rgb24")
 
 
 def write_animation(source: VideoInfo, segments: list[Path], output: Path, last_duration: int | None = None) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from unsmear.video.alpha import has_alpha, is_planar, write_alpha
+from unsmear.video.alpha import as_deep, has_alpha, is_planar, write_alpha
 from unsmear.video.frame import eight_bit
 
 # AVColorSpace → the matrices that swscale knows (its numbers differ for SMPTE 170M only).
@@ -131,13 +131,13 @@ class FromRgb:
     def __call__(self, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Any:
         """``(H, W, 3)`` uint8 or uint16 → an ``av.VideoFrame`` in the encoder's pixel format.
 
-        ``alpha``, ``(H, W)`` of the same type, is used where that has alpha; without, the picture is opaque.
+        ``alpha``, ``(H, W)`` of either type, is used where that has alpha; without, the picture is opaque.
         """
         if not self._alpha or alpha is None:
             return self._opaque(rgb)
         if not self._alpha_plane:
             packed = "rgba64le" if rgb.dtype == np.uint16 else "rgba"
-            source = av.VideoFrame.from_ndarray(np.dstack([rgb, alpha]), format=packed)
+            source = av.VideoFrame.from_ndarray(np.dstack([rgb, as_deep(alpha, rgb)]), format=packed)
             return self._reformatter.reformat(source, format=self._format, interpolation=_FLAGS)
         frame = self._opaque(rgb)
         write_alpha(frame, alpha)

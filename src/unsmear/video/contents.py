@@ -270,7 +270,8 @@ def tiff_pages(data: Data, path: Path) -> tuple[list[TiffPage], int]:
             continue
         gray = tags.get("photometric") in _TIFF_GRAY and not tags.get("alpha")
         turn = tags.get("orientation", 1)
-        page = TiffPage(number, tags["width"], tags["height"], turn, "alpha" in tags, gray)
+        alpha = "alpha" in tags or (tags.get("photometric") == _TIFF_RGB and tags.get("samples", 3) > 3)
+        page = TiffPage(number, tags["width"], tags["height"], turn, alpha, gray)
         if not pages or (page.width, page.height) == (pages[0].width, pages[0].height):
             pages.append(page)
         else:
@@ -288,11 +289,13 @@ _TIFF_TAGS = {
     257: "height",
     262: "photometric",
     274: "orientation",
+    277: "samples",
     338: "alpha",
     50706: "dng",
 }
 _TIFF_TYPES = {1: 1, 3: 2, 4: 4, 16: 8}
 _TIFF_GRAY = (0, 1)
+_TIFF_RGB = 2
 
 
 def _tiff_directories(data: Data) -> Iterator[dict[str, int]]:

@@ -1,9 +1,11 @@
 """Decoded frames, as every other part of unsmear sees them, and their values in 8 bits."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from unsmear.video.phototags import NO_TAGS, PictureTags
+from unsmear.video.sidedata import Carried
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -27,6 +29,7 @@ class Frame:
         duration: in ``time_base`` units, None when the source does not say.
         alpha: ``(H, W)`` of the type of ``rgb``, 0 where the picture is transparent; None where it has no alpha.
         carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carried``).
+        tags: of a photograph, colour profile and camera data.
     """
 
     index: int
@@ -36,4 +39,5 @@ class Frame:
     luma: np.ndarray
     duration: int | None = None
     alpha: np.ndarray | None = None
-    carried: Any = None
+    carried: Carried | None = None
+    tags: PictureTags = NO_TAGS

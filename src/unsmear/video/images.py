@@ -8,6 +8,8 @@ import numpy as np
 
 from unsmear.errors import OutputError
 from unsmear.files import write_whole
+from unsmear.video.alpha import as_deep
+from unsmear.video.phototags import NO_TAGS, PictureTags
 from unsmear.video.pictures import read_picture
 
 IMAGE_SUFFIXES = frozenset(
@@ -47,8 +49,13 @@ def read_image(path: Path | str) -> np.ndarray:
     return read_picture(Path(path)).rgb
 
 
-def write_png(path: Path | str, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
-    """Write ``(H, W, 3)`` uint8 or uint16 RGB, and ``(H, W)`` alpha of that type, as PNG of the same depth, losslessly.
+def write_png(
+    path: Path | str,
+    rgb: np.ndarray,
+    alpha: np.ndarray | None = None,
+    tags: PictureTags = NO_TAGS,
+) -> None:
+    """Write ``(H, W, 3)`` uint8 or uint16 RGB as PNG of the same depth, losslessly, with ``(H, W)`` alpha and tags.
 
     The file appears whole or not at all. Raises OutputError when it cannot be written.
     """
@@ -56,9 +63,9 @@ def write_png(path: Path | str, rgb: np.ndarray, alpha: np.ndarray | None = None
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {rgb.shape} {rgb.dtype}")
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
-    pixels = bgr if alpha is None else np.dstack([bgr, alpha])
-    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    if not done:
+    pixels = bgr if alpha is None else np.dstack([bgr, as_deep(alpha, rgb)])
+    data = tags.encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    if data is None:
         raise OutputError(f"{path}: cannot be encoded as PNG")
     write_whole(path, data.tobytes())
 
@@ -82,8 +89,14 @@ class FrameFolderWriter:
         """Whether frame ``index`` has been written, by this writer or an earlier one."""
         return self.path(index).is_file()
 
-    def write(self, index: int, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Path:
+    def write(
+        self,
+        index: int,
+        rgb: np.ndarray,
+        alpha: np.ndarray | None = None,
+        tags: PictureTags = NO_TAGS,
+    ) -> Path:
         """Write frame ``index`` as ``write_png`` does and return its path."""
         target = self.path(index)
-        write_png(target, rgb, alpha)
+        write_png(target, rgb, alpha, tags)
         return target

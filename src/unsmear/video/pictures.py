@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import av
 import av.error
 import cv2
 import numpy as np
-from PIL import JpegImagePlugin, WebPImagePlugin
+from PIL import JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+from unsmear.video.alpha import AlphaReader, has_alpha, is_transparent
 from unsmear.video.colour import ToRgb
 from unsmear.video.contents import (
     Contents,
@@ -36,6 +37,8 @@ from unsmear.video.contents import (
 )
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.light import from_linear, to_linear
+from unsmear.video.phototags import NO_TAGS, PictureTags, is_lossless_webp, tags_of_pillow, tags_of_png, tags_of_tiff
+from unsmear.video.sidedata import known_side_data, left_out, profile_of
 from unsmear.video.upright import Turn, turn_of_matrix, turned
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -63,7 +66,8 @@ _TURNS: dict[int, Turn] = {  # by the orientation of Exif and TIFF
     7: (True, True, True),
     8: (True, True, False),
 }
-ALPHA_DROPPED = ("the alpha channel is dropped",)
+_TIFF_BITS = 258
+_NO_TURN: Turn = (False, False, False)
 _NO_IMAGE = "cannot be decoded as an image; the file is damaged or is not an image"
 _SEVERAL = "holds several pictures where one was expected; give it by itself"
 _CUT = "the image is cut short or damaged; copy or download it again"
@@ -77,13 +81,33 @@ class Picture:
         rgb: ``(H, W, 3)`` uint8, or uint16 over the full 16-bit range, upright.
         bits: of a sample in the file, 16 for floating point.
         gray: whether the file holds gray alone.
-        notes: what of the file is not in ``rgb``, a phrase each.
+        notes: what of the file is not in here, a phrase each.
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 where it is transparent; None where there is none.
+        tags: colour profile and the like.
     """
 
     rgb: np.ndarray
     bits: int
     gray: bool
     notes: tuple[str, ...] = ()
+    alpha: np.ndarray | None = None
+    tags: PictureTags = NO_TAGS
+
+    @property
+    def shows_through(self) -> bool:
+        """Whether any of it is transparent."""
+        return is_transparent(self.alpha)
+
+    def turned(self, turn: Turn) -> "Picture":
+        """The same picture, turned."""
+        alpha = None if self.alpha is None else turned(self.alpha, turn)
+        return replace(self, rgb=turned(self.rgb, turn), alpha=alpha)
+
+
+def of_pixels(pixels: np.ndarray, tags: PictureTags = NO_TAGS) -> Picture:
+    """A picture of ``(H, W, 3 or 4)`` uint8 or uint16, of which the fourth is alpha."""
+    alpha = pixels[..., 3].copy() if pixels.shape[2] == 4 else None
+    return Picture(np.ascontiguousarray(pixels[..., :3]), pixels.dtype.itemsize * 8, False, (), alpha, tags)
 
 
 def read_picture(path: Path, held: Contents | None = None, page: TiffPage | None = None) -> Picture:
@@ -120,8 +144,8 @@ def _jpeg(path: Path, data: Data) -> Picture:
         raise DamagedVideo(f"{path}: {_CUT}")
     image = pillow(path, JpegImagePlugin.JpegImageFile, bytes(data[:end]))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    rgb = turned(np.asarray(image.convert("RGB")), _TURNS.get(orientation(exif), (False, False, False)))
-    return Picture(rgb, 8, image.mode == "L", _trailer(data, end))
+    picture = Picture(np.asarray(image.convert("RGB")), 8, image.mode == "L", _trailer(data, end))
+    return replace(picture.turned(_turn(exif)), tags=tags_of_pillow(image))
 
 
 def _webp(path: Path, data: Data) -> Picture:
@@ -130,8 +154,12 @@ def _webp(path: Path, data: Data) -> Picture:
     check_size(path, *webp_size(data))
     image = pillow(path, WebPImagePlugin.WebPImageFile, bytes(data))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    pixels = turned(np.asarray(image), _TURNS.get(orientation(exif), (False, False, False)))
-    return Picture(np.ascontiguousarray(pixels[..., :3]), 8, False, _alpha(pixels[..., 3:]))
+    tags = replace(tags_of_pillow(image), lossless_webp=is_lossless_webp(data))
+    return of_pixels(np.asarray(image), tags).turned(_turn(exif))
+
+
+def _turn(exif: bytes) -> Turn:
+    return _TURNS.get(orientation(exif), _NO_TURN)
 
 
 def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
@@ -147,6 +175,9 @@ def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
 
 def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     check_size(path, page.width, page.height)
+    tags = tags_of_tiff(bytes(data))
+    if page.alpha and (straight := _straight(path, bytes(data), page.number)) is not None:
+        return of_pixels(straight, tags)
     flags = cv2.IMREAD_UNCHANGED if page.alpha else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     whole = np.frombuffer(data, np.uint8)
     try:
@@ -162,25 +193,39 @@ def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     pixels = found[0]
     if pixels.dtype not in (np.uint8, np.uint16):
         raise UnsupportedVideo(f"{path}: samples are {pixels.dtype}; convert the image to 8 or 16 bit")
-    notes: tuple[str, ...] = ()
     if page.alpha and pixels.ndim == 3 and pixels.shape[2] == 4:
-        notes = _alpha(pixels[..., 3:])
-        pixels = turned(pixels[..., :3], _TURNS.get(page.orientation, (False, False, False)))
+        return of_pixels(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), tags).turned(_TURNS.get(page.orientation, _NO_TURN))
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, 2)
-    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), pixels.dtype.itemsize * 8, page.gray, notes)
+    rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return Picture(rgb, pixels.dtype.itemsize * 8, page.gray, tags=tags)
+
+
+def _straight(path: Path, data: bytes, page: int) -> np.ndarray | None:
+    """``(H, W, 4)`` uint8 of a TIFF of 8 bits with alpha, upright; None of others. OpenCV multiplies colours by it."""
+
+    def open_page(file: Any) -> Any:
+        image = TiffImagePlugin.TiffImageFile(file)
+        image.seek(page)
+        return image
+
+    try:
+        image = pillow(path, open_page, data)
+    except DamagedVideo:  # or of a kind that Pillow does not read
+        return None
+    return np.asarray(image.convert("RGBA")) if image.tag_v2.get(_TIFF_BITS, (1,))[0] == 8 else None
 
 
 def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
     notes: tuple[str, ...] = ()
-    turn = 1
+    turn, tags = _NO_TURN, NO_TAGS
     if form == "png":
         check_size(path, *png_size(data))
         end = check_png(data)
         if end is None:
             raise DamagedVideo(f"{path}: {_CUT}")
         notes = _trailer(data, end)
-        turn = orientation(png_chunk(data, b"eXIf"))
+        turn, tags = _turn(png_chunk(data, b"eXIf")), tags_of_png(data)
     elif (form == "exr" and not exr_is_whole(data)) or (form == "qoi" and bytes(7) + b"\1" not in data):
         raise DamagedVideo(f"{path}: {_CUT}")
     decoder: Any = av.CodecContext.create(_DECODERS[form], "r")
@@ -193,9 +238,8 @@ def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     if not frames:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-    found = _of_frame(frames[0])
-    rgb = turned(found.rgb, _TURNS.get(turn, (False, False, False)))
-    return Picture(rgb, found.bits, found.gray, found.notes + notes)
+    found = _of_frame(frames[0]).turned(turn)
+    return replace(found, notes=found.notes + notes, tags=tags)
 
 
 def _through_container(path: Path) -> Picture:
@@ -211,31 +255,25 @@ def _through_container(path: Path) -> Picture:
             raise DamagedVideo(f"{path}: cannot be decoded as an image ({reason(error)})") from error
         if frame is None:
             raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-        found = _of_frame(frame)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        found = replace(_of_frame(frame), tags=PictureTags(profile_of(frame)))
+        matrix = known_side_data(frame).get("DISPLAYMATRIX")
         if matrix is None:
             return found
-        turn = turn_of_matrix([int(value) for value in np.frombuffer(bytes(matrix), np.int32)])
-        return Picture(turned(found.rgb, turn), found.bits, found.gray, found.notes)
+        return found.turned(turn_of_matrix([int(value) for value in np.frombuffer(bytes(matrix), np.int32)]))
 
 
 def _of_frame(frame: Any) -> Picture:
     """A picture that FFmpeg has decoded."""
     form = frame.format
     gray = not form.is_rgb and not form.has_palette and len([p for p in form.components if not p.is_alpha]) == 1
-    alpha = next((part for part in form.components if part.is_alpha), None)
-    notes: tuple[str, ...] = ()
-    if alpha is not None or form.has_palette:
-        wide = "rgba64le" if alpha is not None and alpha.bits > 8 else "rgba"
-        if "f32" not in form.name and "f16" not in form.name:
-            notes = _alpha(frame.to_ndarray(format=wide)[..., 3:])
-        else:
-            notes = ALPHA_DROPPED
     if form.name.endswith(("f32le", "f32be", "f16le", "f16be")):
-        return _of_light(frame, gray, notes)
+        return _of_light(frame, gray, ("the alpha channel is dropped",) if has_alpha(form) else ())
     bits = 8 if form.has_palette else max(int(part.bits) for part in form.components if not part.is_alpha)
     rgb, _ = ToRgb(deep=bits > 8)(frame)
-    return Picture(rgb, bits, gray, notes)
+    alpha = AlphaReader()(frame, deep=bits > 8)
+    if form.has_palette and alpha is not None and alpha.min() == 255:
+        alpha = None
+    return Picture(rgb, bits, gray and alpha is None, (), alpha)
 
 
 def _of_light(frame: Any, gray: bool, notes: tuple[str, ...]) -> Picture:
@@ -252,13 +290,6 @@ def _of_light(frame: Any, gray: bool, notes: tuple[str, ...]) -> Picture:
 
 def _share(part: float) -> str:
     return f"{100 * part:.2g} %" if part > 0.0001 else "less than 0.01 %"
-
-
-def _alpha(samples: np.ndarray) -> tuple[str, ...]:
-    """What to say of an alpha channel: nothing where there is none, or it hides nothing."""
-    if not samples.size or samples.min() == np.iinfo(samples.dtype).max:
-        return ()
-    return ALPHA_DROPPED
 
 
 def _trailer(data: Data, end: int) -> tuple[str, ...]:
@@ -281,7 +312,12 @@ _ENCODERS: dict[str, tuple[str, dict[int, str], dict[int, str]]] = {
     ".pfm": ("pfm", {32: "gbrpf32le"}, {32: "grayf32le"}),
     ".hdr": ("hdr", {32: "gbrpf32le"}, {}),
 }
+# The same with alpha, of those that have it.
+_WITH_ALPHA = {".pam": {8: "rgba", 16: "rgba64be"}, ".tga": {8: "bgra"}, ".qoi": {8: "rgba"}}
 _PLAIN = {(2, 1): "gray", (2, 2): "gray16le", (3, 1): "rgb24", (3, 2): "rgb48le"}
+_HOLDS_ALPHA = frozenset((".png", ".tif", ".tiff", ".webp", ".avif", *_WITH_ALPHA))
+_TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+_LOSSLESS_WEBP = [cv2.IMWRITE_WEBP_QUALITY, 101]
 _OPENCV: dict[str, list[int]] = {
     ".png": [],
     ".tif": [],
@@ -323,29 +359,66 @@ def picture_suffix(path: Path, form: str, picture: Picture) -> str:
     return ".png"
 
 
-def encode_picture(pixels: np.ndarray, suffix: str, bits: int = 16) -> bytes:
+def holds_alpha(suffix: str) -> bool:
+    """Whether pictures of names that end so have alpha."""
+    return suffix.lower() in _HOLDS_ALPHA
+
+
+def not_held(suffix: str, bits: int, alpha: bool, tags: PictureTags) -> list[str]:
+    """What a picture loses in a file of a format that cannot hold it, a phrase each.
+
+    Args:
+        suffix: of the file.
+        bits: of a sample.
+        alpha: whether any of it is transparent.
+        tags: of the picture.
+    """
+    suffix, notes = suffix.lower(), []
+    if not is_written(suffix, bits):
+        notes.append(f"{suffix} holds 8 bits a channel; choose a .png output to keep {bits}")
+    if alpha and not holds_alpha(suffix):
+        notes.append(f"the alpha channel is dropped: {suffix} has none; choose a .png output to keep it")
+    deep = bits > 8 and is_written(suffix, bits)
+    return notes + [left_out(kind) for kind in tags.left_out(suffix, deep=deep)]
+
+
+def encode_picture(
+    pixels: np.ndarray,
+    suffix: str,
+    bits: int = 16,
+    alpha: np.ndarray | None = None,
+    tags: PictureTags = NO_TAGS,
+) -> bytes:
     """A picture as a file.
 
     Args:
         pixels: ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8, or uint16 over the full 16-bit range.
         suffix: of the file, which says its format.
         bits: of a sample of uint16 pixels that are to be kept, where the format has that depth.
+        alpha: ``(H, W)`` of the same type, with RGB, and ``tags`` are kept where the format has them: see ``not_held``.
 
     Raises:
         OutputError: there is no such format, or it cannot hold a picture of this size or depth.
     """
     suffix, deep = suffix.lower(), pixels.dtype == np.uint16
+    if alpha is not None and holds_alpha(suffix):
+        pixels = np.dstack([pixels, alpha])
     if suffix in _ENCODERS:
         return _encoded(pixels, suffix, bits if deep else 8)
     if not is_written(suffix, 16 if deep else 8):
         raise OutputError(f"{suffix or 'no suffix'} is no image format that can be written; use .png")
     whole = np.ascontiguousarray(pixels)
-    bgr = whole if whole.ndim == 2 else cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)
+    if suffix in (".tif", ".tiff") and (tags.side_data or pixels.shape[2:] == (4,)) and not deep:
+        return tags.encoded_tiff(whole)
+    if suffix in (".tif", ".tiff") and pixels.shape[2:] == (4,):  # of which OpenCV does not say what the fourth is
+        return _by_encoder("tiff", "rgba64le", av.VideoFrame.from_ndarray(whole, format="rgba64le"), suffix)
+    bgr = whole if whole.ndim == 2 else cv2.cvtColor(whole, _TO_BGR[whole.shape[2]])
+    quality = _LOSSLESS_WEBP if suffix == ".webp" and tags.lossless_webp else _OPENCV[suffix]
     try:
-        done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, bgr, _OPENCV[suffix])
+        data = tags.encoded(".jpg" if suffix == ".jfif" else suffix, bgr, quality)
     except cv2.error:
-        done = False
-    if not done:
+        data = None
+    if data is None:
         raise OutputError(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} cannot be encoded as {suffix}; use .png")
     return data.tobytes()
 
@@ -356,21 +429,26 @@ def _encoded(pixels: np.ndarray, suffix: str, bits: int) -> bytes:
         raise OutputError(f"{suffix} holds gray pictures alone; use .png")
     if pixels.ndim == 2 and not gray:
         pixels = np.repeat(pixels[..., None], 3, 2)
-    forms = gray if pixels.ndim == 2 else colour
+    forms = gray if pixels.ndim == 2 else colour if pixels.shape[2] == 3 else _WITH_ALPHA[suffix]
     depth = min((depth for depth in forms if depth >= bits), default=0)
     if not depth:
         raise OutputError(f"{suffix} holds {max(forms)} bits a sample, not {bits}; use .png")
-    encoder: Any = av.CodecContext.create(name, "w")
-    encoder.height, encoder.width = pixels.shape[:2]
-    encoder.pix_fmt, encoder.time_base = forms[depth], Fraction(1, 25)
     if depth == 32:
         frame = av.VideoFrame.from_ndarray(to_linear(pixels), format=forms[depth])
     else:
         plain = _PLAIN[pixels.ndim, pixels.dtype.itemsize]
+        plain = {"rgb24": "rgba", "rgb48le": "rgba64le"}[plain] if pixels.shape[2:] == (4,) else plain
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=plain)
+    return _by_encoder(name, forms[depth], frame, suffix)
+
+
+def _by_encoder(name: str, form: str, frame: Any, suffix: str) -> bytes:
+    encoder: Any = av.CodecContext.create(name, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, form
+    encoder.time_base = Fraction(1, 25)
     try:
-        packets = encoder.encode(frame.reformat(format=forms[depth])) + encoder.encode(None)
+        packets = encoder.encode(frame.reformat(format=form)) + encoder.encode(None)
     except av.error.FFmpegError as error:
-        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        size = f"{frame.width}x{frame.height}"
         raise OutputError(f"a picture of {size} cannot be encoded as {suffix} ({reason(error)}); use .png") from error
     return b"".join(bytes(packet) for packet in packets)

@@ -193,21 +193,32 @@ def _probe_folder(path: Path) -> VideoInfo:
 def _of_picture(
     path: Path, kind: Literal["frames", "image"], picture: Picture, held: Contents | None, count: int = 1
 ) -> VideoInfo:
-    deep = picture.rgb.dtype == np.uint16
     form = path.suffix.lower().lstrip(".") if held is None else held.format
     return VideoInfo(
         path=path,
         kind=kind,
         width=picture.rgb.shape[1],
         height=picture.rgb.shape[0],
-        pixel_format=("gray16le" if deep else "gray") if picture.gray else ("rgb48le" if deep else "rgb24"),
+        pixel_format=_pixel_format(picture),
         bit_depth=picture.bits,
         codec=form,
         frames=count,
         colorspace=0,
         suffix=picture_suffix(path, form, picture),
         notes=picture.notes,
+        alpha=picture.shows_through,
+        side_data=picture.tags.side_data,
     )
+
+
+def _pixel_format(picture: Picture) -> str:
+    """The video format that holds what a picture does."""
+    deep = picture.rgb.dtype == np.uint16
+    if picture.gray:
+        return "gray16le" if deep else "gray"
+    if picture.shows_through:
+        return "rgba64le" if deep else "rgba"
+    return "rgb48le" if deep else "rgb24"
 
 
 def _probe_sequence(path: Path, held: Contents) -> VideoInfo:

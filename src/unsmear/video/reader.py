@@ -134,7 +134,7 @@ class VideoReader:
                     f"{path}: has {picture.bits} bits where the first frame has {info.bit_depth}; "
                     "all frames of a folder must have one bit depth"
                 )
-            yield Frame(index, pts, time_s, rgb, luma_of_rgb(rgb), duration)
+            yield Frame(index, pts, time_s, rgb, luma_of_rgb(rgb), duration, picture.alpha, tags=picture.tags)
 
     def _pictures(self) -> Iterator[Shown]:
         path = self.info.path

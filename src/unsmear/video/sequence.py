@@ -10,7 +10,8 @@ from PIL import WebPImagePlugin
 
 from unsmear.errors import DamagedVideo
 from unsmear.video.contents import Contents, check_size, contents, mapped, tiff_pages, webp_chunks, webp_size
-from unsmear.video.pictures import ALPHA_DROPPED, Picture, pillow, read_picture
+from unsmear.video.phototags import tags_of_pillow
+from unsmear.video.pictures import Picture, of_pixels, pillow, read_picture
 
 WEBP_TIME_BASE = Fraction(1, 1000)
 
@@ -53,6 +54,7 @@ def _animation(path: Path) -> Iterator[Shown]:
         cut = end < int.from_bytes(data[4:8], "little") + 8
         whole = b"RIFF" + (end - 8).to_bytes(4, "little") + data[8:end]
     image = pillow(path, WebPImagePlugin.WebPImageFile, whole)
+    tags = tags_of_pillow(image)
 
     def read(number: int) -> Picture:
         try:
@@ -61,8 +63,7 @@ def _animation(path: Path) -> Iterator[Shown]:
             pixels = np.asarray(image)
         except (OSError, ValueError, EOFError) as error:
             raise DamagedVideo(f"{path}: picture {number} cannot be decoded; the file is damaged") from error
-        dropped = pixels.shape[2] == 4 and pixels[..., 3].min() < 255
-        return Picture(np.ascontiguousarray(pixels[..., :3]), 8, False, ALPHA_DROPPED if dropped else ())
+        return of_pixels(pixels, tags)
 
     def missing() -> Picture:
         raise DamagedVideo(f"{path}: the animation is cut short; copy or download it again")

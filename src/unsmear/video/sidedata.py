@@ -144,6 +144,13 @@ def known_side_data(frame: Any) -> Any:
     return _filtered(frame, [f"mode=delete:type={number}" for number in (_ICC, *_UNKNOWN_TYPES)]).side_data
 
 
+def profile_of(frame: Any) -> bytes:
+    """The ICC profile of a frame of a container that gives none a name, unlike PNG; empty where there is none."""
+    other = [f"mode=delete:type={number}" for number in _UNKNOWN_TYPES]
+    selected = _filtered(frame, [f"mode=select:type={_ICC}", *other])
+    return b"" if selected is None else bytes(selected.side_data["ICC_PROFILE"])
+
+
 def _has_colour_profile(frame: Any) -> bool:
     return _filtered(frame, [f"mode=select:type={_ICC}"]) is not None
 

@@ -1,0 +1,147 @@
+"""Colour profile and camera data of a picture: what its file holds beside pixels."""
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from unsmear.video.contents import Data, png_chunk, webp_chunks
+
+_EXIF, _ICC, _CICP = 0, 2, 3  # OpenCV's numbers of kinds of metadata
+_ORIENTATION = 0x0112
+# Of the tags of a TIFF those of the picture, not of the file: its title, camera, program, time, author and rights.
+_TIFF_WORDS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298))
+_EXIF_DIRECTORIES = (0x8769, 0x8825)  # of the exposure, and of the place
+_UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)
+_HOLDS_TAGS = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"))
+_TIFF = frozenset((".tif", ".tiff"))
+_PROFILE, _CAMERA, _COLOURS, _XMP = "ICC profile", "camera data (Exif)", "colour tags (cICP)", "XMP metadata"
+
+
+@dataclass(frozen=True)
+class PictureTags:
+    """Tags of a picture that stands upright.
+
+    Attributes:
+        icc: its colour profile; empty where there is none, as all others.
+        exif: camera data, without a thumbnail.
+        cicp: colour tags of a PNG, H.273's numbers.
+        has_xmp: whether there is XMP, which is never kept: it speaks of other parts of its file, such as gain maps.
+        lossless_webp: whether it comes from a WebP without loss.
+    """
+
+    icc: bytes = b""
+    exif: bytes = b""
+    cicp: bytes = b""
+    has_xmp: bool = False
+    lossless_webp: bool = False
+
+    @property
+    def side_data(self) -> Mapping[str, bytes]:
+        """The kinds in words."""
+        held = {_PROFILE: self.icc, _CAMERA: self.exif, _COLOURS: self.cicp, _XMP: self.has_xmp}
+        return {kind: b"" for kind, value in held.items() if value}
+
+    def left_out(self, suffix: str, *, deep: bool = False) -> list[str]:
+        """Kinds that are not in a file whose name ends in ``suffix``, of more than 8 bits if ``deep``."""
+        kept: set[str] = set()
+        if suffix in _HOLDS_TAGS or (suffix in _TIFF and not deep):
+            kept = {_CAMERA} | ({_PROFILE} if self._of_rgb else set()) | ({_COLOURS} if suffix == ".png" else set())
+        return [kind for kind in self.side_data if kind not in kept]
+
+    @property
+    def _of_rgb(self) -> bool:
+        """Whether the profile is one of RGB pictures, as all become."""
+        return self.icc[16:20] == b"RGB "
+
+    def encoded(self, suffix: str, pixels: np.ndarray, quality: list[int]) -> np.ndarray | None:
+        """A file made by OpenCV of ``pixels`` as OpenCV has them, with the tags that it can hold; None where it fails.
+
+        Raises:
+            cv2.error: as OpenCV does.
+        """
+        blocks = {_EXIF: self.exif, _ICC: self.icc if self._of_rgb else b"", _CICP: self.cicp * (suffix == ".png")}
+        held = {kind: np.frombuffer(block, np.uint8)[None] for kind, block in blocks.items() if block}
+        if held and suffix in _HOLDS_TAGS:
+            done, data = cv2.imencodeWithMetadata(suffix, pixels, list(held), list(held.values()), quality)
+        else:
+            done, data = cv2.imencode(suffix, pixels, quality)
+        return data if done else None
+
+    def encoded_tiff(self, pixels: np.ndarray) -> bytes:
+        """A TIFF made by Pillow of ``(H, W, 3 or 4)`` uint8: OpenCV's has no tags and does not name the fourth."""
+        exif = Image.Exif()
+        exif.load(self.exif)
+        for directory in _EXIF_DIRECTORIES:
+            exif.get_ifd(directory)  # or else their offsets alone would be written
+        compression = None if len(exif) else "tiff_lzw"  # libtiff, which compresses, writes no directories of Exif
+        file = io.BytesIO()
+        profile = self.icc if self._of_rgb else None
+        Image.fromarray(pixels).save(file, "TIFF", compression=compression, icc_profile=profile, exif=exif)
+        return file.getvalue()
+
+
+NO_TAGS = PictureTags()
+
+
+def tags_of_pillow(image: Any) -> PictureTags:
+    """Tags of a JPEG or WebP that Pillow has opened."""
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    return PictureTags(image.info.get("icc_profile") or b"", _upright(exif), has_xmp=bool(image.info.get("xmp")))
+
+
+def tags_of_png(data: Data) -> PictureTags:
+    """Tags of a PNG."""
+    _, _, profile = png_chunk(data, b"iCCP").partition(b"\0")
+    try:
+        icc = zlib.decompress(profile[1:]) if profile else b""
+    except zlib.error:
+        icc = b""
+    has_xmp = png_chunk(data, b"iTXt").startswith(b"XML:com.adobe.xmp")
+    return PictureTags(icc, _upright(png_chunk(data, b"eXIf")), png_chunk(data, b"cICP"), has_xmp)
+
+
+def tags_of_tiff(data: bytes) -> PictureTags:
+    """Tags of the first page of a TIFF."""
+    try:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
+            found, kept = image.getexif(), Image.Exif()
+            for tag in _TIFF_WORDS & found.keys():
+                kept[tag] = found[tag]
+            for directory in _EXIF_DIRECTORIES:
+                kept.get_ifd(directory).update(found.get_ifd(directory))
+            is_empty = not kept and not any(map(kept.get_ifd, _EXIF_DIRECTORIES))
+            exif = b"" if is_empty else kept.tobytes().removeprefix(b"Exif\0\0")
+            return PictureTags(image.info.get("icc_profile") or b"", exif, has_xmp=bool(image.info.get("xmp")))
+    except _UNREADABLE:
+        return NO_TAGS
+
+
+def is_lossless_webp(data: Data) -> bool:
+    """Whether a WebP's one picture is coded without loss."""
+    return any(tag == b"VP8L" for tag, _, _ in webp_chunks(data))
+
+
+def _upright(exif: bytes) -> bytes:
+    """Exif of the same picture standing upright, without its thumbnail; empty where it is damaged.
+
+    Changed in place: notes of makers hold offsets.
+    """
+    order = "<" if exif[:2] == b"II" else ">"
+    data = bytearray(exif)
+    try:
+        (begin,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, begin)
+        for at in range(begin + 2, begin + 2 + 12 * count, 12):
+            if struct.unpack_from(f"{order}H", data, at)[0] == _ORIENTATION:
+                struct.pack_into(f"{order}H", data, at + 8, 1)
+        struct.pack_into(f"{order}I", data, begin + 2 + 12 * count, 0)  # where the thumbnail's directory is
+    except struct.error:
+        return b""
+    return bytes(data)
