@@ -17,26 +17,21 @@ from PIL import JpegImagePlugin, WebPImagePlugin
 
 from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
 from unsmear.video.colour import ToRgb
-from unsmear.video.contents import (
-    Contents,
-    Data,
-    TiffPage,
-    check_png,
-    check_size,
-    contents,
-    exr_is_whole,
-    jpeg_end,
-    mapped,
-    max_pixels,
-    orientation,
-    png_chunk,
-    png_size,
-    tiff_pages,
-    webp_size,
-)
+from unsmear.video.contents import Contents, check_size, contents, mapped, max_pixels
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.light import from_linear, to_linear
 from unsmear.video.upright import Turn, turn_of_matrix, turned
+from unsmear.video.walk import (
+    Data,
+    TiffPage,
+    check_png,
+    exr_is_whole,
+    jpeg_end,
+    only_page,
+    orientation,
+    png_chunk,
+    tiff_pages,
+)
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what it thinks of a picture's tags
@@ -91,7 +86,7 @@ def read_picture(path: Path, held: Contents | None = None, page: TiffPage | None
 
     Args:
         path: of the file.
-        held: what it holds, where that has been looked at.
+        held: what it holds, where that has been looked at; its size with it.
         page: of a TIFF; by default the first.
 
     Raises:
@@ -120,17 +115,16 @@ def _jpeg(path: Path, data: Data) -> Picture:
         raise DamagedVideo(f"{path}: {_CUT}")
     image = pillow(path, JpegImagePlugin.JpegImageFile, bytes(data[:end]))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    rgb = turned(np.asarray(image.convert("RGB")), _TURNS.get(orientation(exif), (False, False, False)))
+    rgb = turned(np.asarray(image.convert("RGB")), _turn(orientation(exif)))
     return Picture(rgb, 8, image.mode == "L", _trailer(data, end))
 
 
 def _webp(path: Path, data: Data) -> Picture:
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise DamagedVideo(f"{path}: {_CUT}")
-    check_size(path, *webp_size(data))
     image = pillow(path, WebPImagePlugin.WebPImageFile, bytes(data))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    pixels = turned(np.asarray(image), _TURNS.get(orientation(exif), (False, False, False)))
+    pixels = turned(np.asarray(image), _turn(orientation(exif)))
     return Picture(np.ascontiguousarray(pixels[..., :3]), 8, False, _alpha(pixels[..., 3:]))
 
 
@@ -147,35 +141,30 @@ def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
 
 def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     check_size(path, page.width, page.height)
-    flags = cv2.IMREAD_UNCHANGED if page.alpha else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if page.alpha:  # which OpenCV would multiply colours by
+        found = _decoded(path, only_page(data, page), "tiff")
+        return Picture(turned(found.rgb, _turn(page.orientation)), found.bits, found.gray, found.notes)
     whole = np.frombuffer(data, np.uint8)
     try:
-        done, found = cv2.imdecodemulti(whole, flags, range=(page.number, page.number + 1))
-        if not done or not found:
-            done, found = cv2.imdecodemulti(whole, cv2.IMREAD_UNCHANGED, range=(page.number, page.number + 1))
+        for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED):
+            _, pixels = cv2.imdecodemulti(whole, flags, range=(page.number, page.number + 1))
+            if pixels:
+                break
     except cv2.error as error:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     finally:
         del whole  # it holds the file open
-    if not done or not found:
+    if not pixels:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-    pixels = found[0]
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedVideo(f"{path}: samples are {pixels.dtype}; convert the image to 8 or 16 bit")
-    notes: tuple[str, ...] = ()
-    if page.alpha and pixels.ndim == 3 and pixels.shape[2] == 4:
-        notes = _alpha(pixels[..., 3:])
-        pixels = turned(pixels[..., :3], _TURNS.get(page.orientation, (False, False, False)))
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, 2)
-    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), pixels.dtype.itemsize * 8, page.gray, notes)
+    if pixels[0].dtype not in (np.uint8, np.uint16) or pixels[0].ndim != 3:
+        raise UnsupportedVideo(f"{path}: samples are {pixels[0].dtype}; convert the image to 8 or 16 bit")
+    return Picture(cv2.cvtColor(pixels[0], cv2.COLOR_BGR2RGB), pixels[0].dtype.itemsize * 8, page.gray)
 
 
 def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
     notes: tuple[str, ...] = ()
     turn = 1
     if form == "png":
-        check_size(path, *png_size(data))
         end = check_png(data)
         if end is None:
             raise DamagedVideo(f"{path}: {_CUT}")
@@ -183,24 +172,33 @@ def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
         turn = orientation(png_chunk(data, b"eXIf"))
     elif (form == "exr" and not exr_is_whole(data)) or (form == "qoi" and bytes(7) + b"\1" not in data):
         raise DamagedVideo(f"{path}: {_CUT}")
-    decoder: Any = av.CodecContext.create(_DECODERS[form], "r")
-    decoder.options = {"max_pixels": str(max_pixels()), "err_detect": "explode+crccheck"}
+    found = _decoded(path, data, _DECODERS[form])
+    rgb = turned(found.rgb, _turn(turn))
+    return Picture(rgb, found.bits, found.gray, found.notes + notes)
+
+
+def _decoded(path: Path, data: bytes, name: str) -> Picture:
+    """A whole file through a decoder of FFmpeg."""
+    decoder: Any = av.CodecContext.create(name, "r")
+    strict = {} if name == "tiff" else {"err_detect": "explode+crccheck"}  # it takes harmless tags of TIFF for errors
+    decoder.options = {"max_pixels": str(max_pixels())} | strict
     decoder.thread_count = 1
     try:
         frames = decoder.decode(av.Packet(data)) + decoder.decode(None)
     except av.error.FFmpegError as error:
-        check_size(path, decoder.width, decoder.height)
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     if not frames:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-    found = _of_frame(frames[0])
-    rgb = turned(found.rgb, _TURNS.get(turn, (False, False, False)))
-    return Picture(rgb, found.bits, found.gray, found.notes + notes)
+    return _of_frame(frames[0])
 
 
 def _through_container(path: Path) -> Picture:
     """A picture that FFmpeg finds by itself, such as HEIC, AVIF and PSD."""
-    with open_input(path) as container:
+    try:
+        container = open_input(path)
+    except DamagedVideo as error:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
+    with container:
         stream = main_video_stream(container, path)
         try:
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
@@ -212,11 +210,20 @@ def _through_container(path: Path) -> Picture:
         if frame is None:
             raise DamagedVideo(f"{path}: {_NO_IMAGE}")
         found = _of_frame(frame)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return found
-        turn = turn_of_matrix([int(value) for value in np.frombuffer(bytes(matrix), np.int32)])
+        turn = _turn_of(frame)
         return Picture(turned(found.rgb, turn), found.bits, found.gray, found.notes)
+
+
+def _turn_of(frame: Any) -> Turn:
+    """What the display matrix of a frame asks for."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # there is a kind beside it that PyAV has no name for
+        turns = round(frame.rotation / 90) % 4
+        return turns % 2 == 1, turns in (1, 2), turns in (2, 3)
+    if matrix is None:
+        return False, False, False
+    return turn_of_matrix([int(value) for value in np.frombuffer(bytes(matrix), np.int32)])
 
 
 def _of_frame(frame: Any) -> Picture:
@@ -259,6 +266,10 @@ def _alpha(samples: np.ndarray) -> tuple[str, ...]:
     if not samples.size or samples.min() == np.iinfo(samples.dtype).max:
         return ()
     return ALPHA_DROPPED
+
+
+def _turn(orientation: int) -> Turn:
+    return _TURNS.get(orientation, (False, False, False))
 
 
 def _trailer(data: Data, end: int) -> tuple[str, ...]:
