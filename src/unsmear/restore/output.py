@@ -23,7 +23,7 @@ from unsmear.video import (
     eight_bit,
     join_segments,
 )
-from unsmear.video.animation import ANIMATIONS, lossless_encoding, write_animation
+from unsmear.video.animated import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.images import write_png
 from unsmear.video.pictures import encode_picture, is_written
 
