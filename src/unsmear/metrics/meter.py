@@ -16,7 +16,7 @@ from unsmear.metrics.lpips import LEAST_PX, LPIPS, frame_tensor, load_lpips
 from unsmear.metrics.niqe import BLOCK_PX, niqe
 from unsmear.metrics.protocols import Protocol
 from unsmear.metrics.ssim import SSIM_LEAST_PX
-from unsmear.metrics.temporal import align
+from unsmear.metrics.temporal import FLOW_LEAST_PX, align
 from unsmear.video.colour import luma_of_rgb
 
 DEFAULT_METRICS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "niqe", "warp", "tlpips", "flicker", "blur")
@@ -61,6 +61,8 @@ class Measures:
             "tlpips": LEAST_PX["alex"],
             "ssim": SSIM_LEAST_PX,
             "ssim_y": SSIM_LEAST_PX,
+            "warp": FLOW_LEAST_PX,
+            "flicker": FLOW_LEAST_PX,
         }
         small = [name for name in self.names if min(height, width) < least.get(name, 0)]
         note = f"too small for {', '.join(METRICS[n].label for n in small)}" if small else ""

@@ -12,7 +12,7 @@ from typing import Literal
 from unsmear.errors import OutputError, UsageError
 from unsmear.restore.options import Options
 from unsmear.video import VideoInfo
-from unsmear.video.animation import ANIMATIONS
+from unsmear.video.animated import ANIMATIONS
 from unsmear.video.images import is_image
 from unsmear.video.probe import VIDEO_SUFFIXES
 

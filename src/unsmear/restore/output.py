@@ -25,7 +25,7 @@ from unsmear.video import (
     upright,
 )
 from unsmear.video.alpha import is_transparent
-from unsmear.video.animation import ANIMATIONS, lossless_encoding, write_animation
+from unsmear.video.animated import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
 from unsmear.video.pictures import encode_picture, holds_alpha, is_written, not_held

@@ -68,6 +68,13 @@ def is_transparent(alpha: np.ndarray | None) -> bool:
     return alpha is not None and bool(alpha.min() < np.iinfo(alpha.dtype).max)
 
 
+def divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """``(H, W, 3)`` colours that were multiplied by ``(H, W)`` alpha, as they were before; black where it is 0."""
+    highest = np.iinfo(alpha.dtype).max
+    share = np.maximum(alpha, 1).astype(np.float64)[..., None] / highest
+    return np.clip(np.rint(rgb / share), 0, highest).astype(rgb.dtype)
+
+
 def as_deep(alpha: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Alpha, uint8 or uint16, with the type of a picture."""
     return _scaled(alpha, 8 * alpha.itemsize, 8 * picture.itemsize)

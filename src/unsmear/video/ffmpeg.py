@@ -1,6 +1,7 @@
 """Opening files through PyAV, with FFmpeg's errors turned into ours and its chatter kept off stderr."""
 
 import errno
+import io
 import os
 import re
 import stat
@@ -14,11 +15,34 @@ import av.error
 import av.logging
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
-from unsmear.video.contents import check_size, contents, max_pixels, unreadable
+from unsmear.video.contents import check_size, contents, is_pam, max_pixels, unreadable
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, raw_format
 
 # Demuxers that accept almost any bytes; a file that only they understand is not a video.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "ffmetadata"})
+_RAW_STREAMS = frozenset(
+    f".{name}"
+    for name in (
+        *(
+            "h264",
+            "264",
+            "avc",
+            "h265",
+            "265",
+            "hevc",
+            "h266",
+            "266",
+            "vvc",
+            "mjpg",
+            "mjpeg",
+            "m1v",
+            "m2v",
+            "mpv",
+            "m4v",
+        ),
+        *("dv", "obu", "ivf", "vc1", "cavs", "drc", "h261", "h263"),
+    )
+)
 _BUFFER_BYTES = 1 << 18
 _STILL_ITEMS = ("avi", "hei", "mif", "msf")  # brands of files that hold pictures beside a sequence of them
 
@@ -39,13 +63,13 @@ class _Source:
     """A file that FFmpeg reads through us: it opens nothing by itself, whatever a file names.
 
     Attributes:
-        name: what FFmpeg takes for the name: of the real one only the ending, which helps it to tell raw streams apart.
+        name: what FFmpeg takes for the name: of the real one only the ending of raw streams, which look much alike.
         error: the first error of the disk, after which the file seems to end; None where all went well.
     """
 
     def __init__(self, path: Path) -> None:
         suffix = path.suffix.lower()
-        self.name = f"input{suffix if suffix.isascii() and suffix[1:].isalnum() else ''}"
+        self.name = f"input{suffix if suffix in _RAW_STREAMS else ''}"
         self.error: OSError | None = None
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
@@ -84,6 +108,8 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
         raise UnsupportedVideo(
             f"{path}: is a {held.format}, which names other files; only what is named here is read: give the video"
         )
+    elif is_pam(path):  # which FFmpeg knows by its ending alone
+        demuxer = "pam_pipe"
     try:
         source = _Source(path)
     except OSError as error:
@@ -102,6 +128,11 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
         container.close()
         raise UnsupportedVideo(f"{path}: holds text ({container.format.name}), not a video")
     return container
+
+
+def open_in_memory(file: bytes) -> Any:
+    """Open an MP4 that we have made ourselves."""
+    return av.open(io.BytesIO(file), "r", format="mov")
 
 
 def refuse_other_than_files(path: Path) -> None:

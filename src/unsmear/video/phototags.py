@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from unsmear.video.contents import Data, png_chunk, webp_chunks
+from unsmear.video.walk import Data, png_chunk, webp_chunks
 
 _EXIF, _ICC, _CICP = 0, 2, 3  # OpenCV's numbers of kinds of metadata
 _ORIENTATION = 0x0112

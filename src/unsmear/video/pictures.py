@@ -13,33 +13,28 @@ import av
 import av.error
 import cv2
 import numpy as np
-from PIL import JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import JpegImagePlugin, WebPImagePlugin
 
 from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
-from unsmear.video.alpha import AlphaReader, has_alpha, is_transparent
+from unsmear.video.alpha import AlphaReader, divided, has_alpha, is_transparent
 from unsmear.video.colour import ToRgb
-from unsmear.video.contents import (
-    Contents,
-    Data,
-    TiffPage,
-    check_png,
-    check_size,
-    contents,
-    exr_is_whole,
-    jpeg_end,
-    mapped,
-    max_pixels,
-    orientation,
-    png_chunk,
-    png_size,
-    tiff_pages,
-    webp_size,
-)
+from unsmear.video.contents import Contents, check_size, contents, mapped, max_pixels
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.light import from_linear, to_linear
 from unsmear.video.phototags import NO_TAGS, PictureTags, is_lossless_webp, tags_of_pillow, tags_of_png, tags_of_tiff
 from unsmear.video.sidedata import known_side_data, left_out, profile_of
 from unsmear.video.upright import Turn, turn_of_matrix, turned
+from unsmear.video.walk import (
+    Data,
+    TiffPage,
+    check_png,
+    exr_is_whole,
+    jpeg_end,
+    only_page,
+    orientation,
+    png_chunk,
+    tiff_pages,
+)
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what it thinks of a picture's tags
@@ -66,8 +61,6 @@ _TURNS: dict[int, Turn] = {  # by the orientation of Exif and TIFF
     7: (True, True, True),
     8: (True, True, False),
 }
-_TIFF_BITS = 258
-_NO_TURN: Turn = (False, False, False)
 _NO_IMAGE = "cannot be decoded as an image; the file is damaged or is not an image"
 _SEVERAL = "holds several pictures where one was expected; give it by itself"
 _CUT = "the image is cut short or damaged; copy or download it again"
@@ -115,7 +108,7 @@ def read_picture(path: Path, held: Contents | None = None, page: TiffPage | None
 
     Args:
         path: of the file.
-        held: what it holds, where that has been looked at.
+        held: what it holds, where that has been looked at; its size with it.
         page: of a TIFF; by default the first.
 
     Raises:
@@ -145,21 +138,16 @@ def _jpeg(path: Path, data: Data) -> Picture:
     image = pillow(path, JpegImagePlugin.JpegImageFile, bytes(data[:end]))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     picture = Picture(np.asarray(image.convert("RGB")), 8, image.mode == "L", _trailer(data, end))
-    return replace(picture.turned(_turn(exif)), tags=tags_of_pillow(image))
+    return replace(picture.turned(_turn(orientation(exif))), tags=tags_of_pillow(image))
 
 
 def _webp(path: Path, data: Data) -> Picture:
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise DamagedVideo(f"{path}: {_CUT}")
-    check_size(path, *webp_size(data))
     image = pillow(path, WebPImagePlugin.WebPImageFile, bytes(data))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     tags = replace(tags_of_pillow(image), lossless_webp=is_lossless_webp(data))
-    return of_pixels(np.asarray(image), tags).turned(_turn(exif))
-
-
-def _turn(exif: bytes) -> Turn:
-    return _TURNS.get(orientation(exif), _NO_TURN)
+    return of_pixels(np.asarray(image), tags).turned(_turn(orientation(exif)))
 
 
 def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
@@ -176,75 +164,66 @@ def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
 def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     check_size(path, page.width, page.height)
     tags = tags_of_tiff(bytes(data))
-    if page.alpha and (straight := _straight(path, bytes(data), page.number)) is not None:
-        return of_pixels(straight, tags)
-    flags = cv2.IMREAD_UNCHANGED if page.alpha else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if page.alpha:  # which OpenCV would multiply colours by
+        found = _decoded(path, only_page(data, page), "tiff")
+        if page.associated and found.alpha is not None:
+            found = replace(found, rgb=divided(found.rgb, found.alpha))
+        return replace(found.turned(_turn(page.orientation)), tags=tags)
     whole = np.frombuffer(data, np.uint8)
     try:
-        done, found = cv2.imdecodemulti(whole, flags, range=(page.number, page.number + 1))
-        if not done or not found:
-            done, found = cv2.imdecodemulti(whole, cv2.IMREAD_UNCHANGED, range=(page.number, page.number + 1))
+        for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED):
+            _, pixels = cv2.imdecodemulti(whole, flags, range=(page.number, page.number + 1))
+            if pixels:
+                break
     except cv2.error as error:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     finally:
         del whole  # it holds the file open
-    if not done or not found:
+    if not pixels:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-    pixels = found[0]
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedVideo(f"{path}: samples are {pixels.dtype}; convert the image to 8 or 16 bit")
-    if page.alpha and pixels.ndim == 3 and pixels.shape[2] == 4:
-        return of_pixels(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), tags).turned(_TURNS.get(page.orientation, _NO_TURN))
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, 2)
-    rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return Picture(rgb, pixels.dtype.itemsize * 8, page.gray, tags=tags)
-
-
-def _straight(path: Path, data: bytes, page: int) -> np.ndarray | None:
-    """``(H, W, 4)`` uint8 of a TIFF of 8 bits with alpha, upright; None of others. OpenCV multiplies colours by it."""
-
-    def open_page(file: Any) -> Any:
-        image = TiffImagePlugin.TiffImageFile(file)
-        image.seek(page)
-        return image
-
-    try:
-        image = pillow(path, open_page, data)
-    except DamagedVideo:  # or of a kind that Pillow does not read
-        return None
-    return np.asarray(image.convert("RGBA")) if image.tag_v2.get(_TIFF_BITS, (1,))[0] == 8 else None
+    if pixels[0].dtype not in (np.uint8, np.uint16) or pixels[0].ndim != 3:
+        raise UnsupportedVideo(f"{path}: samples are {pixels[0].dtype}; convert the image to 8 or 16 bit")
+    rgb = cv2.cvtColor(pixels[0], cv2.COLOR_BGR2RGB)
+    return Picture(rgb, pixels[0].dtype.itemsize * 8, page.gray, tags=tags)
 
 
 def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
     notes: tuple[str, ...] = ()
-    turn, tags = _NO_TURN, NO_TAGS
+    turn, tags = 1, NO_TAGS
     if form == "png":
-        check_size(path, *png_size(data))
         end = check_png(data)
         if end is None:
             raise DamagedVideo(f"{path}: {_CUT}")
         notes = _trailer(data, end)
-        turn, tags = _turn(png_chunk(data, b"eXIf")), tags_of_png(data)
+        turn, tags = orientation(png_chunk(data, b"eXIf")), tags_of_png(data)
     elif (form == "exr" and not exr_is_whole(data)) or (form == "qoi" and bytes(7) + b"\1" not in data):
         raise DamagedVideo(f"{path}: {_CUT}")
-    decoder: Any = av.CodecContext.create(_DECODERS[form], "r")
-    decoder.options = {"max_pixels": str(max_pixels()), "err_detect": "explode+crccheck"}
+    found = _decoded(path, data, _DECODERS[form])
+    return replace(found.turned(_turn(turn)), notes=found.notes + notes, tags=tags)
+
+
+def _decoded(path: Path, data: bytes, name: str) -> Picture:
+    """A whole file through a decoder of FFmpeg."""
+    decoder: Any = av.CodecContext.create(name, "r")
+    strict = {} if name == "tiff" else {"err_detect": "explode+crccheck"}  # it takes harmless tags of TIFF for errors
+    decoder.options = {"max_pixels": str(max_pixels())} | strict
     decoder.thread_count = 1
     try:
         frames = decoder.decode(av.Packet(data)) + decoder.decode(None)
     except av.error.FFmpegError as error:
-        check_size(path, decoder.width, decoder.height)
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     if not frames:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
-    found = _of_frame(frames[0]).turned(turn)
-    return replace(found, notes=found.notes + notes, tags=tags)
+    return _of_frame(frames[0])
 
 
 def _through_container(path: Path) -> Picture:
     """A picture that FFmpeg finds by itself, such as HEIC, AVIF and PSD."""
-    with open_input(path) as container:
+    try:
+        container = open_input(path)
+    except DamagedVideo as error:
+        raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
+    with container:
         stream = main_video_stream(container, path)
         try:
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
@@ -290,6 +269,10 @@ def _of_light(frame: Any, gray: bool, notes: tuple[str, ...]) -> Picture:
 
 def _share(part: float) -> str:
     return f"{100 * part:.2g} %" if part > 0.0001 else "less than 0.01 %"
+
+
+def _turn(orientation: int) -> Turn:
+    return _TURNS.get(orientation, (False, False, False))
 
 
 def _trailer(data: Data, end: int) -> tuple[str, ...]:

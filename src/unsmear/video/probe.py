@@ -12,7 +12,7 @@ import numpy as np
 from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.alpha import decoder_of, shows_through
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, Siting, chroma_siting_of
-from unsmear.video.contents import Contents, contents
+from unsmear.video.contents import Contents, contents, is_folder
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason, refuse_other_than_files
 from unsmear.video.fields import field_order_of, is_interlaced
 from unsmear.video.images import list_images, natural_key
@@ -116,7 +116,7 @@ def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
     that names the path.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _probe_folder(path)
     refuse_other_than_files(path)
     is_raw = path.suffix.lower() == RAW_SUFFIX
@@ -151,7 +151,7 @@ def find_inputs(path: Path | str) -> list[Path]:
     folder holds neither.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not is_folder(path):
         refuse_other_than_files(path)
         return [path]
     images = list_images(path)

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import WebPImagePlugin
 
 from unsmear.errors import DamagedVideo
-from unsmear.video.contents import Contents, check_size, contents, mapped, tiff_pages, webp_chunks, webp_size
+from unsmear.video.contents import Contents, contents, mapped
 from unsmear.video.phototags import tags_of_pillow
 from unsmear.video.pictures import Picture, of_pixels, pillow, read_picture
+from unsmear.video.walk import tiff_pages, webp_chunks
 
 WEBP_TIME_BASE = Fraction(1, 1000)
 
@@ -49,7 +50,6 @@ def _pages(path: Path, held: Contents) -> Iterator[Shown]:
 
 def _animation(path: Path) -> Iterator[Shown]:
     with mapped(path) as data:
-        check_size(path, *webp_size(data))
         end = max((end for _, _, end in webp_chunks(data)), default=12)
         cut = end < int.from_bytes(data[4:8], "little") + 8
         whole = b"RIFF" + (end - 8).to_bytes(4, "little") + data[8:end]

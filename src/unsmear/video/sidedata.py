@@ -18,6 +18,8 @@ import av.error
 import av.filter
 from av.sidedata.sidedata import Type
 
+from unsmear.video.ffmpeg import open_in_memory
+
 CAPTIONS = "closed captions"
 PROFILE = "ICC profile"
 _DOLBY_VISION = "Dolby Vision"
@@ -85,7 +87,7 @@ def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
     if header is None:
         yield coded
         return
-    with av.open(io.BytesIO(_with_boxes(header, boxes))) as template:
+    with open_in_memory(_with_boxes(header, boxes)) as template:
         yield template.streams.video[0]
 
 

@@ -10,11 +10,12 @@ import av.error
 
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
-from unsmear.video.contents import is_lossy_webp, loops_of, webp_chunks
+from unsmear.video.contents import is_lossy_webp, loops_of
 from unsmear.video.encoding import Encoding
 from unsmear.video.ffmpeg import file_url, open_input, reason
 from unsmear.video.probe import VideoInfo
 from unsmear.video.timeline import read_timeline
+from unsmear.video.walk import webp_chunks
 
 ANIMATIONS = {".apng": "apng", ".png": "apng", ".webp": "webp"}
 """Ending of a name → FFmpeg's format. A still picture may end so, too."""
