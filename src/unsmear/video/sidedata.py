@@ -51,6 +51,7 @@ _CAPTIONED = frozenset(("h264", "hevc", "vvc", "av1", "mpeg1video", "mpeg2video"
 _TAKEN_BY_ENCODERS = frozenset(("A53_CC", "STEREO3D"))
 # From a box's start to the boxes in it, on the way to the sample entry of a file's one video stream.
 _PATH = ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16), (b"", 86))
+_DESCRIBING = ("mp4", "mov")
 _TEMPLATE_PACKETS = 8
 _CARRIER_SIDE = 16
 _ICC = Type.ICC_PROFILE.value
@@ -83,7 +84,8 @@ def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
     Its codec's headers are packed as MP4 has them. Yields ``coded`` itself where nothing can be put to it.
     """
     boxes = b"".join(box for kind, box in side_data.items() if kind != _DOLBY_VISION)
-    header = _header(coded, "mp4", _TEMPLATE_PACKETS) if boxes else None
+    headers = (_header(coded, name, _TEMPLATE_PACKETS) for name in _DESCRIBING) if boxes else iter(())
+    header = next(filter(None, headers), None)
     if header is None:
         yield coded
         return
@@ -195,7 +197,7 @@ def _hdr_boxes(frame: Any) -> dict[str, bytes]:
 
 def _boxes_of(stream: Any) -> Iterator[bytes]:
     """The boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV holds its codec."""
-    for format_name in ("mp4", "mov"):
+    for format_name in _DESCRIBING:
         header = _header(stream, format_name)
         if header is not None:
             *_, entry, inside = _to_entry(header)
