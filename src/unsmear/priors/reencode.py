@@ -124,6 +124,7 @@ class ReencodePass:
 
         Raises:
             UnsupportedVideo: a frame of another size or type than the pass was opened for.
+            MemoryError: there is too little.
         """
         if luma.shape != (self.height, self.width) or luma.dtype != np.uint8:
             raise UnsupportedVideo(
@@ -145,7 +146,10 @@ class ReencodePass:
         frame = av.VideoFrame.from_ndarray(luma, format="gray")
         frame.pts, frame.time_base = self._count, _TIME_BASE
         self._count += 1
-        decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
+        try:
+            decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
+        except av.error.FFmpegError as error:  # of a picture that it takes, only memory can be the reason
+            raise MemoryError(f"re-encoding a frame of {self.width}x{self.height}") from error
         if len(decoded) != 1:
             raise RuntimeError(f"the re-encode pass gave {len(decoded)} frames for one; expected exactly one")
         side_data = decoded[0].side_data.get("MOTION_VECTORS")

@@ -56,8 +56,14 @@ def restore_video(
     with open_video(source, keep_going=True) as reader:
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
-        with writable_folder(target.parent):
-            return _Job(reader, target, kind, restorer, options, progress, began).run()
+        try:
+            with writable_folder(target.parent):
+                return _Job(reader, target, kind, restorer, options, progress, began).run()
+        except MemoryError:
+            raise UnsmearError(
+                f"{source}: there is too little memory for {options.window} frames of "
+                f"{reader.info.width}x{reader.info.height}; choose a shorter `window`"
+            ) from None
 
 
 class _Job:
