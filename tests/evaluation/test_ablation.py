@@ -20,7 +20,7 @@ from unsmear.evaluation.variants import TABLES, find_table
 from unsmear.models import zoo
 from unsmear.models.cpfp.network import CPFP, CPFPConfig
 from unsmear.priors.flow import CodecMotion, DisFlow, NoMotion
-from unsmear.restore.load import load
+from unsmear.restore.load import load_restorer
 from unsmear.restore.restorer import Clip, Restorer
 from unsmear.video.images import FrameFolderWriter
 
@@ -57,7 +57,7 @@ def moving() -> Clip:
 
 
 def test_the_codec_as_source_changes_nothing(moving: Clip, tiny_model: Path):
-    plain = load(str(tiny_model), device="cpu", dtype="fp32")
+    plain = load_restorer(str(tiny_model), device="cpu", dtype="fp32")
     wanted, _ = plain.restore(moving, None, None)
     found, _ = MovedRestorer(plain, CodecMotion()).restore(moving, None, None)
     assert np.array_equal(found, wanted)

@@ -21,7 +21,7 @@ from unsmear.evaluation.attention import FULL_HEAT, attention_figure, overlay
 from unsmear.evaluation.results import ClipResult, Result
 from unsmear.evaluation.variants import TABLES
 from unsmear.restore.cpgd import CPGDRestorer
-from unsmear.restore.load import load
+from unsmear.restore.load import load_restorer
 from unsmear.restore.restorer import Clip
 from unsmear.video.images import FrameFolderWriter, read_image
 
@@ -42,7 +42,7 @@ def clip() -> Clip:
 
 
 def opened(name: str) -> CPGDRestorer:
-    restorer = load(name, device="cpu", dtype="fp32")
+    restorer = load_restorer(name, device="cpu", dtype="fp32")
     assert isinstance(restorer, CPGDRestorer) or name == "cpfp"
     return restorer
 

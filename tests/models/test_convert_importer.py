@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_folder_unchanged(tmp_path, tiny_folder):
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     folder, out = tmp_path / "sd", tmp_path / "made"
     folder.mkdir()
-    with pytest.raises(WeightsError, match=r"unet/config\.json cannot be read .*expected a diffusers folder"):
+    with pytest.raises(WeightsError, match=r"unet/config\.json: cannot be read .*expected a diffusers folder"):
         import_weights(folder, out)
     tiny_unet().save_pretrained(folder / "unet")
     tiny_vae().save_pretrained(folder / "vae")

@@ -25,7 +25,7 @@ from unsmear.errors import OutputError, UsageError, WeightsError
 from unsmear.models.convert.families import scheduler
 from unsmear.models.convert.importer import import_weights
 from unsmear.models.convert.vgen import UNET3D_CONFIG, convert_vgen, is_vgen
-from unsmear.models.loading import load as load_model
+from unsmear.models.loading import load_model
 from unsmear.models.vdm.conditions import ImageTokens
 from unsmear.models.zoo import ModelEntry
 

@@ -24,7 +24,7 @@ from unsmear.cli.main import run
 from unsmear.errors import WeightsError
 from unsmear.models import zoo
 from unsmear.models.cpgd.pipeline import CPCPipeline, CPGDPipeline, Sampling
-from unsmear.models.loading import load, sampling_defaults
+from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry, write_index
 
@@ -64,7 +64,7 @@ def call(pipe, given=None, **options):
 @BOTH
 def test_all_loaders_give_the_same_weights(name):
     own = getattr(unsmear, {"cpgd": "CPGDPipeline", "vdm": "VDMPipeline"}[name])
-    by_zoo = load(zoo.find(name))
+    by_zoo = load_model(zoo.find(name))
     assert type(by_zoo) is own and by_zoo.sampling == by_zoo.settings_class(**by_zoo.config["sampling"])
     for made in (own.from_pretrained(WEIGHTS / name), DiffusionPipeline.from_pretrained(WEIGHTS / name)):
         assert type(made) is own and made.sampling == by_zoo.sampling and made.sampling.steps == 2
@@ -103,10 +103,10 @@ def test_folders_without_an_index_load_as_before(name, tmp_path):
     place = (tiny_pipeline if name == "cpgd" else tiny_vdm).folder(tmp_path / "x")
     entry = ModelEntry("x", place)
     assert not (place / "model_index.json").exists() and entry.kind in zoo.PIPELINES
-    checksum, made = entry.checksum(), load(entry)
+    checksum, made = entry.checksum(), load_model(entry)
     torch.testing.assert_close(call(made).frames, call(tiny(name)).frames)
     write_index(place, {"steps": 1})
-    assert entry.checksum() == checksum and load(entry).sampling.steps == 1
+    assert entry.checksum() == checksum and load_model(entry).sampling.steps == 1
 
 
 def test_folders_that_the_former_class_saved_load(tmp_path):
@@ -116,7 +116,7 @@ def test_folders_that_the_former_class_saved_load(tmp_path):
     index = json.loads(path.read_text())
     old = {"_class_name": "CPCPipeline", "control": ["unsmear.models.cpc.control", "CPControlNet"]}
     path.write_text(json.dumps({k: v for k, v in (index | old).items() if k not in ("empty_prompt", "sampling")}))
-    for made in (CPGDPipeline.from_pretrained(tmp_path), load(ModelEntry("x", tmp_path))):
+    for made in (CPGDPipeline.from_pretrained(tmp_path), load_model(ModelEntry("x", tmp_path))):
         made.set_progress_bar_config(disable=True)
         assert type(made) is CPGDPipeline is CPCPipeline
         torch.testing.assert_close(call(made).frames, call(pipe).frames)
@@ -149,7 +149,7 @@ def test_an_unknown_class_is_refused_by_name(tmp_path):
     place = tiny_pipeline.folder(tmp_path / "x")
     (place / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(WeightsError, match=r"model_index.json describes a 'FluxPipeline'"):
-        load(ModelEntry("x", place))
+        load_model(ModelEntry("x", place))
     with pytest.raises(WeightsError, match="FluxPipeline"):
         unsmear.load(str(place), device="cpu")
     with pytest.raises(WeightsError, match="holds no pipeline"):
@@ -167,7 +167,7 @@ def test_the_stored_empty_prompt_survives_saving(tmp_path):
     for made in (
         CPGDPipeline.from_pretrained(tmp_path),
         DiffusionPipeline.from_pretrained(tmp_path),
-        load(ModelEntry("x", tmp_path)),
+        load_model(ModelEntry("x", tmp_path)),
     ):
         made.set_progress_bar_config(disable=True)
         assert torch.equal(made.embed(), stored)
@@ -180,7 +180,7 @@ def test_sampling_of_a_folder(tmp_path, caplog):
     write_index(place, {"steps": 3, "start": 0.5})
     (place / "sampling.json").write_text('{"steps": 1, "carry_latent": 0.5}')
     assert sampling_defaults(entry, Sampling) == {"steps": 1, "start": 0.5} and "carry_latent" in caplog.text
-    assert load(entry).sampling == Sampling(steps=1, start=0.5)
+    assert load_model(entry).sampling == Sampling(steps=1, start=0.5)
     write_index(place)
     assert entry.index["sampling"] == {"steps": 3, "start": 0.5}, "it keeps what it does not know anew"
     with pytest.raises(ValueError, match="expected fields of VDMSampling"):

@@ -16,7 +16,7 @@ from support.foreign_layouts import diffbir, tiny_control, tiny_unet, tiny_vae
 from support.tiny_pipeline import folder
 from unsmear.models.common.text import store_empty_prompt
 from unsmear.models.convert.importer import import_weights
-from unsmear.models.loading import load as load_model
+from unsmear.models.loading import load_model
 from unsmear.models.zoo import EMPTY_PROMPT_FILE, find
 from unsmear.restore.restorer import Clip
 

@@ -330,7 +330,7 @@ def test_save_and_load(tmp_path):
 
 
 def test_a_folder_saved_by_training_loads_unchanged(tmp_path):
-    from unsmear.models.loading import load as load_model
+    from unsmear.models.loading import load_model
     from unsmear.models.zoo import ModelEntry
 
     place = folder(tmp_path / "x", kl=True)

@@ -15,7 +15,7 @@ from unsmear.blur.pack import PackConfig, Sources, build_pack, open_pack
 from unsmear.blur.shards import ShardSettings, build_shards
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
-from unsmear.models.loading import load as load_model
+from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.config import LoopConfig
 from unsmear.training.control import ControlRecipe

@@ -403,7 +403,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
     }
 
 
-_worker: dict = {}
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(sources: Sources, config: PackConfig, folder: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -189,10 +190,10 @@ class Evaluator:
             meter.replay(row, window)
         return meter
 
-    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict:
+    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict[str, Any]:
         """Everything that the result of a clip depends on; a stored result with the same identity is reused."""
         files = [(str(p.resolve()), _stamp(p)) for p in (clip.source, clip.sharp) if p is not None]
-        identity: dict = {"files": [list(f) for f in files], "protocol": self.protocol.name}
+        identity: dict[str, Any] = {"files": [list(f) for f in files], "protocol": self.protocol.name}
         identity["metrics"] = list(self.settings.metrics)
         if restorer is not None:
             identity["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
@@ -340,7 +341,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read_stored(path: Path, identity: dict) -> tuple[ClipResult, list[int]] | None:
+def _read_stored(path: Path, identity: dict[str, Any]) -> tuple[ClipResult, list[int]] | None:
     try:
         stored = json.loads(path.read_text())
         if stored["identity"] == identity:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import read_json
 from unsmear.models.zoo import CONFIG_FILE, INDEX_FILE, ModelEntry
 
 log = logging.getLogger("unsmear")
@@ -38,7 +39,7 @@ NETWORKS = {
 """Module of each network class."""
 
 
-def load(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
+def load_model(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
     """Load the network or pipeline of a folder: float32, on the CPU, in evaluation mode, without gradients.
 
     Parts of a pipeline other than ``unet`` and ``vae`` are initialised where they are missing, with a warning.
@@ -76,13 +77,17 @@ def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
         if not path.exists():
             continue
         try:
-            stored = entry.index.get("sampling") or {} if path.name == INDEX_FILE else json.loads(path.read_text())
+            stored = (
+                entry.index.get("sampling") or {}
+                if path.name == INDEX_FILE
+                else read_json(path, "restore the file", WeightsError)
+            )
             values |= dict(stored)
             for name in RETIRED_SAMPLING:
                 if values.pop(name, None):
                     log.warning("%s sets %s, which is no option any more: it has no effect", path, name)
             kind(**values)
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise WeightsError(f"{path} does not describe a sampler ({error}): restore the file") from None
     return values
 
@@ -144,7 +149,7 @@ PIPELINES: dict[str, Callable[[ModelEntry, bool], Any]] = {"CPGDPipeline": _cpgd
 def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
     if name not in entry.parts:
         raise WeightsError(_MISSING.format(entry.folder, name))
-    return load(entry.parts[name], *kinds)
+    return load_model(entry.parts[name], *kinds)
 
 
 def _verify(entry: ModelEntry) -> None:
@@ -197,10 +202,10 @@ def _scheduler(folder: Path) -> Any:
 
     path = folder / SCHEDULER
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path, "restore the file", WeightsError)
         kind = getattr(diffusers, config["_class_name"])
         return kind.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (WeightsError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path} does not describe a scheduler of diffusers ({error}): import the denoiser again, "
             "`unsmear models import --family`"

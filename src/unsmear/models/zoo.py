@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.files import sha256, write_whole
+from unsmear.files import read_json, sha256, write_whole
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
@@ -136,17 +136,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error.strerror}): expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-        ) from None
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} is not a JSON object: restore the file or reinstall unsmear")
-    return values
+    return read_json(path, f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}", WeightsError)
 
 
 def renamed_index(index: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from unsmear.models.cpfp.network import CPFP, PriorTensors
 from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
-from unsmear.models.loading import load
+from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import read_yaml
@@ -75,7 +75,7 @@ class ControlRecipe:
         self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
-        self.first: CPFP | None = load(find(config.first_stage), "CPFP") if config.first_stage else None
+        self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
         self.restored = _packs_restored(config)
         """Whether the packs hold frames restored by stage 1."""
 

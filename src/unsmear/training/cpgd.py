@@ -13,7 +13,7 @@ from torch import nn
 
 from unsmear.blur.degrade import DegradeRanges
 from unsmear.models.cpgd.control import CPControlNet
-from unsmear.models.loading import load
+from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.config import LoopConfig, read_config
@@ -118,13 +118,15 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
         unet = (
-            load(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel") if chosen.init else chosen.unet.build()
+            load_model(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel")
+            if chosen.init
+            else chosen.unet.build()
         )
         unet = unet.requires_grad_(True)
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
-    unet = load(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
+    unet = load_model(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
-        control = CPControlNet.from_pretrained(chosen.init, low_cpu_mem_usage=False)
+        control = load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet")
     else:
         control = CPControlNet.beside(unet, **vars(chosen.control))
     control = control.requires_grad_(True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unsmear.metrics.lpips import LPIPS
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import BETAS, Prediction
-from unsmear.models.loading import AUTOENCODERS, load
+from unsmear.models.loading import AUTOENCODERS, load_model
 from unsmear.models.zoo import ModelEntry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Diffusion:
 
     def __init__(self, config: "CPGDTraining"):
         self.config = config
-        self.vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
+        self.vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         if config.loop.channels_last:
             nn.Module.to(self.vae, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = DDPMScheduler(**BETAS, prediction_type=config.prediction)

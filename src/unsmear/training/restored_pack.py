@@ -11,7 +11,7 @@ import torch
 from unsmear.blur.pack import open_pack
 from unsmear.errors import OutputError
 from unsmear.files import read_json
-from unsmear.models.loading import load
+from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import stacked
 from unsmear.training.validation import restore
@@ -52,7 +52,7 @@ def restore_pack(
         raise OutputError(f"{folder} is the pack itself: give another folder")
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder} exists: give `overwrite` or another folder")
-    network = load(entry, "CPFP").bfloat16()
+    network = load_model(entry, "CPFP").bfloat16()
     count = min(first or len(arrays["duty"]), len(arrays["duty"]))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -23,7 +23,7 @@ from unsmear.errors import UsageError
 from unsmear.metrics.lpips import LPIPS, load_lpips
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import SCHEDULES, Prediction
-from unsmear.models.loading import AUTOENCODERS, load
+from unsmear.models.loading import AUTOENCODERS, load_model
 from unsmear.models.vdm.conditions import ImageTokens, image_vectors
 from unsmear.models.vdm.network import VDM, centre
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
@@ -246,7 +246,7 @@ class VDMRecipe:
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
         noisy, target, frames = (x.flatten(0, 1) for x in (noisy, target, clean))
         parts = noised_from_input(step, chosen.repeat_interleave(clean.shape[1]), noisy, target, frames, degraded)
-        return tuple(x.unflatten(0, clean.shape[:2]) for x in parts)  # type: ignore[return-value]
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in parts)
 
     def _perceptual(
         self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor
@@ -320,9 +320,9 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
     torch.manual_seed(config.loop.seed)
     sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
     if config.init:
-        pipe = load(ModelEntry("init", Path(config.init)), "VDMPipeline")
+        pipe = load_model(ModelEntry("init", Path(config.init)), "VDMPipeline")
     else:
-        vae = load(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
+        vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         unet = config.compact.unet(int(vae.config.latent_channels))
         vdm = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
         pipe = VDMPipeline(vae, vdm.unet, vdm.blur_encoder, vdm.image_tokens, sampler)

@@ -4,7 +4,6 @@ A denoiser predicts the noise (ε), or velocity on a schedule with zero terminal
 both families, so that the wrong schedule raises no error but gives wrong images.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 
 from unsmear.errors import UsageError, WeightsError
+from unsmear.files import read_json
 from unsmear.models.common.schedule import FAMILIES, SCHEDULES, Family
 
 SCHEDULER_FILE = "scheduler_config.json"
@@ -44,12 +44,7 @@ def family_of_scheduler(folder: Path) -> Family | None:
     path = folder / SCHEDULER_FILE
     if not path.exists():
         return None
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path} is not a JSON object: restore the file")
+    config = read_json(path, "restore the file", WeightsError)
     prediction = config.get("prediction_type", "epsilon")
     zero_snr = bool(config.get("rescale_betas_zero_snr", False))
     if (prediction, zero_snr) == ("epsilon", False):

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unsmear.errors import OutputError, UsageError, WeightsError
+from unsmear.files import read_json
 from unsmear.models.common.schedule import Family
 from unsmear.models.common.text import TEXT_PARTS, store_empty_prompt
 from unsmear.models.convert import diffbir, families, stable_diffusion, vgen
@@ -178,10 +179,7 @@ def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
     path = out / "unet" / "config.json"
     if not path.exists():
         return layout.unet
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        raise WeightsError(f"cannot be fitted to the denoiser: {path} is unreadable, import that again") from None
+    return read_json(path, "import the denoiser again", WeightsError)
 
 
 def _family(found: _Source, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:

@@ -3,7 +3,6 @@
 Keys are renamed by diffusers; ``convert.strict`` checks that every key of the file and of the networks is used.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import Tensor
 
 from unsmear.errors import WeightsError
+from unsmear.files import read_json
 from unsmear.models.convert.checkpoint import read_checkpoint
 from unsmear.models.convert.strict import and_more, convert_strictly, filled, part
 from unsmear.models.convert.text_encoder import TextEncoder, convert_text_encoder
@@ -236,18 +236,7 @@ def from_folder(folder: Path) -> StableDiffusion:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error.strerror}): expected a diffusers folder with unet/ and vae/"
-        ) from None
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path} is not a JSON object: restore the file")
-    return config
+    return read_json(folder / "config.json", "expected a diffusers folder with unet/ and vae/", WeightsError)
 
 
 def _weights_file(folder: Path, *stems: str) -> Path:

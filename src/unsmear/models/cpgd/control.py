@@ -133,7 +133,7 @@ class CPControlNet(ControlNetModel):
             raise ValueError(f"the UNet's encoder has other keys: {[*unexpected, *missing][:3]}")
         return control
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
