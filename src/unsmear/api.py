@@ -167,7 +167,7 @@ def load(
         UsageError: unknown model, device or dtype; an option that the model has not.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
-    from unsmear.restore.load import load as load_restorer
+    from unsmear.restore.load import load_restorer
 
     sampling = _given(
         steps=steps,

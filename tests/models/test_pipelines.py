@@ -24,7 +24,7 @@ from unsmear.cli.main import run
 from unsmear.errors import WeightsError
 from unsmear.models import zoo
 from unsmear.models.cpgd.pipeline import CPCPipeline, CPGDPipeline, Sampling
-from unsmear.models.loading import load, sampling_defaults
+from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 from unsmear.models.zoo import ModelEntry, write_index
 
@@ -62,9 +62,9 @@ def call(pipe, given=None, **options):
 
 
 @BOTH
-def test_shipped_folders_load_by_every_way_alike(name):
+def test_all_loaders_give_the_same_weights(name):
     own = getattr(unsmear, {"cpgd": "CPGDPipeline", "vdm": "VDMPipeline"}[name])
-    by_zoo = load(zoo.find(name))
+    by_zoo = load_model(zoo.find(name))
     assert type(by_zoo) is own and by_zoo.sampling == by_zoo.settings_class(**by_zoo.config["sampling"])
     for made in (own.from_pretrained(WEIGHTS / name), DiffusionPipeline.from_pretrained(WEIGHTS / name)):
         assert type(made) is own and made.sampling == by_zoo.sampling and made.sampling.steps == 2
@@ -103,10 +103,10 @@ def test_folders_without_an_index_load_as_before(name, tmp_path):
     place = (tiny_pipeline if name == "cpgd" else tiny_vdm).folder(tmp_path / "x")
     entry = ModelEntry("x", place)
     assert not (place / "model_index.json").exists() and entry.kind in zoo.PIPELINES
-    checksum, made = entry.checksum(), load(entry)
+    checksum, made = entry.checksum(), load_model(entry)
     torch.testing.assert_close(call(made).frames, call(tiny(name)).frames)
     write_index(place, {"steps": 1})
-    assert entry.checksum() == checksum and load(entry).sampling.steps == 1
+    assert entry.checksum() == checksum and load_model(entry).sampling.steps == 1
 
 
 def test_folders_that_the_former_class_saved_load(tmp_path):
@@ -116,7 +116,7 @@ def test_folders_that_the_former_class_saved_load(tmp_path):
     index = json.loads(path.read_text())
     old = {"_class_name": "CPCPipeline", "control": ["unsmear.models.cpc.control", "CPControlNet"]}
     path.write_text(json.dumps({k: v for k, v in (index | old).items() if k not in ("empty_prompt", "sampling")}))
-    for made in (CPGDPipeline.from_pretrained(tmp_path), load(ModelEntry("x", tmp_path))):
+    for made in (CPGDPipeline.from_pretrained(tmp_path), load_model(ModelEntry("x", tmp_path))):
         made.set_progress_bar_config(disable=True)
         assert type(made) is CPGDPipeline is CPCPipeline
         torch.testing.assert_close(call(made).frames, call(pipe).frames)
@@ -139,7 +139,7 @@ def test_former_module_names_warn_and_work():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_training_goes_by_its_former_name_with_a_note(tmp_path, capfd):
+def test_the_former_training_name_is_accepted_with_a_note(tmp_path, capfd):
     assert run(["train", "cpc", str(tmp_path / "none.yaml"), "-o", str(tmp_path / "run")]) != 0
     said = capfd.readouterr().err
     assert "`unsmear train cpc` is `unsmear train cpgd` now" in said and "none.yaml" in said
@@ -149,7 +149,7 @@ def test_an_unknown_class_is_refused_by_name(tmp_path):
     place = tiny_pipeline.folder(tmp_path / "x")
     (place / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(WeightsError, match=r"model_index.json describes a 'FluxPipeline'"):
-        load(ModelEntry("x", place))
+        load_model(ModelEntry("x", place))
     with pytest.raises(WeightsError, match="FluxPipeline"):
         unsmear.load(str(place), device="cpu")
     with pytest.raises(WeightsError, match="holds no pipeline"):
@@ -167,7 +167,7 @@ def test_the_stored_empty_prompt_survives_saving(tmp_path):
     for made in (
         CPGDPipeline.from_pretrained(tmp_path),
         DiffusionPipeline.from_pretrained(tmp_path),
-        load(ModelEntry("x", tmp_path)),
+        load_model(ModelEntry("x", tmp_path)),
     ):
         made.set_progress_bar_config(disable=True)
         assert torch.equal(made.embed(), stored)
@@ -180,7 +180,7 @@ def test_sampling_of_a_folder(tmp_path, caplog):
     write_index(place, {"steps": 3, "start": 0.5})
     (place / "sampling.json").write_text('{"steps": 1, "carry_latent": 0.5}')
     assert sampling_defaults(entry, Sampling) == {"steps": 1, "start": 0.5} and "carry_latent" in caplog.text
-    assert load(entry).sampling == Sampling(steps=1, start=0.5)
+    assert load_model(entry).sampling == Sampling(steps=1, start=0.5)
     write_index(place)
     assert entry.index["sampling"] == {"steps": 3, "start": 0.5}, "it keeps what it does not know anew"
     with pytest.raises(ValueError, match="expected fields of VDMSampling"):
@@ -230,7 +230,7 @@ def test_pictures_and_arrays_are_taken(name):
 
 
 @BOTH
-def test_a_batch_is_its_clips(name):
+def test_a_batch_equals_its_clips_sampled_singly(name):
     pipe, a, b = tiny(name), frames(), frames().flip(0)
     made = call(pipe, torch.stack([a, b]))
     assert torch.equal(made.frames, torch.stack([call(pipe, x).frames for x in (a, b)])) and made.carried is None
@@ -291,7 +291,7 @@ def test_a_callback_stops_at_step_two(name):
 
 
 @BOTH
-def test_progress_is_shown_where_it_is_wanted(name, capfd):
+def test_the_progress_bar_can_be_enabled(name, capfd):
     pipe = tiny(name)
     call(pipe)
     assert not capfd.readouterr().err
@@ -320,7 +320,7 @@ def test_schedulers_can_be_swapped(name, kind, tmp_path):
 
 @BOTH
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_parts_wait_on_the_cpu_while_others_compute(name, device):
+def test_model_cpu_offload_moves_one_part_at_a_time(name, device):
     """On a CPU the same hooks move parts from it to itself."""
     pipe, wanted = tiny(name), call(tiny(name).to(device)).frames
     pipe.enable_model_cpu_offload(device=device)

@@ -76,7 +76,7 @@ def ablate(
     from unsmear.evaluation.formats import block_markdown
     from unsmear.evaluation.variants import find_table
     from unsmear.metrics.meter import DEFAULT_METRICS
-    from unsmear.restore.load import choose_device, load
+    from unsmear.restore.load import choose_device, load_restorer
 
     table = find_table(table)
     weights = dict(_row_and_model(text) for text in models or [])
@@ -88,7 +88,7 @@ def ablate(
         runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
 
         def loaded(name: str) -> "Restorer":
-            return load(name, device=device, dtype=dtype)
+            return load_restorer(name, device=device, dtype=dtype)
 
         def evaluate(restorer: "Restorer", _row: str) -> "tuple[Result, list[Picture]]":
             done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))

@@ -107,9 +107,9 @@ def evaluate(
 
 def _method(name: str, device: str, dtype: str) -> "Restorer":
     from unsmear.restore.baselines import find_baseline
-    from unsmear.restore.load import load
+    from unsmear.restore.load import load_restorer
 
-    return find_baseline(name) or load(name, device=device, dtype=dtype)
+    return find_baseline(name) or load_restorer(name, device=device, dtype=dtype)
 
 
 def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def restore_video(
 
     Raises:
         UnsmearError: one line; nothing is left behind. Of a damaged input every frame that can be read is restored, and
-            ``Report.damage`` says what is missing.
+            ``Report.damage`` describes what is missing.
         Interrupted: stopped from outside (Ctrl-C); finished work is kept for a second run.
     """
     options = options or Options()
@@ -87,7 +88,7 @@ class _Job:
         self.sink, more = make_sink(kind, output, self.info, self.work, options, self.part)
         self.notes = [*self.info.notes, *ending_note(self.info, output), *more]
 
-    def _identity(self) -> dict:
+    def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
         stat = self.info.path.stat()
         restorer = self.restorer
@@ -192,7 +193,7 @@ class _Job:
                 log.warning("out of memory: going on with tiles of %d px", smaller)
 
     def _damage(self) -> str:
-        """What of the wanted part cannot be read; empty where nothing is missing."""
+        """Description of the damage within the range; empty where nothing is missing."""
         log = self.reader.damage
         gaps = log.within(self.part.start_s, self.part.end_s)
         if not gaps:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.loading import load as load_model
-from unsmear.models.loading import sampling_defaults
+from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.restorer import Restorer
 
@@ -60,7 +59,7 @@ def _cpu_has_bf16() -> bool:
     return bool(asked and asked())
 
 
-def load(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
+def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
     """A model by name or folder, ready to restore clips.
 
     Args:

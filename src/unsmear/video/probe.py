@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 _CAMERA_SUFFIXES = frozenset({".insv", ".360", ".divx", ".mod", ".tod", ".m2p", ".qt", ".m1v", ".rm", ".rmvb"})
 DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
-# FFmpeg's name of a container → the ending of its files, for those whose own name says nothing.
+# FFmpeg's name of a container → suffix, for files whose own suffix names no container.
 _ENDINGS = {
     "mov": ".mp4",
     "matroska": ".mkv",
@@ -66,9 +66,9 @@ class VideoInfo:
     ``display_matrix`` holds the nine integers behind it, which may mirror it, too (see ``upright``).
     ``color_*`` and ``colorspace`` are H.273's numbers, as FFmpeg uses them, 2 where unspecified
     (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where the codec's subsampled
-    chroma lies by its standard. ``raw`` is what a ``.yuv`` file was opened as. ``suffix`` is the ending of files that
-    hold the like, empty for a folder of frames: the file's own where it says the truth. ``notes`` say what of the file
-    is not in its frames, a phrase each.
+    chroma lies by its standard. ``raw`` is what a ``.yuv`` file was opened as. ``suffix`` is the file name suffix
+    for outputs of the same format, empty for frames: the file's own where it names that format. ``notes`` list content
+    of the file that is not in its frames, a phrase each.
     """
 
     path: Path
