@@ -64,6 +64,24 @@ def test_what_is_printed_does_not_get_into_the_output(tmp_path):
     assert len(list(open_video(tmp_path / "a.deblurred.mp4"))) == 4
 
 
+NOISE = """
+import os, sys
+from unsmear.cli import main
+def run(arguments):
+    os.write(2, b"a library\\n")
+    sys.stderr.write("the command\\n")
+    return 3
+main.run = run
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "said"), [([], "the command\n"), (["--debug"], "a library\nthe command\n")])
+def test_what_libraries_print_by_themselves_is_not_seen(arguments, said):
+    done = subprocess.run([sys.executable, "-c", NOISE, *arguments], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (3, said)
+
+
 def test_a_reader_that_goes_away_ends_the_batch_in_silence(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (64, 48)).save(tmp_path / name)

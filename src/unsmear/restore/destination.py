@@ -81,7 +81,7 @@ def place(info: VideoInfo, output: Path | None, options: Options) -> tuple[Path,
 
 
 def fitting_name(info: VideoInfo) -> str:
-    """``NAME.deblurred.EXT`` with an ending for what the input holds; one that says something else stays in NAME."""
+    """``NAME.deblurred.EXT`` with the suffix of the input's format; another suffix of the input stays part of NAME."""
     path = info.path if info.path.name not in ("", "..") else info.path.resolve()
     if path.is_dir():
         return f"{path.name}.deblurred"
@@ -91,7 +91,7 @@ def fitting_name(info: VideoInfo) -> str:
 
 
 def ending_note(info: VideoInfo, output: Path) -> list[str]:
-    """What to say where an output has another ending than its input, and nobody named it."""
+    """Note for a default output whose suffix differs from that of the input."""
     if output.name != fitting_name(info) or info.path.is_dir() or output.suffix.lower() == info.path.suffix.lower():
         return []
     if not info.suffix:

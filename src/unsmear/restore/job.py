@@ -50,7 +50,7 @@ def restore_video(
 
     Raises:
         UnsmearError: one line; nothing is left behind. Of a damaged input every frame that can be read is restored, and
-            ``Report.damage`` says what is missing.
+            ``Report.damage`` describes what is missing.
         Interrupted: stopped from outside (Ctrl-C); finished work is kept for a second run.
     """
     options = options or Options()
@@ -58,8 +58,14 @@ def restore_video(
     with open_video(source, keep_going=True, deinterlace=wanted_frames(options)) as reader:
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
-        with writable_folder(target.parent):
-            return _Job(reader, target, kind, restorer, options, progress, began).run()
+        try:
+            with writable_folder(target.parent):
+                return _Job(reader, target, kind, restorer, options, progress, began).run()
+        except MemoryError:
+            raise UnsmearError(
+                f"{source}: there is too little memory for {options.window} frames of "
+                f"{reader.info.width}x{reader.info.height}; choose a shorter `window`"
+            ) from None
 
 
 class _Job:
@@ -191,7 +197,7 @@ class _Job:
                 log.warning("out of memory: going on with tiles of %d px", smaller)
 
     def _damage(self) -> str:
-        """What of the wanted part cannot be read; empty where nothing is missing."""
+        """Description of the damage within the range; empty where nothing is missing."""
         log = self.reader.damage
         gaps = log.within(self.part.start_s, self.part.end_s)
         if not gaps:

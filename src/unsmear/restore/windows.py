@@ -46,7 +46,7 @@ def windows(
     """Windows from chunk ``first_chunk`` to the end. Close it to stop the thread that reads ahead.
 
     Args:
-        reader: of the input; one that keeps going gives all that can be read of a damaged one.
+        reader: reader of the input.
         chunk_frames: N.
         look_ahead: L, at most N.
         first_chunk: where to begin.
@@ -78,7 +78,7 @@ def windows(
 
 
 def _until(frames: Iterator[Frame], end_s: float, more: int, reader: VideoReader) -> Iterator[Frame]:
-    """Frames before ``end_s`` and up to ``more`` after it. Some beyond are read where they tell of damage before."""
+    """Frames before ``end_s`` and up to ``more`` after it. More are read where a gap may turn out to be damage."""
     beyond = unseen = 0
     for frame in frames:
         if beyond < more:

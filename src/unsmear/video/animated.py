@@ -1,4 +1,4 @@
-"""Animated pictures, APNG and WebP: made from finished segments in one go, since they cannot be joined from parts."""
+"""Writing of APNG and animated WebP from finished segments, in one pass: their streams cannot be joined."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,14 +18,14 @@ from unsmear.video.timeline import read_timeline
 from unsmear.video.walk import webp_chunks
 
 ANIMATIONS = {".apng": "apng", ".png": "apng", ".webp": "webp"}
-"""Ending of a name → FFmpeg's format. A still picture may end so, too."""
+"""Suffix → muxer of FFmpeg. Still pictures have some of these suffixes, too."""
 
 _TIME_BASES = {"apng": Fraction(1, 100_000), "webp": Fraction(1, 1000)}
 _WEBP_QUALITY = "95"
 
 
 def lossless_encoding(info: VideoInfo, suffix: str) -> Encoding:
-    """How the segments of an animation are encoded until all of them are there."""
+    """Encoding of the segments of an animation."""
     deep = info.bit_depth > 8 and ANIMATIONS[suffix] == "apng"
     if info.alpha:
         return Encoding("png", "rgba64be" if deep else "rgba")
@@ -33,13 +33,13 @@ def lossless_encoding(info: VideoInfo, suffix: str) -> Encoding:
 
 
 def write_animation(source: VideoInfo, segments: list[Path], output: Path, last_duration: int | None = None) -> None:
-    """Write the frames of ``segments`` as an animation, the first at 0, with exact times as far as its clock has them.
+    """Write the frames of ``segments`` as an animation that begins at time 0.
 
     Args:
-        source: which is played as often, where it is an animation, too; all else is repeated for ever.
+        source: input; the number of loops is taken from it, endless where it has none.
         segments: in order, as ``SegmentWriter`` made them with ``lossless_encoding``.
         output: the file; appears whole or not at all.
-        last_duration: of the last frame, in units of the segments' time base, where it is known.
+        last_duration: duration of the last frame in the segments' time base, where it is known.
 
     Raises:
         OutputError: it cannot be written.
@@ -95,7 +95,7 @@ def _frames(segments: list[Path]) -> Iterator[Any]:
 
 
 def _set_last_duration(path: Path, end_ms: int) -> None:
-    """Put the duration of the last picture of a WebP right: the encoder takes the mean of the others."""
+    """Correct the duration of the last picture of a WebP, for which the encoder writes the mean of the others."""
     data = bytearray(path.read_bytes())
     frames = [begin for tag, begin, _ in webp_chunks(data) if tag == b"ANMF"]
     before = sum(int.from_bytes(data[begin + 20 : begin + 23], "little") for begin in frames[:-1])

@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes: names say what people like to call it."""
+"""Format of a file by its first bytes, and the limit of picture sizes. File names are not evidence of the format."""
 
 import mmap
 import os
@@ -25,10 +25,10 @@ from unsmear.video.walk import (
 
 LIMIT_VARIABLE = "UNSMEAR_MAX_PIXELS"
 DEFAULT_MAX_PIXELS = 2**27
-"""Largest picture that is read, 134 million pixels: more than a video of 15360x8640. A header of a few bytes can claim
-any size, and a decoder reserves the memory for it."""
+"""Default limit of picture sizes, 134 million pixels, slightly more than 15360x8640. Decoders allocate memory for the
+size in the header, which a file of a few bytes can set to any value."""
 
-_ANY_PIXELS = 2**31 - 1  # more than decoders take
+_ANY_PIXELS = 2**31 - 1  # beyond what decoders support
 
 Holding = Literal["picture", "pictures", "playlist"]
 
@@ -70,13 +70,13 @@ _HEAD_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """Format of a file of pictures, or of a playlist.
 
     Attributes:
-        format: ``png``, ``jpeg`` and so on; for a playlist what it is, in words.
-        holding: one picture, several of them with or without a clock, or names of other files.
-        count: of pictures.
-        left_out: pages of a TIFF that are not among them, since they have another size.
+        format: ``png``, ``jpeg`` and so on; the kind of playlist in words.
+        holding: one picture, several pictures, or names of other files.
+        count: number of pictures.
+        left_out: number of pages of a TIFF that are skipped because their size differs.
     """
 
     format: str
@@ -86,11 +86,11 @@ class Contents:
 
 
 def contents(path: Path) -> Contents | None:
-    """What a file holds, as far as it is pictures or a playlist; None for all else, such as videos and GIF.
+    """Format of a file of pictures or of a playlist; None for everything else, such as videos and GIF.
 
     Raises:
-        UnsupportedVideo: the file cannot be read, or holds the raw data of a camera's sensor.
-        DamagedVideo: it is empty.
+        UnsupportedVideo: the file cannot be read, holds camera raw data, or is larger than the limit.
+        DamagedVideo: the file is empty.
     """
     try:
         with path.open("rb") as file:
@@ -110,7 +110,7 @@ def contents(path: Path) -> Contents | None:
     if found is None:
         return None
     check_size(path, *stated_size(head, found))
-    if found in _STATED:  # FFmpeg learns its size only when it decodes
+    if found in _STATED:  # FFmpeg finds their size only while decoding
         return None
     with mapped(path) as data:
         return _of_pictures(path, data, found)
@@ -139,7 +139,7 @@ def is_pam(path: Path) -> bool:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[Data]:
-    """The bytes of a file, read as they are needed. Raises UnsupportedVideo or DamagedVideo, naming it."""
+    """Memory map of a file. Raises UnsupportedVideo where it cannot be read, DamagedVideo where it is empty."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
@@ -151,7 +151,7 @@ def mapped(path: Path) -> Iterator[Data]:
 
 
 def empty(path: Path) -> DamagedVideo:
-    """The error for a file without a byte, one line."""
+    """The error for an empty file, one line."""
     return DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 
@@ -175,7 +175,7 @@ def unreadable(path: Path, error: OSError) -> UnsupportedVideo:
 
 
 def max_pixels() -> int:
-    """Pixels of the largest picture that is read. Raises UsageError where the environment says no number."""
+    """Limit of picture sizes in pixels. Raises UsageError where the environment variable is not a number."""
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
         return DEFAULT_MAX_PIXELS
@@ -197,7 +197,7 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 
 def loops_of(path: Path) -> int:
-    """How often an animated PNG or WebP plays; 0, for ever, for all else, too."""
+    """Number of times that an animated PNG or WebP plays, 0 for endless; 0 for all other files."""
     if not path.is_file():
         return 0
     with mapped(path) as data:
@@ -210,7 +210,7 @@ def loops_of(path: Path) -> int:
 
 
 def is_lossy_webp(path: Path) -> bool:
-    """Whether a file is an animated WebP with a picture that is not coded losslessly."""
+    """Whether a file is an animated WebP in which at least one picture is coded lossily."""
     if not path.is_file():
         return False
     with mapped(path) as data:

@@ -1,4 +1,4 @@
-"""What of a damaged video cannot be read: where frames are missing, and what its container says about its end."""
+"""Damage of videos: gaps in the frames, and what the container states about the end of the file."""
 
 import struct
 from collections import deque
@@ -12,27 +12,26 @@ from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 from unsmear.video.raw import frame_bytes, walk_y4m
 
 _HELD_FRAMES = 64
-"""Frames that a decoder may give out after an error before the hole that it left is seen."""
+"""Upper bound of the frames that a decoder returns between an error and the gap caused by it."""
 _SLACK_S = 1e-6
 _UNKNOWN_SIZES = {0, 0x7FFFFFFF, 0xFFFFFFFF}  # left by writers that cannot go back to the header
 _CLUSTER, _SEGMENT = b"\x1f\x43\xb6\x75", b"\x18\x53\x80\x67"
 _INDEX_ENTRIES = 64
 REORDERED_FRAMES = 16
-"""How many frames may be decoded before one that is shown earlier."""
+"""Upper bound of the reordering delay in frames."""
 _STEPS = 9
 _CUT_ANYWHERE = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vvc", "mjpeg", "m4v", "obu", "dv"}
-"""Streams without a beginning and an end of their own, as recorders cut them: a last picture that is not whole is no
-damage."""
+"""Formats of broadcasts and raw streams, which recorders cut anywhere: an incomplete last picture is not damage."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A place at which frames are missing, or may be.
+    """A position at which frames are or may be missing.
 
     Attributes:
-        after: index of the frame before it, -1 where there is none.
-        begin_s, end_s: on the source's clock; ``end_s`` is None where nothing follows.
-        why: what is wrong there.
+        after: index of the frame before the gap, -1 where there is none.
+        begin_s, end_s: time on the source's clock; ``end_s`` is None where no frame follows.
+        why: reason.
     """
 
     after: int
@@ -43,20 +42,20 @@ class Gap:
 
 @dataclass(frozen=True)
 class Shortage:
-    """What a container says about bytes that its file should have, and whether frames may be among them."""
+    """Bytes missing at the end of a file according to its container, and whether they may hold frames."""
 
     why: str
     frames_missing: bool
 
 
 class DamageLog:
-    """Gaps of a video, noted while its frames are read in order.
+    """Gaps of a video, recorded while its frames are read in order.
 
     Attributes:
-        gaps: found so far.
-        notes: what else there is to say, a phrase each.
-        frames: read so far.
-        origin_s: time of the first one.
+        gaps: gaps found so far.
+        notes: other findings, a phrase each.
+        frames: number of frames read so far.
+        origin_s: time of the first frame.
     """
 
     def __init__(self, info: VideoInfo) -> None:
@@ -74,24 +73,24 @@ class DamageLog:
 
     @property
     def _step_s(self) -> float:
-        """Of the last frames; what headers say of their rate may be anything."""
+        """Frame step, from the times of the last frames; the rate in headers may be wrong."""
         return median(self._steps)
 
     @property
     def last_end_s(self) -> float:
-        """Where the last frame ends."""
+        """End of the last frame, in seconds."""
         return 0.0 if self._last_s is None else self._last_s + self._step_s
 
     def trouble(self, why: str) -> None:
-        """Something after the last frame cannot be read."""
+        """Record that data after the last frame cannot be read."""
         if self._trouble is None:
             self._trouble = why, self.frames - 1, self.last_end_s
 
     def frame(self, time_s: float, damaged: bool = False) -> None:
-        """A frame was read. The hole of an error before it may be here, or still ahead.
+        """Record a frame. The gap of an earlier error may lie before it or further on.
 
-        ``damaged``: parts of its picture are missing. That is no matter before the first whole one: broadcasts begin
-        with pictures that refer to others.
+        ``damaged``: parts of the picture are missing. Such frames are ignored before the first complete one: broadcasts
+        begin with pictures whose references are missing.
         """
         if self._last_s is None:
             self.origin_s = time_s
@@ -112,11 +111,11 @@ class DamageLog:
         self.frames += 1
 
     def lost(self, why: str) -> None:
-        """The next picture of a folder or file of pictures cannot be read."""
+        """Record that the next picture of a folder or file of pictures cannot be read."""
         self._note(Gap(self.frames - 1, self.last_end_s, self.last_end_s + self._step_s, why))
 
     def end(self, shortage: Shortage | None) -> None:
-        """No more frames follow."""
+        """Record the end of the video."""
         unfinished = bool(self._damaged) and self._damaged[-1] == self.frames - 1
         if unfinished:
             self._damaged.pop()
@@ -124,7 +123,7 @@ class DamageLog:
             what = "a picture is" if len(self._damaged) == 1 else f"{len(self._damaged)} pictures are"
             self.notes.append(f"{what} damaged in the input, from frame {self._damaged[0]} on")
         if shortage is not None and shortage.frames_missing:
-            # Of the last frames some are read before those that they are shown after.
+            # With reordering, frames are decoded before others that are shown earlier.
             holes = [hole for hole in self._holes if self.frames - hole[0] <= REORDERED_FRAMES]
             after, begin_s = holes[0] if holes else (self.frames - 1, self.last_end_s)
             self._note(Gap(after, begin_s, None, shortage.why))
@@ -143,12 +142,12 @@ class DamageLog:
 
     @property
     def uncertain(self) -> bool:
-        """Whether what follows may tell that frames before the last one are missing."""
+        """Whether a gap before the last frame may still turn out to be damage."""
         hole = bool(self._holes) and self.frames - self._holes[-1][0] <= REORDERED_FRAMES
         return hole or self._trouble is not None
 
     def within(self, begin_s: float | None, end_s: float | None) -> list[Gap]:
-        """Gaps through which frames between two times on the source's clock may be missing; None: from, to the end."""
+        """Gaps that overlap an interval on the source's clock; None: unbounded."""
         return [
             gap
             for gap in self.gaps
@@ -157,7 +156,7 @@ class DamageLog:
         ]
 
     def unfinished(self) -> None:
-        """The last frame is not whole, although the decoder does not say so."""
+        """Mark the last frame as incomplete where the decoder does not."""
         if self.frames and self._damaged[-1:] != [self.frames - 1]:
             self._damaged.append(self.frames - 1)
 
@@ -166,13 +165,13 @@ class DamageLog:
         self._trouble = None
 
     def reached_end(self) -> bool:
-        """Whether the frames go on to where the container says that the video ends."""
+        """Whether the frames reach the duration stated by the container."""
         duration_s = self._info.duration_s
         return duration_s is not None and self.last_end_s > self.origin_s + duration_s - self._step_s / 2
 
 
 def told(path: Path, log: DamageLog, gaps: list[Gap]) -> str:
-    """What is missing, in one clause that begins with the path."""
+    """Description of ``gaps`` in one clause that begins with the path."""
     first = gaps[0]
     places = "damaged" if len(gaps) == 1 else f"damaged in {len(gaps)} places, first"
     where = f"after frame {first.after}" if first.after >= 0 else "before its first frame"
@@ -180,7 +179,7 @@ def told(path: Path, log: DamageLog, gaps: list[Gap]) -> str:
 
 
 def shortage(stream: Any, info: VideoInfo, log: DamageLog) -> Shortage | None:
-    """What the container says is missing at the end of the file, None for nothing."""
+    """Data missing at the end of the file according to its container, None where it is complete."""
     size = info.path.stat().st_size
     names = info.container.split(",")
     expected, missing = 0, True
@@ -215,7 +214,7 @@ def shortage(stream: Any, info: VideoInfo, log: DamageLog) -> Shortage | None:
 
 
 def _riff_bytes(path: Path) -> int:
-    """The end of the first RIFF chunk; 0 where it is not stated."""
+    """End of the first RIFF chunk; 0 where it is not stated."""
     with path.open("rb") as file:
         head = file.read(8)
     if head[:4] != b"RIFF" or len(head) < 8:
@@ -294,7 +293,7 @@ def _mxf_bytes(path: Path) -> int:
 
 
 def _gif_bytes(path: Path) -> int:
-    """The end of what a GIF has begun, as far as its blocks tell; one that ends between two of them is whole."""
+    """End of the last block of a GIF. A GIF that ends between two blocks is complete."""
     with mapped(path) as data:
         at = 13 + _colours_bytes(data[10])
         while at < len(data) and data[at] in (0x21, 0x2C):

@@ -18,7 +18,7 @@ from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.contents import check_size, contents, is_pam, max_pixels, unreadable
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, raw_format
 
-# Demuxers that accept almost any bytes; a file that only they understand is not a video.
+# Demuxers that accept almost any bytes; a file accepted by these alone is not a video.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "ffmetadata"})
 _RAW_STREAMS = frozenset(
     f".{name}"
@@ -44,7 +44,7 @@ _RAW_STREAMS = frozenset(
     )
 )
 _BUFFER_BYTES = 1 << 18
-_STILL_ITEMS = ("avi", "hei", "mif", "msf")  # brands of files that hold pictures beside a sequence of them
+_STILL_ITEMS = ("avi", "hei", "mif", "msf")  # beginnings of the brands of HEIF and AVIF
 
 av.logging.set_level(None)
 
@@ -60,11 +60,11 @@ def silence_encoder_libraries() -> None:
 
 
 class _Source:
-    """A file that FFmpeg reads through us: it opens nothing by itself, whatever a file names.
+    """File object for FFmpeg, which then opens no file by itself, whatever names a file contains.
 
     Attributes:
-        name: what FFmpeg takes for the name: of the real one only the ending of raw streams, which look much alike.
-        error: the first error of the disk, after which the file seems to end; None where all went well.
+        name: file name passed to FFmpeg: ``input`` and the suffix of raw streams, whose contents are ambiguous.
+        error: first error while reading, reported to FFmpeg as the end of the file; None where there was none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class _Source:
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return os.lseek(self._file, offset, whence)
-        except OSError as error:  # a damaged file may name any place
+        except OSError as error:  # damaged files contain any offset
             return -(error.errno or errno.EINVAL)
 
     def tell(self) -> int:
@@ -95,7 +95,7 @@ class _Source:
 
 
 def open_input(path: Path, raw: RawFormat | None = None) -> Any:
-    """Open ``path`` for reading and return PyAV's input container. Nothing else is opened, then or later.
+    """Open ``path`` for reading and return PyAV's input container. No other file is opened, then or later.
 
     ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo for what is missing or
     is no video, DamagedVideo for what cannot be parsed.
@@ -108,7 +108,7 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
         raise UnsupportedVideo(
             f"{path}: is a {held.format}, which names other files; only what is named here is read: give the video"
         )
-    elif is_pam(path):  # which FFmpeg knows by its ending alone
+    elif is_pam(path):  # FFmpeg detects it by the suffix alone
         demuxer = "pam_pipe"
     try:
         source = _Source(path)
@@ -189,7 +189,7 @@ def main_video_stream(container: Any, path: Path) -> Any:
 
 
 def _moving(container: Any, streams: Sequence[Any]) -> Sequence[Any]:
-    """Streams of several pictures where there are any, in files that hold single ones for a preview."""
+    """Streams of several pictures, where there are any, in formats whose sequences come with single pictures."""
     if not container.metadata.get("major_brand", "").startswith(_STILL_ITEMS):
         return streams
     return [stream for stream in streams if stream.frames > 1] or streams

@@ -42,7 +42,7 @@ def list_images(folder: Path) -> list[Path]:
 def read_image(path: Path | str) -> np.ndarray:
     """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (files deeper than 8 bits), upright.
 
-    Its content says which format it is. Gray and palette images become RGB; alpha is dropped; linear light (OpenEXR,
+    The format is found by content. Gray and palette images become RGB; alpha is dropped; linear light (OpenEXR,
     HDR) is gamma-encoded. Raises UnsupportedVideo for a missing file, one that holds several pictures, or an unusual
     sample type, DamagedVideo for a file that cannot be decoded.
     """

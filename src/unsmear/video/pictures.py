@@ -1,4 +1,4 @@
-"""Pictures to arrays and back: each format by the library that reads it silently and at its full depth."""
+"""Picture files to arrays and back, each format with a library that reads its full depth and prints nothing."""
 
 import io
 import struct
@@ -37,7 +37,7 @@ from unsmear.video.walk import (
 )
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-warnings.filterwarnings("ignore", module=r"PIL\.")  # what it thinks of a picture's tags
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags of the picture
 
 # Decoders of FFmpeg that take a whole file for a packet.
 _DECODERS = {
@@ -72,11 +72,11 @@ class Picture:
 
     Attributes:
         rgb: ``(H, W, 3)`` uint8, or uint16 over the full 16-bit range, upright.
-        bits: of a sample in the file, 16 for floating point.
-        gray: whether the file holds gray alone.
-        notes: what of the file is not in here, a phrase each.
-        alpha: ``(H, W)`` of the type of ``rgb``, 0 where it is transparent; None where there is none.
-        tags: colour profile and the like.
+        bits: bits a sample in the file, 16 for floating point.
+        gray: whether the file holds a single channel.
+        notes: content of the file that is not in this object, a phrase each.
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 for transparent; None without an alpha channel.
+        tags: colour profile, camera data and the like.
     """
 
     rgb: np.ndarray
@@ -108,13 +108,13 @@ def read_picture(path: Path, held: Contents | None = None, page: TiffPage | None
 
     Args:
         path: of the file.
-        held: what it holds, where that has been looked at; its size with it.
-        page: of a TIFF; by default the first.
+        held: result of ``contents``, where it is known already.
+        page: page of a TIFF; the first by default.
 
     Raises:
-        UnsupportedVideo: the file is missing, is no single picture, is larger than ``max_pixels``, or has samples that
-            no picture of 8 or 16 bits can hold.
-        DamagedVideo: it cannot be decoded, or is cut short.
+        UnsupportedVideo: the file is missing, is not a single picture, is larger than ``max_pixels``, or has samples
+            other than integers of up to 16 bits.
+        DamagedVideo: the file cannot be decoded, or is truncated.
     """
     held = held or contents(path)
     if held is None or held.format == "heif":
@@ -151,7 +151,7 @@ def _webp(path: Path, data: Data) -> Picture:
 
 
 def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
-    """A picture that Pillow has decoded. Its own limit of size does not hold for a plugin by itself."""
+    """Picture decoded by a plugin of Pillow, which is called directly: Pillow's own limit of sizes does not apply."""
     try:
         image = plugin(io.BytesIO(data))
         check_size(path, *image.size)
@@ -164,7 +164,7 @@ def pillow(path: Path, plugin: Callable[..., Any], data: bytes) -> Any:
 def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     check_size(path, page.width, page.height)
     tags = tags_of_tiff(bytes(data))
-    if page.alpha:  # which OpenCV would multiply colours by
+    if page.alpha:  # OpenCV multiplies the colours by it
         found = _decoded(path, only_page(data, page), "tiff")
         if page.associated and found.alpha is not None:
             found = replace(found, rgb=divided(found.rgb, found.alpha))
@@ -178,7 +178,7 @@ def _tiff(path: Path, data: Data, page: TiffPage) -> Picture:
     except cv2.error as error:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}") from error
     finally:
-        del whole  # it holds the file open
+        del whole  # it keeps the map open
     if not pixels:
         raise DamagedVideo(f"{path}: {_NO_IMAGE}")
     if pixels[0].dtype not in (np.uint8, np.uint16) or pixels[0].ndim != 3:
@@ -203,7 +203,7 @@ def _by_decoder(path: Path, data: bytes, form: str) -> Picture:
 
 
 def _decoded(path: Path, data: bytes, name: str) -> Picture:
-    """A whole file through a decoder of FFmpeg."""
+    """Decode a file as one packet with a decoder of FFmpeg."""
     decoder: Any = av.CodecContext.create(name, "r")
     strict = {} if name == "tiff" else {"err_detect": "explode+crccheck"}  # it takes harmless tags of TIFF for errors
     decoder.options = {"max_pixels": str(max_pixels())} | strict
@@ -218,7 +218,7 @@ def _decoded(path: Path, data: bytes, name: str) -> Picture:
 
 
 def _through_container(path: Path) -> Picture:
-    """A picture that FFmpeg finds by itself, such as HEIC, AVIF and PSD."""
+    """Decode a picture through FFmpeg's demuxers, such as HEIC, AVIF and PSD."""
     try:
         container = open_input(path)
     except DamagedVideo as error:
@@ -242,7 +242,7 @@ def _through_container(path: Path) -> Picture:
 
 
 def _of_frame(frame: Any) -> Picture:
-    """A picture that FFmpeg has decoded."""
+    """Picture from a frame decoded by FFmpeg."""
     form = frame.format
     gray = not form.is_rgb and not form.has_palette and len([p for p in form.components if not p.is_alpha]) == 1
     if form.name.endswith(("f32le", "f32be", "f16le", "f16be")):
@@ -256,7 +256,7 @@ def _of_frame(frame: Any) -> Picture:
 
 
 def _of_light(frame: Any, gray: bool, notes: tuple[str, ...]) -> Picture:
-    """Linear light, 1 white, of any size: gamma-encoded in 16 bits. What is brighter than white is said."""
+    """Picture of linear light, in which white is 1: gamma-encoded in 16 bits and clipped, with a note."""
     name = "grayf32le" if gray else "gbrpf32le"
     light = frame.to_ndarray() if frame.format.name == name else frame.to_ndarray(format=name)
     light = np.nan_to_num(np.repeat(light[..., None], 3, 2) if light.ndim == 2 else light, posinf=np.inf)
@@ -276,7 +276,7 @@ def _turn(orientation: int) -> Turn:
 
 
 def _trailer(data: Data, end: int) -> tuple[str, ...]:
-    """What to say of bytes after the end of a picture; zeros are filling."""
+    """Note for bytes after the end of a picture; none where all are zero."""
     size = len(data) - end
     if size <= 0 or not data[end:].strip(b"\0"):
         return ()
@@ -317,7 +317,7 @@ _OPENCV_DEEP = {".png", ".tif", ".tiff"}
 
 
 def is_written(suffix: str, bits: int = 8) -> bool:
-    """Whether pictures of names that end so can be written, with samples of that many bits."""
+    """Whether pictures with this suffix and depth can be written."""
     suffix = suffix.lower()
     if suffix in _ENCODERS:
         return max((*_ENCODERS[suffix][1], *_ENCODERS[suffix][2])) >= bits
@@ -376,12 +376,13 @@ def encode_picture(
 
     Args:
         pixels: ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8, or uint16 over the full 16-bit range.
-        suffix: of the file, which says its format.
-        bits: of a sample of uint16 pixels that are to be kept, where the format has that depth.
-        alpha: ``(H, W)`` of the same type, with RGB, and ``tags`` are kept where the format has them: see ``not_held``.
+        suffix: suffix of the file name, which selects the format.
+        bits: bits a sample to keep of uint16 pixels, where the format has that depth.
+        alpha: ``(H, W)`` of the same type, for RGB; it and ``tags`` are written where the format supports them (see
+            ``not_held``).
 
     Raises:
-        OutputError: there is no such format, or it cannot hold a picture of this size or depth.
+        OutputError: the format is unknown, or does not support this size or depth.
     """
     suffix, deep = suffix.lower(), pixels.dtype == np.uint16
     if alpha is not None and holds_alpha(suffix):

@@ -34,7 +34,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 _CAMERA_SUFFIXES = frozenset({".insv", ".360", ".divx", ".mod", ".tod", ".m2p", ".qt", ".m1v", ".rm", ".rmvb"})
 DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
-# FFmpeg's name of a container → the ending of its files, for those whose own name says nothing.
+# FFmpeg's name of a container → suffix, for files whose own suffix names no container.
 _ENDINGS = {
     "mov": ".mp4",
     "matroska": ".mkv",
@@ -69,13 +69,13 @@ class VideoInfo:
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
     ``display_matrix`` holds the nine integers behind it, which may mirror it, too (see ``upright``).
     ``color_*`` and ``colorspace`` are H.273's numbers, as FFmpeg uses them, 2 where unspecified
-    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where subsampled chroma lies, as
-    the stream says or else as its codec's standard has it. ``interlaced`` says how the video is coded,
-    ``field_order`` (FFmpeg's number, see ``fields``) what its frames hold: a reader that deinterlaces gives
-    progressive ones. ``alpha`` says whether anything is or may be transparent, ``lossless`` whether the codec lost
-    nothing. ``side_data`` holds what else is known of the stream and its first frame, by kind. ``raw`` is what a
-    ``.yuv`` file was opened as. ``suffix`` is the ending of files that hold the like, empty for a folder of frames: the
-    file's own where it says the truth. ``notes`` say what of the file is not in its frames, a phrase each.
+    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is the position of subsampled chroma, as
+    stated by the stream or else by the standard of its codec. ``interlaced`` refers to the coded video,
+    ``field_order`` (FFmpeg's number, see ``fields``) to the frames: 1, progressive, from a reader that deinterlaces.
+    ``alpha`` is true where pixels are or may be transparent, ``lossless`` where coding lost nothing. ``side_data``
+    holds further data of the stream and its first frame, by kind. ``raw`` is what a ``.yuv`` file was opened as.
+    ``suffix`` is the file name suffix for outputs of the same format, empty for frames: the file's own where it names
+    that format. ``notes`` list content of the file that is not in its frames, a phrase each.
     """
 
     path: Path

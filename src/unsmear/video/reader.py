@@ -31,10 +31,10 @@ def open_video(
 ) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
-    ``raw`` says what a ``.yuv`` file holds, instead of its name; ``keep_going`` gives every frame that can be read of
-    what is damaged. Interlaced frames are made progressive, one each, unless ``deinterlace`` is False; "top" or
-    "bottom" takes all frames for interlaced, with that field first. Raises UnsupportedVideo or DamagedVideo as
-    ``probe`` does.
+    ``raw`` is the format of a ``.yuv`` file, instead of its name; with ``keep_going`` every frame of a damaged input
+    that can be read is returned. Interlaced frames are deinterlaced, one frame each, unless ``deinterlace`` is False;
+    "top" or "bottom" treats all frames as interlaced, with that field first. Raises UnsupportedVideo or DamagedVideo
+    as ``probe`` does.
     """
     return VideoReader(path, raw, keep_going=keep_going, deinterlace=deinterlace)
 
@@ -45,9 +45,9 @@ class VideoReader:
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
 
     Attributes:
-        info: what was opened, with the field order of the frames that are given.
-        damage: of the last iteration, as far as it went: where frames are missing.
-        deinterlaced: whether frames that were interlaced have been given as progressive ones.
+        info: properties of the input, with the field order of the frames returned.
+        damage: gaps found by the last iteration.
+        deinterlaced: whether any frame was deinterlaced.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class VideoReader:
         """Frames with ``first <= index < last`` (None: to the end) whose index is among ``wanted`` (None: all).
 
         Others are decoded, as later ones need them, but not converted. Where the decoder reports an error or the file
-        ends before it should, raises DamagedVideo, naming the frame reached; or with ``keep_going`` notes it in
-        ``damage`` and goes on, and the frames that can be read are counted as if they were all. Raises UnsupportedVideo
-        where the size of the picture changes.
+        is truncated, raises DamagedVideo, which names the frame reached; with ``keep_going``, records it in ``damage``
+        and continues, and indices count the frames that can be read. Raises UnsupportedVideo where the size of the
+        picture changes.
         """
         self.damage = DamageLog(self.info)
         if self.info.kind == "video":
@@ -111,7 +111,7 @@ class VideoReader:
                 return
             needed = index >= first and (wanted is None or index in wanted)
             picture = None
-            if needed or self._keep_going:  # whether a picture can be read says which number the next one has
+            if needed or self._keep_going:  # the index of the next picture depends on it
                 try:
                     picture = read()
                 except DamagedVideo as error:
@@ -209,7 +209,7 @@ class _Clock:
 
 
 def _decoded(container: Any, stream: Any, decoder: Any, keep_going: bool) -> Iterator[Any]:
-    """Every decodable frame, and in between what is wrong, as words, where something cannot be read.
+    """Every decodable frame, and a reason (str) at each position where data cannot be decoded.
 
     Errors before the first frame are passed over: broadcasts begin mid-picture. A packet whose data is incomplete is
     the end of a file that was cut, unless more packets follow: then it is a gap, as between the parts of a recording,

@@ -1,4 +1,4 @@
-"""Several pictures in one file that FFmpeg cannot take apart: animated WebP, and TIFF of several pages."""
+"""Files of several pictures that FFmpeg does not demux: animated WebP, and TIFF with several pages."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -17,12 +17,12 @@ from unsmear.video.walk import tiff_pages, webp_chunks
 WEBP_TIME_BASE = Fraction(1, 1000)
 
 Shown = tuple[Path, Callable[[], Picture], int | None, int | None]
-"""Where a picture is, how to read it, when it is shown and for how long, in units of ``WEBP_TIME_BASE``; None for what
-has no clock."""
+"""(file, function that reads the picture, presentation time, duration), times in units of ``WEBP_TIME_BASE``; None for
+pictures without times."""
 
 
 def pictures_in(path: Path) -> Iterator[Shown]:
-    """The pictures of a file in order, to be read in this order. Reading raises DamagedVideo where one is damaged."""
+    """Pictures of a file, to be read in this order. The functions raise DamagedVideo."""
     held = contents(path)
     if held is None or held.holding == "picture":
         return iter([(path, partial(read_picture, path, held), None, None)])
@@ -30,7 +30,7 @@ def pictures_in(path: Path) -> Iterator[Shown]:
 
 
 def webp_times(path: Path) -> list[tuple[int, int]]:
-    """When each picture of an animated WebP is shown and for how long, in units of ``WEBP_TIME_BASE``."""
+    """(presentation time, duration) of each picture of an animated WebP, in units of ``WEBP_TIME_BASE``."""
     times, at = [], 0
     with mapped(path) as data:
         for tag, begin, _ in webp_chunks(data):

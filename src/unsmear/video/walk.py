@@ -1,6 +1,7 @@
-"""The structure of picture files: where they end, how large they are, how many pictures they hold.
+"""Structure of picture files: where they end, their size, and the number of pictures.
 
-A decoder takes what is cut short for what it can make of it, and what a header claims for true.
+Decoders fill in what is missing of a truncated file and allocate memory for any size in a header, so both are checked
+here first.
 """
 
 import mmap
@@ -51,7 +52,7 @@ def _png_chunks(data: Data) -> Iterator[tuple[bytes, int, int]]:
 
 
 def apng_frames(data: Data) -> int:
-    """How many pictures an animated PNG says it has; 1 for a plain one."""
+    """Number of pictures in the header of an animated PNG; 1 for a plain PNG."""
     for tag, begin, _ in _png_chunks(data):
         if tag == b"acTL":
             return int.from_bytes(data[begin : begin + 4], "big")
@@ -73,7 +74,7 @@ def jpeg_end(data: Data, begin: int = 0) -> int | None:
 
 
 def is_motion_jpeg(data: Data) -> bool:
-    """Whether further JPEGs follow at once. Cameras put previews behind a picture, too, and say so in it (MPF)."""
+    """Whether further JPEGs follow directly. Previews that cameras append are marked in the first picture (MPF)."""
     end = jpeg_end(data)
     if end is None or bytes(data[end : end + 3]) != b"\xff\xd8\xff":
         return False
@@ -86,7 +87,7 @@ _PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL) (\d{1,10})", re.MULTILIN
 
 
 def is_pnm_stream(data: Data) -> bool:
-    """Whether further pictures follow a binary PBM, PGM, PPM or PAM at once, as Netpbm's programs write them."""
+    """Whether further pictures follow a binary PBM, PGM, PPM or PAM directly, as Netpbm's programs write them."""
     if (found := _PNM_HEADER.match(data)) is not None:
         kind, width, height = (int(group) for group in found.groups()[:3])
         deep = 2 if kind > 4 and int(found[4] or 0) > 255 else 1
@@ -104,7 +105,7 @@ def is_pnm_stream(data: Data) -> bool:
 
 @dataclass(frozen=True)
 class TiffPage:
-    """A page of a TIFF: its number among all of them, where it is described, its size, and what its samples are."""
+    """A page of a TIFF: number, offset of its directory, size in pixels, and sample layout."""
 
     number: int
     offset: int
@@ -118,11 +119,11 @@ class TiffPage:
 
 
 def tiff_pages(data: Data, path: Path) -> tuple[list[TiffPage], int]:
-    """The pages of a TIFF that are as large as its first, and how many are not; smaller copies count as neither.
+    """Pages of a TIFF whose size is that of the first, and the number of other pages; reduced copies are not counted.
 
     Raises:
-        DamagedVideo: its directory cannot be read.
-        UnsupportedVideo: it is the raw data of a camera's sensor.
+        DamagedVideo: the directory cannot be read.
+        UnsupportedVideo: the file holds camera raw data.
     """
     pages: list[TiffPage] = []
     left_out, previews, raw = 0, False, bytes(data[8:10]) == b"CR"
@@ -166,14 +167,14 @@ _ASSOCIATED = 1
 
 
 def only_page(data: Data, page: TiffPage) -> bytes:
-    """A TIFF that begins with ``page``."""
+    """The same TIFF with ``page`` as its first page."""
     big, order = 43 in (data[2], data[3]), "little" if data[:1] == b"I" else "big"
     begin, end = (8, 16) if big else (4, 8)
     return bytes(data[:begin]) + page.offset.to_bytes(end - begin, order) + bytes(data[end:])  # type: ignore[arg-type]
 
 
 def _tiff_directories(data: Data) -> Iterator[tuple[int, dict[str, int]]]:
-    """Where each page is described, and the tags of it that matter here, by name."""
+    """(offset, tags by name) of the directory of each page; only tags used here."""
     order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
     big = 43 in (data[2], data[3])
     offset_bytes, count_bytes, entry_bytes = (8, 8, 20) if big else (4, 2, 12)
@@ -198,7 +199,7 @@ def _tiff_directories(data: Data) -> Iterator[tuple[int, dict[str, int]]]:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, that Exif data states, which are those of a TIFF; 1 where it states none."""
+    """Orientation, 1 to 8, in Exif data, whose layout is that of a TIFF; 1 where there is none."""
     if exif[:4] not in (b"II*\0", b"MM\0*"):
         return 1
     return next((tags.get("orientation", 1) for _, tags in _tiff_directories(exif)), 1)
@@ -225,7 +226,7 @@ _EXR_UNCHECKED = 0x1A00  # tiles, deep data, several parts
 
 
 def exr_is_whole(data: Data) -> bool:
-    """Whether all lines of an OpenEXR picture are there, as far as its table of offsets says."""
+    """Whether an OpenEXR picture is complete according to its table of offsets; tiles and parts are not checked."""
     at = 8
     while 0 < (end := data.find(b"\0", at)) > at:  # attributes: name, type, size, value; an empty name ends them
         value = data.find(b"\0", end + 1) + 5
@@ -254,7 +255,7 @@ _SIZE_BYTES = 1 << 16
 
 
 def stated_size(data: Data, form: str) -> tuple[int, int]:
-    """Width and height that the header of a picture states, zeros where it states none."""
+    """Width and height in the header of a picture, zeros where there are none."""
     head = bytes(data[:_SIZE_BYTES])
     if form == "webp":
         return _webp_size(head)
