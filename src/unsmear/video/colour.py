@@ -31,11 +31,11 @@ _WEIGHTS = {
     9: (0.2627, 0.0593),
 }
 Siting = Literal["left", "center", "topleft", "top"]
-"""Where subsampled chroma lies against luma, in FFmpeg's words; of 4:2:0, "left" is MPEG-2's and "topleft" UHD's."""
+"""Position of subsampled chroma relative to luma, in FFmpeg's terms; "left" is MPEG-2's and "topleft" UHD's."""
 _BY_STANDARD: dict[str, Siting] = {"mjpeg": "center", "mpeg1video": "center", "dvvideo": "topleft"}  # others: left
 # Encoders that write the siting into the bitstream.
 _STATE_SITING = frozenset(("libx264", "libx265", "libsvtav1"))
-# Matroska's elements ChromaSitingHorz and ChromaSitingVert, of one byte each, and what their values mean.
+# Matroska's elements ChromaSitingHorz and ChromaSitingVert, of one byte each, and the sitings for their values.
 _SITING_ELEMENTS = (b"\x55\xb7\x81", b"\x55\xb8\x81")
 _SITINGS: dict[tuple[int, int], Siting] = {(1, 1): "topleft", (1, 2): "left", (2, 1): "top", (2, 2): "center"}
 UNSPECIFIED = 2
@@ -51,9 +51,9 @@ _FLAGS = (
 
 
 def chroma_siting_of(stream: Any) -> Siting:
-    """Where a stream's chroma lies: as it says, else as the standard of its codec has it.
+    """Chroma siting of a stream: as stated, else by the standard of its codec.
 
-    PyAV does not show what FFmpeg knows of it, but FFmpeg writes it into the header of a Matroska file.
+    PyAV has no attribute for it; FFmpeg writes it to the header of a Matroska file.
     """
     header = io.BytesIO()
     try:
@@ -68,12 +68,12 @@ def chroma_siting_of(stream: Any) -> Siting:
 
 
 def default_siting(codec: str) -> Siting:
-    """The siting that a decoder assumes for a codec, or encoder, that states none."""
+    """The siting that decoders assume for a codec, or encoder, that states none."""
     return _BY_STANDARD.get(codec, "left")
 
 
 def siting_of_output(encoder: str, source: Siting) -> Siting:
-    """The siting of what an encoder is given, so that a decoder of its output places chroma where it lies."""
+    """The siting of frames for an encoder: the source's where it can be stated, else what decoders assume."""
     return source if encoder in _STATE_SITING else default_siting(encoder)
 
 

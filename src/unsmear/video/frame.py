@@ -27,9 +27,9 @@ class Frame:
         luma: ``(H, W)`` uint8. The decoder's own Y plane for YUV sources (deeper planes shifted down to
             8 bit, never range-expanded); BT.601 luma of ``rgb`` for RGB and gray sources.
         duration: in ``time_base`` units, None when the source does not say.
-        alpha: ``(H, W)`` of the type of ``rgb``, 0 where the picture is transparent; None where it has no alpha.
-        carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carried``).
-        tags: of a photograph, colour profile and camera data.
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 for transparent; None without an alpha channel.
+        carried: closed captions and field flags for the encoder of the output (see ``sidedata.carried``).
+        tags: colour profile and camera data of a photograph.
     """
 
     index: int

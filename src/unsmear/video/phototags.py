@@ -1,4 +1,4 @@
-"""Colour profile and camera data of a picture: what its file holds beside pixels."""
+"""Colour profiles and camera data of picture files."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from unsmear.video.walk import Data, png_chunk, webp_chunks
 
 _EXIF, _ICC, _CICP = 0, 2, 3  # OpenCV's numbers of kinds of metadata
 _ORIENTATION = 0x0112
-# Of the tags of a TIFF those of the picture, not of the file: its title, camera, program, time, author and rights.
+# TIFF tags of the picture, not of the file: title, camera, program, time, author and rights.
 _TIFF_WORDS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298))
 _EXIF_DIRECTORIES = (0x8769, 0x8825)  # of the exposure, and of the place
 _UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)
@@ -26,14 +26,14 @@ _PROFILE, _CAMERA, _COLOURS, _XMP = "ICC profile", "camera data (Exif)", "colour
 
 @dataclass(frozen=True)
 class PictureTags:
-    """Tags of a picture that stands upright.
+    """Tags of an upright picture.
 
     Attributes:
-        icc: its colour profile; empty where there is none, as all others.
+        icc: colour profile; empty where there is none, as for the others.
         exif: camera data, without a thumbnail.
         cicp: colour tags of a PNG, H.273's numbers.
-        has_xmp: whether there is XMP, which is never kept: it speaks of other parts of its file, such as gain maps.
-        lossless_webp: whether it comes from a WebP without loss.
+        has_xmp: whether the file has XMP, which is not kept: it refers to other parts of its file, such as gain maps.
+        lossless_webp: whether the file is a lossless WebP.
     """
 
     icc: bytes = b""
@@ -49,7 +49,7 @@ class PictureTags:
         return {kind: b"" for kind, value in held.items() if value}
 
     def left_out(self, suffix: str, *, deep: bool = False) -> list[str]:
-        """Kinds that are not in a file whose name ends in ``suffix``, of more than 8 bits if ``deep``."""
+        """Kinds that files with this suffix do not support, of more than 8 bits if ``deep``."""
         kept: set[str] = set()
         if suffix in _HOLDS_TAGS or (suffix in _TIFF and not deep):
             kept = {_CAMERA} | ({_PROFILE} if self._of_rgb else set()) | ({_COLOURS} if suffix == ".png" else set())
@@ -57,11 +57,11 @@ class PictureTags:
 
     @property
     def _of_rgb(self) -> bool:
-        """Whether the profile is one of RGB pictures, as all become."""
+        """Whether the profile is one for RGB, to which all pictures are converted."""
         return self.icc[16:20] == b"RGB "
 
     def encoded(self, suffix: str, pixels: np.ndarray, quality: list[int]) -> np.ndarray | None:
-        """A file made by OpenCV of ``pixels`` as OpenCV has them, with the tags that it can hold; None where it fails.
+        """A file encoded by OpenCV from pixels in its channel order, with the tags supported; None where that fails.
 
         Raises:
             cv2.error: as OpenCV does.
@@ -75,11 +75,11 @@ class PictureTags:
         return data if done else None
 
     def encoded_tiff(self, pixels: np.ndarray) -> bytes:
-        """A TIFF made by Pillow of ``(H, W, 3 or 4)`` uint8: OpenCV's has no tags and does not name the fourth."""
+        """A TIFF encoded by Pillow from ``(H, W, 3 or 4)`` uint8: OpenCV writes no tags and does not mark alpha."""
         exif = Image.Exif()
         exif.load(self.exif)
         for directory in _EXIF_DIRECTORIES:
-            exif.get_ifd(directory)  # or else their offsets alone would be written
+            exif.get_ifd(directory)  # loads it: otherwise its offset alone is written
         compression = None if len(exif) else "tiff_lzw"  # libtiff, which compresses, writes no directories of Exif
         file = io.BytesIO()
         profile = self.icc if self._of_rgb else None
@@ -91,7 +91,7 @@ NO_TAGS = PictureTags()
 
 
 def tags_of_pillow(image: Any) -> PictureTags:
-    """Tags of a JPEG or WebP that Pillow has opened."""
+    """Tags of a JPEG or WebP opened by Pillow."""
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     return PictureTags(image.info.get("icc_profile") or b"", _upright(exif), has_xmp=bool(image.info.get("xmp")))
 
@@ -124,14 +124,14 @@ def tags_of_tiff(data: bytes) -> PictureTags:
 
 
 def is_lossless_webp(data: Data) -> bool:
-    """Whether a WebP's one picture is coded without loss."""
+    """Whether a WebP of one picture is lossless."""
     return any(tag == b"VP8L" for tag, _, _ in webp_chunks(data))
 
 
 def _upright(exif: bytes) -> bytes:
-    """Exif of the same picture standing upright, without its thumbnail; empty where it is damaged.
+    """Exif with the orientation reset and without the thumbnail; empty where it is damaged.
 
-    Changed in place: notes of makers hold offsets.
+    Patched in place, since makers' notes contain offsets.
     """
     order = "<" if exif[:2] == b"II" else ">"
     data = bytearray(exif)

@@ -1,9 +1,9 @@
-"""Side data: what a stream and its frames hold beside pictures and colour tags, carried from a source to its output.
+"""Side data of streams and frames, such as HDR10 values and captions, carried from a source to its output.
 
-PyAV shows the side data of frames, but takes none, and that of streams it only copies with a stream. So that of a
-stream travels as boxes of an MP4 sample entry (ISO/IEC 14496-12): FFmpeg writes those of the source into a header in
-memory, they are put into a header made for the output's own codec, and FFmpeg reads that. That of a frame travels with
-a small frame that has been scaled from it.
+PyAV can read the side data of frames but not set it, and copies that of streams only together with the stream. Stream
+side data is therefore carried as boxes of an MP4 sample entry (ISO/IEC 14496-12): FFmpeg writes those of the source to
+a header in memory, they are inserted into a header for the output's codec, and FFmpeg reads that. Frame side data is
+carried by a small frame scaled from the original.
 """
 
 import io
@@ -49,7 +49,7 @@ _IN_FRAMES = {
 }
 _CAPTIONED = frozenset(("h264", "hevc", "vvc", "av1", "mpeg1video", "mpeg2video", "vc1"))
 _TAKEN_BY_ENCODERS = frozenset(("A53_CC", "STEREO3D"))
-# From a box's start to the boxes in it, on the way to the sample entry of a file's one video stream.
+# Boxes on the path to the sample entry of the only video stream, and bytes from the start of each to its children.
 _PATH = ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16), (b"", 86))
 _DESCRIBING = ("mp4", "mov")
 _TEMPLATE_PACKETS = 8
@@ -58,11 +58,11 @@ _ICC = Type.ICC_PROFILE.value
 _UNKNOWN_TYPES = range(len(Type), len(Type) + 16)
 
 SideData = Mapping[str, bytes]
-"""Kind in words → its box; empty where there is no box for it, or none is known."""
+"""Kind in words → its box, empty where there is none."""
 
 
 def side_data_of(stream: Any, frame: Any) -> SideData:
-    """Side data of a stream and of its first frame."""
+    """Side data of a stream, from its container and its first frame."""
     kinds = (data.type.name for data in known_side_data(frame))
     found = {_IN_FRAMES[kind]: b"" for kind in kinds if kind in _IN_FRAMES}
     if any(name in stream.container.format.name.split(",") for name in ("mov", "matroska")):
@@ -72,16 +72,17 @@ def side_data_of(stream: Any, frame: Any) -> SideData:
 
 
 def left_out(kind: str, box: bytes = b"") -> str:
-    """The note that a kind of side data is left out."""
-    needed = kind == _DOLBY_VISION and len(box) > 12 and not box[12] >> 4  # the picture suits no other display
+    """Note for a kind of side data that is left out."""
+    needed = kind == _DOLBY_VISION and len(box) > 12 and not box[12] >> 4  # there is no base layer for other displays
     return f"left out: {kind}" + (", without which colours are wrong: convert the video first" * needed)
 
 
 @contextmanager
 def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
-    """A stream like ``coded``, whose first packets this may read, with ``side_data`` as far as there are boxes for it.
+    """A stream with the parameters of ``coded`` and with ``side_data``, as far as there are boxes for it.
 
-    Its codec's headers are packed as MP4 has them. Yields ``coded`` itself where nothing can be put to it.
+    Packets of ``coded`` are consumed. The codec's extradata is in MP4's form. Yields ``coded`` itself where no side
+    data can be added.
     """
     boxes = b"".join(box for kind, box in side_data.items() if kind != _DOLBY_VISION)
     headers = (_header(coded, name, _TEMPLATE_PACKETS) for name in _DESCRIBING) if boxes else iter(())
@@ -94,7 +95,7 @@ def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
 
 
 def hdr_parameters(encoder: str, side_data: SideData) -> str:
-    """Parameters of x264, x265 or SVT-AV1 that write HDR10's values into the bitstream; empty for others."""
+    """x264, x265 or SVT-AV1 parameters that write HDR10 values to the bitstream; empty for other encoders."""
     display, light = (side_data.get(_BOXES[box], b"") for box in (b"mdcv", b"clli"))
     names = {
         "libx264": ("mastering-display", "cll"),
@@ -116,15 +117,16 @@ def hdr_parameters(encoder: str, side_data: SideData) -> str:
 
 
 class Carried(NamedTuple):
-    """What an encoder takes over from a decoded frame, and whether closed captions are among it."""
+    """A small frame with the side data and flags of a decoded one, and whether it has closed captions."""
 
     frame: Any
     captions: bool
 
 
 def carried(frame: Any, codec: str, *, fields: bool) -> Carried | None:
-    """What an encoder takes over from ``frame``: captions, 3D layout, and with ``fields`` whether it is interlaced and
-    how. None where there is nothing of this. ``codec`` is the stream's.
+    """Captions, 3D layout and, with ``fields``, field flags of ``frame``; None where it has none of them.
+
+    ``codec`` is the stream's.
     """
     kinds = _kinds(frame) & _TAKEN_BY_ENCODERS if codec in _CAPTIONED else set()
     if kinds or (fields and frame.interlaced_frame):
@@ -133,7 +135,7 @@ def carried(frame: Any, codec: str, *, fields: bool) -> Carried | None:
 
 
 def dressed(picture: Any, carried: Carried) -> Any:
-    """A frame with the pixels of ``picture`` and all else as ``carried``, but its type: encoders choose that."""
+    """A frame with the pixels of ``picture`` and the side data and flags of ``carried``; encoders choose its type."""
     frame = carried.frame.reformat(picture.width, picture.height, picture.format.name)
     for plane, pixels in zip(frame.planes, picture.planes, strict=True):
         plane.update(bytes(pixels))
@@ -142,14 +144,14 @@ def dressed(picture: Any, carried: Carried) -> Any:
 
 
 def known_side_data(frame: Any) -> Any:
-    """``frame.side_data`` as far as PyAV can show it: without kinds that it has no name for, of which one is enough to
-    hide all others, and without colour profiles, whose names it frees together with FFmpeg.
+    """``frame.side_data`` without what PyAV cannot handle: kinds that it has no name for, which raise ValueError, and
+    colour profiles with a name, which it frees a second time.
     """
     return _filtered(frame, [f"mode=delete:type={number}" for number in (_ICC, *_UNKNOWN_TYPES)]).side_data
 
 
 def profile_of(frame: Any) -> bytes:
-    """The ICC profile of a frame of a container that gives none a name, unlike PNG; empty where there is none."""
+    """ICC profile of a frame from a container that does not name profiles, unlike PNG; empty where there is none."""
     other = [f"mode=delete:type={number}" for number in _UNKNOWN_TYPES]
     selected = _filtered(frame, [f"mode=select:type={_ICC}", *other])
     return b"" if selected is None else bytes(selected.side_data["ICC_PROFILE"])
@@ -179,7 +181,7 @@ def _kinds(frame: Any) -> set[str]:
 
 
 def _hdr_boxes(frame: Any) -> dict[str, bytes]:
-    """HDR10's values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
+    """HDR10 values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
     found = {}
     for data in known_side_data(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
@@ -196,7 +198,7 @@ def _hdr_boxes(frame: Any) -> dict[str, bytes]:
 
 
 def _boxes_of(stream: Any) -> Iterator[bytes]:
-    """The boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV holds its codec."""
+    """Boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV supports its codec."""
     for format_name in _DESCRIBING:
         header = _header(stream, format_name)
         if header is not None:
@@ -210,7 +212,7 @@ def _boxes_of(stream: Any) -> Iterator[bytes]:
 
 
 def _header(stream: Any, format_name: str, packets: int = 0) -> bytes | None:
-    """A file in memory that describes a stream, with its first packets; None where the container cannot hold it."""
+    """A file in memory with a stream's header and first packets; None where the container does not support it."""
     file = io.BytesIO()
     options = {"movflags": "empty_moov+default_base_moof", "strict": "unofficial"}
     try:
@@ -241,7 +243,7 @@ def _with_boxes(header: bytes, boxes: bytes) -> bytes:
 
 
 def _to_entry(header: bytes) -> list[int]:
-    """Where the boxes around the sample entry, the entry itself, and the boxes in it begin."""
+    """Offsets of the boxes around the sample entry, of the entry, and of the first box in it."""
     begins, at = [], 0
     for name, before_children in _PATH:
         while name and header[at + 4 : at + 8] != name:
