@@ -30,11 +30,12 @@ def _h264_bypasses_transform(headers: bytes) -> bool:
         return False
     begin = found.end() + 2  # after constraints and level
     bits = "".join(f"{byte:08b}" for byte in headers[begin : begin + 16])
+    bits += "1" * len(bits)  # so that codes that are cut short end, too
     at = 0
 
     def unsigned() -> int:
         nonlocal at
-        zeros = (bits + "1").index("1", at) - at
+        zeros = max(bits.find("1", at), at) - at
         at += 2 * zeros + 1
         return int("0" + bits[at - zeros - 1 : at], 2) - 1
 

@@ -18,7 +18,7 @@ _ORIENTATION = 0x0112
 # TIFF tags of the picture, not of the file: title, camera, program, time, author and rights.
 _TIFF_WORDS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298))
 _EXIF_DIRECTORIES = (0x8769, 0x8825)  # of the exposure, and of the place
-_UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)
+_UNREADABLE = (OSError, ValueError, SyntaxError, LookupError, TypeError, ArithmeticError, struct.error)
 _HOLDS_TAGS = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"))
 _TIFF = frozenset((".tif", ".tiff"))
 _PROFILE, _CAMERA, _COLOURS, _XMP = "ICC profile", "camera data (Exif)", "colour tags (cICP)", "XMP metadata"
@@ -50,10 +50,25 @@ class PictureTags:
 
     def left_out(self, suffix: str, *, deep: bool = False) -> list[str]:
         """Kinds that files with this suffix do not support, of more than 8 bits if ``deep``."""
-        kept: set[str] = set()
-        if suffix in _HOLDS_TAGS or (suffix in _TIFF and not deep):
-            kept = {_CAMERA} | ({_PROFILE} if self._of_rgb else set()) | ({_COLOURS} if suffix == ".png" else set())
-        return [kind for kind in self.side_data if kind not in kept]
+        in_tiff = suffix in _TIFF and not deep
+        kept = {
+            _PROFILE: self._of_rgb and (suffix in _HOLDS_TAGS or in_tiff),
+            _CAMERA: suffix in _HOLDS_TAGS or (in_tiff and self._parsed_exif() is not None),
+            _COLOURS: suffix == ".png",
+        }
+        return [kind for kind in self.side_data if not kept.get(kind)]
+
+    def _parsed_exif(self) -> Image.Exif | None:
+        """Exif for Pillow, None where Pillow cannot parse it."""
+        exif = Image.Exif()
+        try:
+            exif.load(self.exif)
+            for directory in _EXIF_DIRECTORIES:
+                exif.get_ifd(directory)  # loads it: otherwise its offset alone is written
+            exif.tobytes()
+        except _UNREADABLE:
+            return None
+        return exif
 
     @property
     def _of_rgb(self) -> bool:
@@ -76,10 +91,7 @@ class PictureTags:
 
     def encoded_tiff(self, pixels: np.ndarray) -> bytes:
         """A TIFF encoded by Pillow from ``(H, W, 3 or 4)`` uint8: OpenCV writes no tags and does not mark alpha."""
-        exif = Image.Exif()
-        exif.load(self.exif)
-        for directory in _EXIF_DIRECTORIES:
-            exif.get_ifd(directory)  # loads it: otherwise its offset alone is written
+        exif = self._parsed_exif() or Image.Exif()
         compression = None if len(exif) else "tiff_lzw"  # libtiff, which compresses, writes no directories of Exif
         file = io.BytesIO()
         profile = self.icc if self._of_rgb else None

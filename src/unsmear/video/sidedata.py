@@ -182,7 +182,7 @@ def _kinds(frame: Any) -> set[str]:
 
 def _hdr_boxes(frame: Any) -> dict[str, bytes]:
     """HDR10 values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
-    found = {}
+    found: dict[str, bytes] = {}
     for data in known_side_data(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
             *ratios, has_primaries, has_luminance = struct.unpack_from("=22i", bytes(data))
@@ -191,10 +191,18 @@ def _hdr_boxes(frame: Any) -> dict[str, bytes]:
                 red, green, blue, white = values[0:2], values[2:4], values[4:6], values[6:8]
                 chroma = [round(value * 50000) for value in (*green, *blue, *red, *white)]
                 light = [round(value * 10000) for value in (values[9], values[8])]
-                found[_BOXES[b"mdcv"]] = _box(b"mdcv", struct.pack(">8H2I", *chroma, *light))
+                found |= _packed(b"mdcv", ">8H2I", *chroma, *light)
         elif data.type.name == "CONTENT_LIGHT_LEVEL":
-            found[_BOXES[b"clli"]] = _box(b"clli", struct.pack(">2H", *struct.unpack_from("=2I", bytes(data))))
+            found |= _packed(b"clli", ">2H", *struct.unpack_from("=2I", bytes(data)))
     return found
+
+
+def _packed(name: bytes, form: str, *values: int) -> dict[str, bytes]:
+    """A box under its kind; none where values are out of its range."""
+    try:
+        return {_BOXES[name]: _box(name, struct.pack(form, *values))}
+    except struct.error:
+        return {}
 
 
 def _boxes_of(stream: Any) -> Iterator[bytes]:
@@ -247,7 +255,7 @@ def _to_entry(header: bytes) -> list[int]:
     begins, at = [], 0
     for name, before_children in _PATH:
         while name and header[at + 4 : at + 8] != name:
-            at += _size(header, at)
+            at += max(_size(header, at), 8)
         begins.append(at)
         at += before_children
     return [*begins, at]
