@@ -37,7 +37,7 @@ def deblur(
     codec: str | None = None,
     crf: int | None = None,
     pix_fmt: str | None = None,
-    deinterlace: Literal["auto", "refuse", "keep"] | None = None,
+    deinterlace: Literal["auto", "refuse", "keep", "top", "bottom"] | None = None,
     frames: bool | None = None,
     deep_frames: bool | None = None,
     compare: bool | None = None,

@@ -5,9 +5,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from support.clips import make_clip
+from support.restorers import Negative
+from unsmear import deblur
 from unsmear.errors import UsageError
 from unsmear.video import SegmentWriter, VideoInfo, choose_encoding, join_segments, open_video, probe
 
@@ -169,6 +172,21 @@ def test_what_was_coded_without_loss_or_for_editing_stays_so(codec, pixel_format
     if codec == "h264":
         assert encoding.options["qp"] == "0" and "crf" not in encoding.options
         assert choose_encoding(info, crf=20, container_suffix=suffix).options.get("qp") is None
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pixels"),
+    [("huffyuv", "yuv422p"), ("ffvhuff", "yuv420p"), ("utvideo", "gbrp"), ("magicyuv", "yuv444p")],
+)
+def test_matroska_takes_the_codecs_of_avi(encoder, pixels, tmp_path) -> None:
+    source = make_clip(tmp_path / "a.avi", codec=encoder, pix_fmt=pixels, frames=19, audio="pcm_s16le")
+    report = deblur(source, tmp_path / "b.mkv", model=Negative(), window=8, strength=0)
+    before, after = probe(source), probe(report.output)
+    assert (after.codec, after.pixel_format) == (before.codec, before.pixel_format)
+    assert report.note == ""
+    with open_video(source) as one, open_video(report.output) as other:
+        for a, b in zip(one, other, strict=True):
+            assert np.abs(a.rgb.astype(int) - b.rgb).max() <= (0 if pixels == "gbrp" else 6)
 
 
 @pytest.mark.parametrize(

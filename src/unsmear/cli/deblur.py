@@ -12,7 +12,7 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, leave_with
-from unsmear.errors import OutputError, UnsmearError, UsageError
+from unsmear.errors import DamagedVideo, OutputError, UnsmearError, UsageError
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
@@ -103,7 +103,11 @@ def deblur(
             )
 
             def one(path: Path, target: Path | None) -> "Report":
-                return _one(path, target, restorer, options, quiet)
+                done = _one(path, target, restorer, options, quiet)
+                if done.damage:
+                    failures.append(DamagedVideo(done.damage))
+                    complain(failures[-1])
+                return done
 
             reports = each(zip(paths, targets, strict=True), one, failures, debug)
         if report is not None and reports:

@@ -1,6 +1,6 @@
-"""Structural similarity (Wang et al., 2004) in the two variants that deblurring papers print.
+"""Structural similarity (Wang et al., 2004) in the two variants used in deblurring papers.
 
-They differ by far more than methods do: the joint one smooths over the colour channels too and comes out higher.
+They differ by far more than methods do: the joint one also smooths over the colour channels, and is higher.
 """
 
 import cv2
@@ -9,6 +9,8 @@ import numpy as np
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _SIGMA = 1.5
 _RADIUS = 5
+SSIM_LEAST_PX = 2 * _RADIUS + 1
+"""Sides of the smallest pictures that the window of ``ssim`` fits into."""
 _JOINT_RADIUS = 6
 _CENTRE = np.float32(128)
 
@@ -23,8 +25,8 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
         ValueError: shapes differ, or the window does not fit.
     """
     _check(image, truth)
-    if min(image.shape[:2]) < 2 * _RADIUS + 1:
-        raise ValueError(f"SSIM needs sides of at least {2 * _RADIUS + 1} pixels, got {image.shape[:2]}")
+    if min(image.shape[:2]) < SSIM_LEAST_PX:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_LEAST_PX} pixels, got {image.shape[:2]}")
     size = (2 * _RADIUS + 1,) * 2
     inner = slice(_RADIUS, -_RADIUS)
 
@@ -37,7 +39,7 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
 def ssim_joint(image: np.ndarray, truth: np.ndarray) -> float:
     """Mean SSIM with a Gaussian of σ 1.5 over rows, columns and channels at once (Shift-Net, BSSTNet).
 
-    The Gaussian is cut at four σ and the image mirrored at all borders, those of the channels too.
+    The Gaussian is truncated at 4 σ, and the image is mirrored at all borders, including those of the channels.
 
     Args:
         image, truth: (H, W, C) in levels 0 … 255.
@@ -56,7 +58,7 @@ def ssim_joint(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _channel_mixer(channels: int) -> np.ndarray:
-    """The Gaussian along the channel axis as a matrix (C, C): mirrored, so that it has no end."""
+    """Gaussian along the channel axis with mirrored borders, as a matrix (C, C)."""
     offsets = np.arange(-_JOINT_RADIUS, _JOINT_RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights /= weights.sum()
@@ -68,7 +70,7 @@ def _channel_mixer(channels: int) -> np.ndarray:
 
 
 def _mean_index(image: np.ndarray, truth: np.ndarray, smoothed) -> float:  # type: ignore[no-untyped-def]
-    # Centred, so that float32 loses nothing in the difference of squares.
+    # Centred, so that float32 keeps precision in the difference of squares.
     x, y = (np.ascontiguousarray(i, np.float32) - _CENTRE for i in (image, truth))
     mx, my = smoothed(x), smoothed(y)
     vx, vy = smoothed(x * x) - mx * mx, smoothed(y * y) - my * my

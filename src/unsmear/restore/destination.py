@@ -12,6 +12,7 @@ from typing import Literal
 from unsmear.errors import OutputError, UsageError
 from unsmear.restore.options import Options
 from unsmear.video import VideoInfo
+from unsmear.video.animated import ANIMATIONS
 from unsmear.video.images import is_image
 from unsmear.video.probe import VIDEO_SUFFIXES
 
@@ -68,13 +69,35 @@ def place(info: VideoInfo, output: Path | None, options: Options) -> tuple[Path,
         if info.kind == "frames":
             return output, "frames"
         output = output / default.name
+    if output.name == default.name:
+        output = output.with_name(fitting_name(info))
     if info.kind == "image":
         return output, "image"
-    if is_image(output):
+    if is_image(output) and not (info.suffix == output.suffix.lower() in ANIMATIONS):
         raise UsageError(f"{output} names one image, but {info.path} has many frames; name a video file or a folder")
-    if info.kind == "frames" and output.suffix.lower() not in VIDEO_SUFFIXES:
+    if info.kind == "frames" and output.suffix.lower() not in VIDEO_SUFFIXES | {info.suffix}:
         return output, "frames"
     return output, "video"
+
+
+def fitting_name(info: VideoInfo) -> str:
+    """``NAME.deblurred.EXT`` with the suffix of the input's format; another suffix of the input stays part of NAME."""
+    path = info.path if info.path.name not in ("", "..") else info.path.resolve()
+    if path.is_dir():
+        return f"{path.name}.deblurred"
+    if path.suffix.lower() == info.suffix or not info.suffix:
+        return f"{path.stem}.deblurred{path.suffix if info.suffix else ''}"
+    return f"{path.name}.deblurred{info.suffix}"
+
+
+def ending_note(info: VideoInfo, output: Path) -> list[str]:
+    """Note for a default output whose suffix differs from that of the input."""
+    if output.name != fitting_name(info) or info.path.is_dir() or output.suffix.lower() == info.path.suffix.lower():
+        return []
+    if not info.suffix:
+        return ["its pages become PNG frames"]
+    own = info.path.suffix
+    return [f"{f'{own} is not written' if own else 'its name has no ending'}, so the output is {info.suffix}"]
 
 
 def comparison_path(output: Path) -> Path:

@@ -1,13 +1,19 @@
-"""Interlaced input: what is refused, and what is to be said of it."""
+"""Interlaced input: the option `deinterlace`, and notes on what was done."""
 
 from unsmear.errors import UnsupportedVideo
 from unsmear.restore.options import Options
 from unsmear.video import VideoInfo, VideoReader
-from unsmear.video.fields import holds_single_fields, order_in_words
+from unsmear.video.fields import Deinterlace, holds_single_fields, order_in_words
+
+
+def wanted_frames(options: Options) -> Deinterlace:
+    """The reader's argument for the option `deinterlace`; `refuse` reads as `auto` does, to find interlaced frames."""
+    chosen = options.deinterlace
+    return chosen if chosen in ("top", "bottom") else chosen != "keep"
 
 
 def refuse_interlaced(reader: VideoReader, options: Options) -> None:
-    """Raise UnsupportedVideo where interlaced video is not wanted, and there is some."""
+    """Raise UnsupportedVideo for interlaced video with the option `refuse`."""
     if options.deinterlace == "refuse" and (reader.info.interlaced or reader.deinterlaced):
         raise UnsupportedVideo(
             f"{reader.info.path}: is interlaced; give `deinterlace` auto to make it progressive, or keep"
@@ -15,7 +21,7 @@ def refuse_interlaced(reader: VideoReader, options: Options) -> None:
 
 
 def field_notes(info: VideoInfo, deinterlaced: bool) -> list[str]:
-    """What was done with fields, if there were any."""
+    """Notes on interlaced frames."""
     if deinterlaced:
         return ["interlaced: made progressive, a frame for each; `deinterlace` keep takes frames as they are"]
     if not info.interlaced:

@@ -38,8 +38,9 @@ class Options:
     """Quality of the encode, lower is better."""
     pix_fmt: str | None = None
     """Pixel format, by default as the source."""
-    deinterlace: Literal["auto", "refuse", "keep"] = "auto"
-    """Of interlaced video: ``auto`` makes progressive frames, ``keep`` takes frames as they are, ``refuse`` stops."""
+    deinterlace: Literal["auto", "refuse", "keep", "top", "bottom"] = "auto"
+    """Of interlaced video ``auto`` makes progressive frames, ``keep`` takes frames as they are, ``refuse`` stops;
+    ``top`` and ``bottom`` make progressive ones of any video, with that field first."""
     frames: bool = False
     """PNG frames, right into the output folder, instead of a video."""
     deep_frames: bool = False

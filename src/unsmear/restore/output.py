@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
@@ -26,12 +25,16 @@ from unsmear.video import (
     join_segments,
     upright,
 )
-from unsmear.video.encoding import takes_captions
+from unsmear.video.alpha import is_transparent
+from unsmear.video.animated import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import write_png
+from unsmear.video.pictures import encode_picture, holds_alpha, is_written, not_held
 from unsmear.video.rehearsal import Plan, plan_join
-from unsmear.video.sidedata import CAPTIONS, carries_captions, left_out
+from unsmear.video.sidedata import CAPTIONS, left_out
 from unsmear.video.upright import upright_info
+
+ALPHA_KEPT = "the alpha channel is kept as it is"
 
 
 class Sink(Protocol):
@@ -61,15 +64,22 @@ def make_sink(
     sink: Sink
     if kind == "frames":
         sink = FramesSink(work, output, info)
-        notes += [left_out(kind) for kind in info.side_data]
+        notes += [ALPHA_KEPT] if info.alpha else []
+        notes += [left_out(kind) for kind in (info.side_data if info.kind == "video" else ())]
     elif kind == "image":
-        sink = ImageSink(output)
+        sink = ImageSink(output, info.bit_depth)
+    elif output.suffix.lower() in ANIMATIONS:
+        sink = AnimationSink(work.segment, info, output, part, options, reader)
+        notes += [ALPHA_KEPT] if info.alpha else []
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
         )
+        notes += [ALPHA_KEPT] if info.alpha and encoding.has_alpha else []
         notes += [encoding.note] if encoding.note else []
         sink = VideoSink(work.segment, info, encoding, output, part, reader, plan_join(info, encoding, output))
+    if kind == "video" and info.kind != "video":
+        notes += [left_out(kind) for kind in info.side_data]
     if options.compare:
         sink = WithComparison(sink, work, reader, comparison_path(output), part)
     return sink, notes
@@ -110,8 +120,15 @@ class VideoSink:
         assert self.writer is not None
         pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
         self.writer.write(restored, pts, frame.duration, frame)
-        if frame.carried is not None and not takes_captions(self.encoding) and carries_captions(frame.carried):
+        if frame.carried is not None and frame.carried.captions and not self.encoding.takes_captions:
             self.lost = [left_out(CAPTIONS)]
+        if (
+            frame.alpha is not None
+            and not self.encoding.has_alpha
+            and not self.info.alpha
+            and is_transparent(frame.alpha)
+        ):
+            self.lost = ["the alpha channel is dropped"]
 
     def end_segment(self) -> None:
         assert self.writer is not None
@@ -132,13 +149,45 @@ class VideoSink:
             paths,
             self.output,
             info=self.info,
-            encoding=self.encoding,
             plan=self.plan,
             start_s=part.start_s,
             end_s=part.end_s,
             restarts=self.reader.restarts,
         )
         return self.lost + report.notes
+
+
+class AnimationSink(VideoSink):
+    """APNG and animated WebP: lossless segments, from which the animation is made at the end.
+
+    Raises:
+        UsageError: options of an encoder, which such files do not have.
+    """
+
+    def __init__(
+        self,
+        segment: Callable[[int], Path],
+        info: VideoInfo,
+        output: Path,
+        part: TimeRange,
+        options: Options,
+        reader: VideoReader,
+    ):
+        for name in ("codec", "crf", "pix_fmt"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"`{name}`: {output.suffix} files leave no choice; name a video file as `output`")
+        super().__init__(segment, info, lossless_encoding(info, output.suffix.lower()), output, part, reader)
+        self.last_duration: int | None = None
+
+    def write(self, frame: Frame, restored: np.ndarray) -> None:
+        eight = restored if self.encoding.pixel_format == "rgb48be" else eight_bit(restored)
+        super().write(frame, eight)
+        self.last_duration = frame.duration
+
+    def finish(self, segments: int) -> list[str]:
+        paths = [self.segment(i) for i in range(segments)]
+        write_animation(self.info, paths, self.output, self.last_duration)
+        return []
 
 
 class WithComparison:
@@ -196,16 +245,15 @@ class FramesSink:
 
     def __init__(self, work: WorkFolder, output: Path, info: VideoInfo):
         self.folder, self.output, self.info = work.frames, output, info
+        self.lost: set[str] = set()
 
     def begin_segment(self, number: int) -> None:
         self.writer = FrameFolderWriter(self.folder)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        alpha = frame.alpha
-        if alpha is not None:
-            deeper = restored.dtype.itemsize > alpha.dtype.itemsize
-            alpha = upright(alpha.astype(np.uint16) * np.uint16(257) if deeper else alpha, self.info)
-        self.writer.write(frame.index, upright(restored, self.info), alpha)
+        alpha = None if frame.alpha is None else upright(frame.alpha, self.info)
+        self.writer.write(frame.index, upright(restored, self.info), alpha, frame.tags)
+        self.lost |= {left_out(kind) for kind in frame.tags.left_out(".png")}
 
     def end_segment(self) -> None:
         pass
@@ -219,41 +267,38 @@ class FramesSink:
         try:
             if not self.output.exists():
                 self.folder.replace(self.output)
-                return []
+                return sorted(self.lost)
             for old in numbered_frames(self.output):
                 old.unlink()
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
         except OSError as error:
             raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
-        return []
+        return sorted(self.lost)
 
 
 class ImageSink:
-    """One image, lossless for PNG and TIFF, at high quality else.
+    """One image, lossless or at high quality.
+
+    Args:
+        output: the file, whose ending says the format.
+        bits: of a sample of the source.
 
     Raises:
         UsageError: no image of this format can be written.
     """
 
-    QUALITY = {  # noqa: RUF012
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
-    }
-    DEEP = (".png", ".tif", ".tiff")
-
-    def __init__(self, output: Path):
-        self.output, self.suffix = output, output.suffix.lower()
-        self.image: np.ndarray | None = None
-        self._encoded(np.zeros((1, 1, 3), np.uint8))
+    def __init__(self, output: Path, bits: int):
+        self.output, self.suffix, self.bits = output, output.suffix.lower(), bits
+        self.frame: Frame | None = None
+        if not is_written(self.suffix):
+            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
 
     def begin_segment(self, number: int) -> None:
         pass
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        del frame
-        self.image = restored
+        self.frame = replace(frame, rgb=restored)
 
     def end_segment(self) -> None:
         pass
@@ -263,23 +308,14 @@ class ImageSink:
 
     def finish(self, segments: int) -> list[str]:
         del segments
-        assert self.image is not None
-        image, notes = self.image, []
+        assert self.frame is not None
+        image, alpha, tags = self.frame.rgb, self.frame.alpha, self.frame.tags
         if self.suffix == ".png":
-            write_png(self.output, image)
-            return []
-        if image.dtype == np.uint16 and self.suffix not in self.DEEP:
-            image = eight_bit(image)
-            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
-        write_whole(self.output, self._encoded(image))
-        return notes
-
-    def _encoded(self, image: np.ndarray) -> bytes:
-        try:
-            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
-        except cv2.error:
-            done = False
-        if not done:
-            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
-        return data.tobytes()
+            write_png(self.output, image, alpha, tags)
+        else:
+            if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
+                image, alpha = eight_bit(image), None if alpha is None else eight_bit(alpha)
+            write_whole(self.output, encode_picture(image, self.suffix, self.bits, alpha, tags))
+        bits = self.bits if self.frame.rgb.dtype == np.uint16 else 8
+        kept = [ALPHA_KEPT] if is_transparent(alpha) and holds_alpha(self.suffix) else []
+        return kept + not_held(self.suffix, bits, is_transparent(alpha), tags)

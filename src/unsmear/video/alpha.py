@@ -1,7 +1,4 @@
-"""Alpha: whether a picture has it, its values, and decoders that give it.
-
-Alpha is straight, not multiplied into the colours, and goes past the restoration as it is.
-"""
+"""Alpha channels: detection, reading, writing. Alpha is straight (unassociated) and is not restored."""
 
 from typing import Any
 
@@ -9,19 +6,19 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-# FFmpeg's own decoders of these pass over the alpha that WebM holds beside the pictures.
+# FFmpeg's own decoders of these ignore the alpha that WebM stores beside the pictures.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 TAG = "ALPHA_MODE"
-"""WebM's tag of a stream with alpha."""
+"""Matroska tag of a stream with alpha."""
 
 
 def has_alpha(form: Any) -> bool:
-    """Whether a pixel format (``av.VideoFormat``) has alpha, be it in its palette."""
+    """Whether a pixel format (``av.VideoFormat``) has alpha, in a channel or in its palette."""
     return form.has_palette or any(part.is_alpha for part in form.components)
 
 
 def decoder_of(stream: Any) -> Any:
-    """What decodes a stream's packets with ``decode(packet)``: the stream itself, or a decoder that gives its alpha."""
+    """Object with ``decode(packet)`` for a stream's packets: the stream, or a decoder that supports its alpha."""
     codec = stream.codec_context.codec.canonical_name
     tags = {key.upper(): value for key, value in stream.metadata.items()}
     if codec in _WITH_ALPHA and tags.get(TAG) == "1":
@@ -30,7 +27,7 @@ def decoder_of(stream: Any) -> Any:
 
 
 def needs_matroska(encoder: str, pixel_format: str) -> bool:
-    """Whether an encoder gives alpha as something that only Matroska and WebM hold."""
+    """Whether an encoder stores alpha beside the pictures, which only Matroska and WebM support."""
     return encoder in _WITH_ALPHA.values() and has_alpha(av.VideoFormat(pixel_format))
 
 
@@ -55,7 +52,7 @@ class AlphaReader:
 
 
 def write_alpha(frame: Any, alpha: np.ndarray) -> None:
-    """Put alpha, ``(H, W)`` uint8 or uint16, into a frame of planes."""
+    """Write alpha, ``(H, W)`` uint8 or uint16, to the alpha plane of a frame."""
     number, bits = _plane(frame.format)
     assert number is not None
     plane, kind = frame.planes[number], _type(frame.format, bits)
@@ -63,13 +60,30 @@ def write_alpha(frame: Any, alpha: np.ndarray) -> None:
     rows[:, : frame.width] = _scaled(alpha, 8 * alpha.itemsize, bits)
 
 
+def is_transparent(alpha: np.ndarray | None) -> bool:
+    """Whether any pixel is transparent; ``alpha`` is None where there is no alpha channel."""
+    return alpha is not None and bool(alpha.min() < np.iinfo(alpha.dtype).max)
+
+
+def divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours ``(H, W, 3)`` divided by the ``(H, W)`` alpha that they are multiplied by; black where alpha is 0."""
+    highest = np.iinfo(alpha.dtype).max
+    share = np.maximum(alpha, 1).astype(np.float64)[..., None] / highest
+    return np.clip(np.rint(rgb / share), 0, highest).astype(rgb.dtype)
+
+
+def as_deep(alpha: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Alpha, uint8 or uint16, with the type of a picture."""
+    return _scaled(alpha, 8 * alpha.itemsize, 8 * picture.itemsize)
+
+
 def is_planar(form: Any) -> bool:
-    """Whether alpha has a plane of its own."""
+    """Whether a pixel format stores alpha in a plane of its own."""
     return _plane(form)[0] is not None
 
 
 def shows_through(frame: Any, codec: str) -> bool:
-    """Whether a video whose first frame is ``frame`` has alpha. Formats that cannot do without must make use of it."""
+    """Whether a video with this first frame has alpha. Palettes and GIF count only with transparent pixels."""
     alpha = AlphaReader()(frame, deep=False)
     if alpha is None or not (frame.format.has_palette or codec == "gif"):
         return alpha is not None
@@ -77,7 +91,7 @@ def shows_through(frame: Any, codec: str) -> bool:
 
 
 def _plane(form: Any) -> tuple[int | None, int]:
-    """The number of the plane that holds nothing but alpha, None where there is none, and bits a sample."""
+    """Index of the plane with alpha alone, None where there is none, and bits a sample."""
     if form.has_palette:
         return None, 8
     part = next(part for part in form.components if part.is_alpha)

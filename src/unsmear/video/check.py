@@ -107,7 +107,7 @@ def _compared(
         return
     picture = pictures[0]
     reads = {stream.index: _Read(stream) for stream in file.streams if stream.type != "attachment"}
-    borders = _Borders(picture.codec_context, timeline.begins, [] if container.one_stream else segments)
+    borders = _Borders(picture.codec_context, timeline.begins, segments)
     for packet in file.demux([read.stream for read in reads.values()]):
         if not packet.size or is_gap(packet):
             continue

@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from unsmear.errors import DamagedVideo
 from unsmear.video.probe import DEFAULT_RATE
 
 # Whose recordings are appended to each other as they are, each with a clock of its own.
@@ -72,20 +71,12 @@ class Clock:
         """Every frame, its ``pts`` the time in ``time_base`` units.
 
         Args:
-            frames: as decoded, in order of presentation.
+            frames: as decoded, in order of presentation. Reasons (str) why some are missing keep their position.
             start: time of the first one where times are those of decoding.
         """
         self._start = start or 0
-        decoded = iter(frames)
-        while True:
-            try:
-                frame = next(decoded, None)
-            except DamagedVideo:
-                yield from self.rest()
-                raise
-            if frame is None:
-                break
-            yield from self.take(frame)
+        for frame in frames:
+            yield from [*self.rest(), frame] if isinstance(frame, str) else self.take(frame)
         yield from self.rest()
 
     def take(self, frame: Any) -> list[Any]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from unsmear.video.alpha import has_alpha, is_planar, write_alpha
+from unsmear.video.alpha import as_deep, has_alpha, is_planar, write_alpha
 from unsmear.video.frame import eight_bit
 
 # AVColorSpace → the matrices that swscale knows (its numbers differ for SMPTE 170M only).
@@ -31,11 +31,11 @@ _WEIGHTS = {
     9: (0.2627, 0.0593),
 }
 Siting = Literal["left", "center", "topleft", "top"]
-"""Where subsampled chroma lies against luma, in FFmpeg's words; of 4:2:0, "left" is MPEG-2's and "topleft" UHD's."""
+"""Position of subsampled chroma relative to luma, in FFmpeg's terms; "left" is MPEG-2's and "topleft" UHD's."""
 _BY_STANDARD: dict[str, Siting] = {"mjpeg": "center", "mpeg1video": "center", "dvvideo": "topleft"}  # others: left
 # Encoders that write the siting into the bitstream.
 _STATE_SITING = frozenset(("libx264", "libx265", "libsvtav1"))
-# Matroska's elements ChromaSitingHorz and ChromaSitingVert, of one byte each, and what their values mean.
+# Matroska's elements ChromaSitingHorz and ChromaSitingVert, of one byte each, and the sitings for their values.
 _SITING_ELEMENTS = (b"\x55\xb7\x81", b"\x55\xb8\x81")
 _SITINGS: dict[tuple[int, int], Siting] = {(1, 1): "topleft", (1, 2): "left", (2, 1): "top", (2, 2): "center"}
 UNSPECIFIED = 2
@@ -51,9 +51,9 @@ _FLAGS = (
 
 
 def chroma_siting_of(stream: Any) -> Siting:
-    """Where a stream's chroma lies: as it says, else as the standard of its codec has it.
+    """Chroma siting of a stream: as stated, else by the standard of its codec.
 
-    PyAV does not show what FFmpeg knows of it, but FFmpeg writes it into the header of a Matroska file.
+    PyAV has no attribute for it; FFmpeg writes it to the header of a Matroska file.
     """
     header = io.BytesIO()
     try:
@@ -68,12 +68,12 @@ def chroma_siting_of(stream: Any) -> Siting:
 
 
 def default_siting(codec: str) -> Siting:
-    """The siting that a decoder assumes for a codec, or encoder, that states none."""
+    """The siting that decoders assume for a codec, or encoder, that states none."""
     return _BY_STANDARD.get(codec, "left")
 
 
 def siting_of_output(encoder: str, source: Siting) -> Siting:
-    """The siting of what an encoder is given, so that a decoder of its output places chroma where it lies."""
+    """The siting of frames for an encoder: the source's where it can be stated, else what decoders assume."""
     return source if encoder in _STATE_SITING else default_siting(encoder)
 
 
@@ -131,13 +131,13 @@ class FromRgb:
     def __call__(self, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Any:
         """``(H, W, 3)`` uint8 or uint16 → an ``av.VideoFrame`` in the encoder's pixel format.
 
-        ``alpha``, ``(H, W)`` of the same type, is used where that has alpha; without, the picture is opaque.
+        ``alpha``, ``(H, W)`` of either type, is used where that has alpha; without, the picture is opaque.
         """
         if not self._alpha or alpha is None:
             return self._opaque(rgb)
         if not self._alpha_plane:
             packed = "rgba64le" if rgb.dtype == np.uint16 else "rgba"
-            source = av.VideoFrame.from_ndarray(np.dstack([rgb, alpha]), format=packed)
+            source = av.VideoFrame.from_ndarray(np.dstack([rgb, as_deep(alpha, rgb)]), format=packed)
             return self._reformatter.reformat(source, format=self._format, interpolation=_FLAGS)
         frame = self._opaque(rgb)
         write_alpha(frame, alpha)

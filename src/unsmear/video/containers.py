@@ -11,7 +11,6 @@ import av
 import av.error
 
 from unsmear.errors import UsageError
-from unsmear.video.probe import VideoInfo
 
 Times = Literal["exact", "ticks", "slots", "order"]
 """How a container places frames: in the source's own unit, in one of its own, in slots of constant length of which
@@ -24,7 +23,6 @@ class Container:
 
     Attributes:
         muxer: FFmpeg's name of what writes it.
-        demuxer: FFmpeg's name of what reads it, where a name with one of the endings may hold it.
         suffixes: endings of file names.
         video: FFmpeg's names of the codecs of pictures that can be read back.
         sound: those of sound that is copied as it is.
@@ -42,7 +40,6 @@ class Container:
     video: tuple[str, ...]
     sound: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
-    demuxer: str = ""
     times: Times = "exact"
     from_zero: bool = False
     ends: bool = False
@@ -66,7 +63,6 @@ CONTAINERS: tuple[Container, ...] = (
         ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "jpeg2000", "ffv1", "png"),
         _MP4_SOUND,
         ("alac", "aac"),
-        demuxer="mov",
         ends=True,
     ),
     Container(
@@ -78,7 +74,6 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "pcm_mulaw", "pcm_alaw", *_PCM, *_PCM_BE),
         ("pcm_s16le", "aac"),
-        demuxer="mov",
         ends=True,
     ),
     Container("3gp", (".3gp",), _PHONE, ("aac", "amr_nb", "amr_wb"), ("aac",), ends=True),
@@ -94,7 +89,6 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
         ("flac", "libopus"),
-        demuxer="matroska",
         times="ticks",
         ends=True,
     ),
@@ -108,7 +102,6 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         ("mp3", "mp2", "ac3", "aac", "flac", "adpcm_ms", "adpcm_ima_wav", "wmav1", "wmav2", "pcm_mulaw", *_PCM),
         ("pcm_s16le", "ac3"),
-        demuxer="avi",
         times="slots",
         from_zero=True,
         reorders=False,
@@ -119,7 +112,6 @@ CONTAINERS: tuple[Container, ...] = (
         ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "opus", "truehd"),
         ("aac",),
-        demuxer="mpegts",
         times="ticks",
         reorders=False,
     ),
@@ -129,7 +121,6 @@ CONTAINERS: tuple[Container, ...] = (
         ("mpeg1video", "mpeg2video"),
         ("mp2", "mp3", "ac3"),
         ("mp2",),
-        demuxer="mpeg",
         times="ticks",
         reorders=False,
     ),
@@ -148,7 +139,6 @@ CONTAINERS: tuple[Container, ...] = (
         ("h264", "hevc", "av1", "vp9", "flv1"),
         ("aac", "mp3"),
         ("aac",),
-        demuxer="flv",
         times="ticks",
         reorders=False,
     ),
@@ -161,25 +151,22 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         ("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac"),
         ("wmav2",),
-        demuxer="asf",
         times="ticks",
         reorders=False,
     ),
-    Container(
-        "ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), demuxer="ogg", times="slots"
-    ),
+    Container("ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), times="slots"),
     Container(
         "mxf",
         (".mxf",),
         ("mpeg2video", "prores", "dnxhd", "dvvideo", "jpeg2000", "ffv1"),
         ("pcm_s16le", "pcm_s24le"),
         ("pcm_s16le",),
-        demuxer="mxf",
         times="order",
         from_zero=True,
     ),
-    Container("gif", (".gif",), ("gif",), demuxer="gif", times="ticks", from_zero=True, ends=True, one_stream=True),
-    Container("apng", (".apng",), ("apng",), demuxer="apng", from_zero=True, ends=True, one_stream=True),
+    Container("gif", (".gif",), ("gif",), times="ticks", from_zero=True, ends=True, one_stream=True),
+    Container("apng", (".apng", ".png"), ("apng",), times="ticks", from_zero=True, ends=True, one_stream=True),
+    Container("webp", (".webp",), ("webp",), times="ticks", from_zero=True, ends=True, one_stream=True),
     Container(
         "nut",
         (".nut",),
@@ -189,49 +176,31 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
         ("flac", "aac"),
-        demuxer="nut",
     ),
-    Container("yuv4mpegpipe", (".y4m",), ("rawvideo",), demuxer="yuv4mpegpipe", times="order", from_zero=True),
-    Container("rawvideo", (".yuv",), ("rawvideo",), demuxer="rawvideo", times="order", from_zero=True),
-    Container("ivf", (".ivf",), ("vp8", "vp9", "av1"), demuxer="ivf"),
-    Container("obu", (".obu",), ("av1",), demuxer="obu", times="order", from_zero=True),
-    Container(
-        "h264", (".h264", ".264", ".avc"), ("h264",), demuxer="h264", times="order", from_zero=True, in_band=True
-    ),
-    Container(
-        "hevc", (".hevc", ".h265", ".265"), ("hevc",), demuxer="hevc", times="order", from_zero=True, in_band=True
-    ),
+    Container("yuv4mpegpipe", (".y4m",), ("rawvideo",), times="order", from_zero=True),
+    Container("rawvideo", (".yuv",), ("rawvideo",), times="order", from_zero=True),
+    Container("ivf", (".ivf",), ("vp8", "vp9", "av1")),
+    Container("obu", (".obu",), ("av1",), times="order", from_zero=True),
+    Container("h264", (".h264", ".264", ".avc"), ("h264",), times="order", from_zero=True, in_band=True),
+    Container("hevc", (".hevc", ".h265", ".265"), ("hevc",), times="order", from_zero=True, in_band=True),
     Container("mpeg1video", (".m1v",), ("mpeg1video",), times="order", from_zero=True),
-    Container("mpeg2video", (".m2v",), ("mpeg2video",), demuxer="mpegvideo", times="order", from_zero=True),
-    Container("mjpeg", (".mjpg", ".mjpeg"), ("mjpeg",), demuxer="mjpeg", times="order", from_zero=True),
+    Container("mpeg2video", (".m2v",), ("mpeg2video",), times="order", from_zero=True),
+    Container("mjpeg", (".mjpg", ".mjpeg"), ("mjpeg",), times="order", from_zero=True),
 )
 
-_NO_SUFFIX = ".deblurred"  # what the default name of an output for a name without an ending ends in
 _KNOWN_VIDEO = frozenset(codec for container in CONTAINERS for codec in container.video)
 _KNOWN_SOUND = frozenset(codec for container in CONTAINERS for codec in container.sound)
 
 
-def find_container(suffix: str, info: VideoInfo | None = None) -> Container:
-    """The container of files whose names end in ``suffix``.
-
-    Of an ending that means nothing, but is the source's own, the content decides: a file with a camera's own ending
-    becomes what it was.
-
-    Args:
-        suffix: such as ".mp4", in capitals or not.
-        info: of the source.
+def find_container(suffix: str) -> Container:
+    """The container of files whose names end in ``suffix``, such as ".mp4", in capitals or not.
 
     Raises:
-        UsageError: neither says which container it is.
+        UsageError: none is known by it.
     """
     for container in CONTAINERS:
         if suffix.lower() in container.suffixes:
             return container
-    if info is not None and suffix.lower() in (info.path.suffix.lower(), _NO_SUFFIX):
-        names = info.container.split(",")
-        alike = [container for container in CONTAINERS if container.demuxer and container.demuxer in names]
-        if alike:
-            return next((container for container in alike if info.codec in container.video), alike[0])
     raise UsageError(f"no container is known by {suffix or 'no suffix'}; use .mp4 or .mkv")
 
 

@@ -15,7 +15,7 @@ from unsmear.video.alpha import has_alpha, needs_matroska
 from unsmear.video.colour import default_siting, siting_of_output
 from unsmear.video.containers import find_container, holds_video
 from unsmear.video.ffmpeg import silence_encoder_libraries
-from unsmear.video.fields import encoder_flags, is_interlaced, is_stated, order_in_words, x265_parameters
+from unsmear.video.fields import MARKS_ALL, encoder_flags, is_interlaced, is_stated, order_in_words, x265_parameters
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 from unsmear.video.sidedata import hdr_parameters
 
@@ -78,7 +78,6 @@ _LOSSLESS_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 # What stands in, in this order, where the source's codec has no encoder or the container refuses it.
 _LOSSLESS_STAND_INS = ("ffv1", "utvideo", "png")  # before them, where the source lost nothing
 _STAND_INS = ("hevc", "h264", "vp9", "av1", "mpeg4", "mjpeg", "mpeg2video", "flv1", "wmv2", "ffv1", "vp8", "rawvideo")
-_STAND_INS_IN_ANIMATIONS = ("gif", "apng")
 # Encoders for what Matroska knows by the tag of other containers only, which PyAV does not let it take.
 _BY_TAG_IN_MATROSKA = frozenset(
     ("huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "cfhd", "dnxhd", "dvvideo", "v210", "flv", "wmv1", "wmv2")
@@ -106,6 +105,16 @@ class Encoding:
     options: dict[str, str] = field(default_factory=dict)
     note: str | None = None
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the output has alpha."""
+        return has_alpha(av.VideoFormat(self.pixel_format))
+
+    @property
+    def takes_captions(self) -> bool:
+        """Whether the encoder writes the closed captions that come with frames."""
+        return self.codec in _TAKE_CAPTIONS
+
 
 def choose_encoding(
     info: VideoInfo,
@@ -123,7 +132,7 @@ def choose_encoding(
     """
     notes: list[str] = []
     if container_suffix:
-        container_suffix = find_container(container_suffix, info).suffixes[0]
+        container_suffix = find_container(container_suffix).suffixes[0]
     if crf is not None:
         info = replace(info, lossless=False)
     wanted = pix_fmt or _plain_format(info)
@@ -184,7 +193,7 @@ def _named(codec: str) -> tuple[str, dict[str, str]]:
 
 def _candidates(info: VideoInfo, wanted: str, suffix: str | None) -> Iterator[tuple[str, dict[str, str]]]:
     lossless = _LOSSLESS_STAND_INS if info.lossless else ()
-    for name in dict.fromkeys((info.codec, *lossless, *_STAND_INS, *_STAND_INS_IN_ANIMATIONS)):
+    for name in dict.fromkeys((info.codec, *lossless, *_STAND_INS)):
         found = (_LOSSLESS_ENCODERS.get(name) if info.lossless and name == info.codec else None) or _ENCODERS.get(name)
         if found is None:
             continue
@@ -219,10 +228,10 @@ def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
     """Pixel formats to try: the wanted one, the encoder's nearest, 4:4:4 (any size has whole chroma)."""
     supported = [form.name for form in av.Codec(encoder, "w").video_formats or []]
     if has_alpha(av.VideoFormat(wanted)) and supported and wanted not in supported and not strict:
-        if with_alpha := [name for name in supported if has_alpha(av.VideoFormat(name)) and name != "pal8"]:
+        with_alpha = [name for name in supported if has_alpha(av.VideoFormat(name)) and name != "pal8"]
+        while with_alpha:  # encoders name more than they open with
             best, _ = find_best_pix_fmt_of_list(with_alpha, wanted)
-            if best is not None:
-                yield best.name
+            yield with_alpha.pop(with_alpha.index(best.name) if best else 0)
         wanted = _without_alpha(wanted)
     if not supported or wanted in supported:
         yield wanted
@@ -264,11 +273,6 @@ def _with_details(
     if parameters and any(extra):
         options[parameters] = ":".join(filter(None, (options.get(parameters), *extra)))
     return options
-
-
-def takes_captions(encoding: Encoding) -> bool:
-    """Whether an encoder writes the closed captions that come with frames."""
-    return encoding.codec in _TAKE_CAPTIONS
 
 
 def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, suffix: str | None) -> bool:
@@ -335,10 +339,14 @@ def _note_departures(
     if is_interlaced(info.field_order) and not is_stated(encoder, info.codec, suffix):
         order = order_in_words(info.field_order)
         notes.append(f"{encoder} in {suffix} files does not state the {order}, so players will not know")
+    elif encoder in MARKS_ALL and not is_interlaced(info.field_order):
+        notes.append(f"{encoder} marks all frames as interlaced, these too")
 
 
 def _falls_to_8_bits(form: str, wanted: str) -> bool:
-    return _sampling(form)[1] <= 8 < _sampling(wanted)[1]
+    """Whether depth is lost, and nothing rarer is kept for it."""
+    keeps_alpha = has_alpha(av.VideoFormat(form)) and has_alpha(av.VideoFormat(wanted))
+    return _sampling(form)[1] <= 8 < _sampling(wanted)[1] and not keeps_alpha
 
 
 def _sampling(name: str) -> tuple[bool, int, int, int]:

@@ -1,12 +1,12 @@
-"""Interlaced video: which field of a frame comes first, and progressive frames instead of interlaced ones.
+"""Interlaced video: field order, deinterlacing, and field flags for encoders.
 
-Numbers of field orders are FFmpeg's: 0 unknown, 1 progressive, 2 and 4 the top field first, 3 and 5 the bottom field.
+Field orders are FFmpeg's numbers: 0 unknown, 1 progressive, 2 and 4 top field first, 3 and 5 bottom field first.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -15,13 +15,13 @@ import numpy as np
 
 PROGRESSIVE = 1
 _TOP_FIRST, _BOTTOM_FIRST = 4, 5  # both fields in one frame, line by line
-# Codecs that state field by field how they were coded: of others only the container says it, for the whole stream.
+# Codecs with flags in every picture; of others the container alone has a flag, for the whole stream.
 _STATED_BY_CODEC = frozenset(
     ("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3", "dvvideo", "cavs")
 )
-# Codecs whose interlaced pictures are single fields: nothing is mixed in them that could be taken apart.
+# Codecs whose interlaced pictures are single fields.
 _FIELD_PICTURES = frozenset(("hevc", "vvc"))
-# Encoders that mark frames as interlaced, and the flags that it takes.
+# Encoders that write field flags, and the options for it.
 _FLAGS = {
     "libx264": "+ildct+ilme",
     "libx264rgb": "+ildct+ilme",
@@ -31,18 +31,25 @@ _FLAGS = {
     "ffv1": "",
     "dvvideo": "",
 }
+MARKS_ALL = frozenset(("dvvideo",))
+"""Encoders that flag all frames as interlaced, progressive ones too."""
 _STATED_BY_CONTAINER = frozenset((".mov", ".mkv", ".mxf"))  # whatever the codec is
 _ANY_TIME_BASE = Fraction(1, 25)
-_SMALLEST = 4  # rows and columns that bwdif takes
+_SMALLEST = 4  # rows and columns that bwdif needs
+
+
+Deinterlace = bool | Literal["top", "bottom"]
+"""Whether interlaced frames are deinterlaced; "top" and "bottom" deinterlace all frames, flagged or not, with that
+field first."""
 
 
 def is_interlaced(field_order: int) -> bool:
-    """Whether a number of a field order says that there are fields."""
+    """Whether a field order is that of interlaced video."""
     return field_order > PROGRESSIVE
 
 
 def top_field_first(field_order: int) -> bool:
-    """Whether the top field comes first in an interlaced order."""
+    """Whether an interlaced field order has the top field first."""
     return field_order in (2, 4)
 
 
@@ -52,12 +59,12 @@ def order_in_words(field_order: int) -> str:
 
 
 def holds_single_fields(codec: str) -> bool:
-    """Whether interlaced pictures of a codec (its FFmpeg name) are fields, one by one."""
+    """Whether the interlaced pictures of a codec (FFmpeg's name) are single fields."""
     return codec in _FIELD_PICTURES
 
 
 def field_order_of(frame: Any, context: Any) -> int:
-    """The field order of a stream, by its first decoded frame and its codec context."""
+    """Field order of a stream, from its first decoded frame and its codec context."""
     stated = int(context.field_order)
     if not frame.interlaced_frame:
         return stated
@@ -68,57 +75,58 @@ def field_order_of(frame: Any, context: Any) -> int:
 
 
 def encoder_flags(encoder: str, source_codec: str, field_order: int) -> str:
-    """FFmpeg's flags under which an encoder marks frames like those of the source; empty where it needs none."""
+    """FFmpeg's `flags` option for an encoder of frames with this field order; empty where none is needed."""
     interlaced = is_interlaced(field_order) and not holds_single_fields(source_codec)
     return _FLAGS.get(encoder, "") if interlaced else ""
 
 
 def x265_parameters(encoder: str, source_codec: str, field_order: int) -> str:
-    """Parameters under which x265 marks the pictures of a source that has single fields; empty for all else."""
+    """x265 parameters for pictures that are single fields; empty for all else."""
     if encoder != "libx265" or not (is_interlaced(field_order) and holds_single_fields(source_codec)):
         return ""
     return f"interlace={'tff' if top_field_first(field_order) else 'bff'}"
 
 
 def is_stated(encoder: str, source_codec: str, suffix: str | None) -> bool:
-    """Whether an encoder, or a file whose name ends in ``suffix``, says that it holds frames like the source's, and
-    which field comes first.
-    """
+    """Whether the encoder, or the container of files with this suffix, stores the field order."""
     if holds_single_fields(source_codec):
         return encoder == "libx265"
     return encoder in _FLAGS or suffix in _STATED_BY_CONTAINER
 
 
 class Fields:
-    """Decoded frames of one stream in the form that is asked for.
+    """Deinterlaces the decoded frames of one stream, or flags them where only the container has the field order.
 
     Attributes:
-        made_progressive: frames so far that were interlaced and were made progressive.
+        made_progressive: number of frames deinterlaced so far.
     """
 
-    def __init__(self, codec: str, field_order: int, *, deinterlace: bool) -> None:
-        """``codec`` and ``field_order`` are the stream's; without ``deinterlace`` frames stay interlaced, but flagged
-        where the container alone says that they are.
-        """
-        self._deinterlace = deinterlace and not holds_single_fields(codec)
-        self._flag = is_interlaced(field_order) and codec not in _STATED_BY_CODEC
-        self._mode = "tff" if top_field_first(field_order) else "bff"
+    def __init__(self, codec: str, field_order: int, deinterlace: Deinterlace) -> None:
+        """``codec`` and ``field_order`` are the stream's."""
+        forced = isinstance(deinterlace, str)
+        self._deinterlace = forced or (deinterlace and not holds_single_fields(codec))
+        self._flag = forced or (is_interlaced(field_order) and codec not in _STATED_BY_CODEC)
+        self._mode = "tff" if (deinterlace == "top" if forced else top_field_first(field_order)) else "bff"
         self._graph: Any = None
         self._key: tuple[str, int, int] | None = None
         self._inside: deque[Any] = deque()
         self.made_progressive = 0
 
     def __call__(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The same frames with the same times; an error among ``frames`` comes after what was decoded before it."""
+        """The same frames with the same times. Reasons (str) and errors among ``frames`` keep their position."""
         failure: Exception | None = None
         while True:
             try:
                 frame = next(frames, None)
-            except Exception as error:  # whatever it is, it is raised below
+            except Exception as error:  # raised below
                 frame, failure = None, error
             if frame is None:
                 break
-            yield from self._next(frame)
+            if isinstance(frame, str):  # damaged data: the next frame does not follow the last one
+                yield from self._rest()
+                yield frame
+            else:
+                yield from self._next(frame)
         yield from self._rest()
         if failure is not None:
             raise failure
@@ -139,7 +147,7 @@ class Fields:
 
     def _made(self, frame: Any) -> Any:
         graph = av.filter.Graph()
-        # Times do not matter: they are kept beside the graph.
+        # Times are kept beside the graph.
         nodes = [graph.add_buffer(template=frame, time_base=_ANY_TIME_BASE)]
         if self._flag:
             nodes.append(graph.add("setfield", self._mode))
@@ -159,7 +167,7 @@ class Fields:
             yield frame
 
     def _rest(self) -> Iterator[Any]:
-        """Frames that the graph holds back until it sees the one after."""
+        """Frames that the graph delays until the next one."""
         if self._graph is not None:
             self._graph.push(None)
             yield from self._ready()
@@ -167,7 +175,7 @@ class Fields:
 
 
 def _top_is_first(frame: Any) -> bool:
-    """Whether the top field of an interlaced frame comes first: FFmpeg takes it apart in that order."""
+    """Whether an interlaced frame has the top field first, from the order in which FFmpeg separates its fields."""
     marked = frame.reformat(16, 16, "gray")  # with the flags of the frame
     plane = marked.planes[0]
     rows = np.zeros((plane.height, plane.line_size), np.uint8)

@@ -1,9 +1,11 @@
 """Decoded frames, as every other part of unsmear sees them, and their values in 8 bits."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from unsmear.video.phototags import NO_TAGS, PictureTags
+from unsmear.video.sidedata import Carried
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -25,8 +27,9 @@ class Frame:
         luma: ``(H, W)`` uint8. The decoder's own Y plane for YUV sources (deeper planes shifted down to
             8 bit, never range-expanded); BT.601 luma of ``rgb`` for RGB and gray sources.
         duration: in ``time_base`` units, None when the source does not say.
-        alpha: ``(H, W)`` of the type of ``rgb``, 0 where the picture is transparent; None where it has no alpha.
-        carried: for the encoder of the output: closed captions, the order of fields (see ``sidedata.carrier``).
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 for transparent; None without an alpha channel.
+        carried: closed captions and field flags for the encoder of the output (see ``sidedata.carried``).
+        tags: colour profile and camera data of a photograph.
     """
 
     index: int
@@ -36,4 +39,5 @@ class Frame:
     luma: np.ndarray
     duration: int | None = None
     alpha: np.ndarray | None = None
-    carried: Any = None
+    carried: Carried | None = None
+    tags: PictureTags = NO_TAGS

@@ -6,10 +6,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+from unsmear.errors import OutputError
 from unsmear.files import write_whole
+from unsmear.video.alpha import as_deep
+from unsmear.video.phototags import NO_TAGS, PictureTags
+from unsmear.video.pictures import read_picture
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "tif", "tiff", "webp", "bmp", "ppm", "pgm", "pbm", "pnm", "pam", "pfm"),
+        *("tga", "exr", "hdr", "qoi", "dpx", "jp2", "j2k", "avif", "heic", "heif"),
+    )
+)
 _PNG_LEVEL = 2  # zlib level: a third of the time of the default for some per cent of size
 
 
@@ -21,7 +30,7 @@ def is_image(path: Path) -> bool:
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which ``frame2`` comes before ``frame10``."""
     parts = re.split(r"(\d+)", path.name.lower())
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -31,33 +40,22 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (16-bit files), upright.
+    """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (files deeper than 8 bits), upright.
 
-    Gray and palette images become RGB; alpha is dropped. Raises UnsupportedVideo for a missing file or an
-    unusual sample type, DamagedVideo for a file that cannot be decoded.
+    The format is found by content. Gray and palette images become RGB; alpha is dropped; linear light (OpenEXR,
+    HDR) is gamma-encoded. Raises UnsupportedVideo for a missing file, one that holds several pictures, or an unusual
+    sample type, DamagedVideo for a file that cannot be decoded.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnsupportedVideo(f"{path}: cannot be read ({error.strerror}); give a readable image") from error
-    if not data:
-        raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
-    if _cut_short(data):
-        raise DamagedVideo(f"{path}: the image is cut short; copy or download it again")
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise DamagedVideo(f"{path}: cannot be decoded as an image ({error.err})") from error
-    if bgr is None:
-        raise DamagedVideo(f"{path}: cannot be decoded as an image; the file is damaged or is not an image")
-    if bgr.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedVideo(f"{path}: samples are {bgr.dtype}; convert the image to 8 or 16 bit")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    return read_picture(Path(path)).rgb
 
 
-def write_png(path: Path | str, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
-    """Write ``(H, W, 3)`` uint8 or uint16 RGB, and ``(H, W)`` alpha of that type, as PNG of the same depth, losslessly.
+def write_png(
+    path: Path | str,
+    rgb: np.ndarray,
+    alpha: np.ndarray | None = None,
+    tags: PictureTags = NO_TAGS,
+) -> None:
+    """Write ``(H, W, 3)`` uint8 or uint16 RGB as PNG of the same depth, losslessly, with ``(H, W)`` alpha and tags.
 
     The file appears whole or not at all. Raises OutputError when it cannot be written.
     """
@@ -65,9 +63,9 @@ def write_png(path: Path | str, rgb: np.ndarray, alpha: np.ndarray | None = None
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {rgb.shape} {rgb.dtype}")
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
-    pixels = bgr if alpha is None else np.dstack([bgr, alpha])
-    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    if not done:
+    pixels = bgr if alpha is None else np.dstack([bgr, as_deep(alpha, rgb)])
+    data = tags.encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    if data is None:
         raise OutputError(f"{path}: cannot be encoded as PNG")
     write_whole(path, data.tobytes())
 
@@ -91,17 +89,14 @@ class FrameFolderWriter:
         """Whether frame ``index`` has been written, by this writer or an earlier one."""
         return self.path(index).is_file()
 
-    def write(self, index: int, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Path:
+    def write(
+        self,
+        index: int,
+        rgb: np.ndarray,
+        alpha: np.ndarray | None = None,
+        tags: PictureTags = NO_TAGS,
+    ) -> Path:
         """Write frame ``index`` as ``write_png`` does and return its path."""
         target = self.path(index)
-        write_png(target, rgb, alpha)
+        write_png(target, rgb, alpha, tags)
         return target
-
-
-def _cut_short(data: bytes) -> bool:
-    """Whether a PNG or JPEG lacks its end, which its decoder would fill with gray and noise on stderr."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-4096:]
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-65536:]
-    return False

@@ -11,7 +11,6 @@ from unsmear.errors import OutputError, UsageError
 from unsmear.files import WholeFile
 from unsmear.video.clock import Restart
 from unsmear.video.containers import find_container
-from unsmear.video.encoding import Encoding
 from unsmear.video.ffmpeg import reason
 from unsmear.video.muxing import Muxing
 from unsmear.video.probe import VideoInfo, probe
@@ -34,7 +33,6 @@ def join_segments(
     output: Path,
     *,
     info: VideoInfo | None = None,
-    encoding: Encoding | None = None,
     plan: Plan | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
@@ -54,7 +52,6 @@ def join_segments(
         segments: the restored picture.
         output: the file.
         info: what the frames in ``segments`` are where that is not as in ``source``.
-        encoding: of the segments; animated pictures are encoded again with it.
         plan: as ``plan_join`` made it, else that is done here.
         start_s: on the source's clock, with ``end_s``: only that part was restored. The other streams and chapters are
             cut to it, and all times move so that the first frame is at 0.
@@ -69,14 +66,14 @@ def join_segments(
         raise ValueError("no segments to join")
     info = None if source is None else info or probe(source)
     try:
-        container = find_container(output.suffix, info)
+        container = find_container(output.suffix)
         output.parent.mkdir(parents=True, exist_ok=True)
         if plan is None:
             with tempfile.TemporaryDirectory(prefix="unsmear-") as folder:
-                plan = rehearsed(info, segments[:1], output, encoding, Path(folder))
+                plan = rehearsed(info, segments[:1], output, Path(folder))
         with (
             WholeFile(output, same_suffix=True) as partial,
-            Muxing(info, segments, partial, container, encoding, plan.choices) as muxing,
+            Muxing(info, segments, partial, container, plan.choices) as muxing,
         ):
             muxing.cut(start_s, end_s, restarts)
             frames = muxing.run()

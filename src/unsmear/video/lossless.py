@@ -1,11 +1,11 @@
-"""Whether a video stream was coded without loss, so that its output should be."""
+"""Detection of losslessly coded video."""
 
 import re
 from typing import Any
 
 from unsmear.video.sidedata import known_side_data
 
-# Nothing is compressed, or only a palette holds: outputs in other codecs need not be lossless.
+# Uncompressed, or palettes: outputs in other codecs need not be lossless.
 _UNCOMPRESSED = frozenset(
     ("rawvideo", "wrapped_avframe", "v210", "v410", "v308", "v408", "r210", "r10k", "y41p", "yuv4", "ayuv", "gif")
 )
@@ -13,7 +13,7 @@ _SPS_HIGH_444 = re.compile(rb"[\x07\x27\x47\x67]\xf4")  # a NAL unit that is an 
 
 
 def is_lossless(stream: Any, frame: Any) -> bool:
-    """Whether the codec allows no loss, or H.264 or HEVC was coded without; ``frame`` is its first one."""
+    """Whether the codec is lossless, or H.264 or HEVC (x265) was coded losslessly; ``frame`` is the first one."""
     context = stream.codec_context
     codec = context.codec
     if codec.canonical_name == "h264":
@@ -30,11 +30,12 @@ def _h264_bypasses_transform(headers: bytes) -> bool:
         return False
     begin = found.end() + 2  # after constraints and level
     bits = "".join(f"{byte:08b}" for byte in headers[begin : begin + 16])
+    bits += "1" * len(bits)  # so that codes that are cut short end, too
     at = 0
 
     def unsigned() -> int:
         nonlocal at
-        zeros = (bits + "1").index("1", at) - at
+        zeros = max(bits.find("1", at), at) - at
         at += 2 * zeros + 1
         return int("0" + bits[at - zeros - 1 : at], 2) - 1
 

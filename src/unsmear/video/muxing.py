@@ -11,13 +11,11 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
-from unsmear.video import animation
 from unsmear.video.alpha import TAG as ALPHA_TAG
 from unsmear.video.check import Finding, Written, differences
 from unsmear.video.clock import Restart
 from unsmear.video.containers import Container
 from unsmear.video.copies import Choice, OtherStreams, Part, kept_tags
-from unsmear.video.encoding import Encoding
 from unsmear.video.ffmpeg import file_url, main_video_stream, open_input
 from unsmear.video.outgoing import add_coded_stream
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
@@ -47,7 +45,6 @@ class Muxing:
         segments: of the picture, as ``SegmentWriter`` made them.
         path: what is written; nothing is renamed here.
         container: as which.
-        encoding: of the segments, for containers of which ``one_stream`` is true.
         chosen: of the source's other streams.
 
     Attributes:
@@ -60,11 +57,10 @@ class Muxing:
         segments: Sequence[Path],
         path: Path,
         container: Container,
-        encoding: Encoding | None = None,
         chosen: Sequence[Choice] = (),
     ) -> None:
         self.info = info if info is not None and info.kind == "video" else None
-        self.segments, self.path, self.container, self.encoding = list(segments), path, container, encoding
+        self.segments, self.path, self.container = list(segments), path, container
         self.chosen = chosen
         self.notes: list[str] = []
         self.written: list[Written] = []
@@ -155,8 +151,6 @@ class Muxing:
 
     def _options(self) -> dict[str, str]:
         muxer, packets = self.container.muxer, self.packets
-        if self.container.one_stream:
-            return animation.muxer_options(muxer, animation.times_played(self.info.path if self.info else None))
         if muxer == "mpegts":
             return {"mpegts_copyts": "1"}
         if muxer not in _QUICKTIME:
@@ -177,9 +171,6 @@ class Muxing:
 
     def _add_video(self, target: Any) -> Any:
         coded, info, container = self.coded, self.info, self.container
-        if container.one_stream:
-            assert self.encoding is not None
-            return animation.add_encoder(target, coded, self.encoding)
         video = add_coded_stream(target, coded, info)
         context, codec = video.codec_context, coded.codec_context.codec.canonical_name
         if container.muxer in ("mp4", "mov") and codec == "hevc":
@@ -263,9 +254,6 @@ class Muxing:
 
     def _video_packets(self, video: Any) -> Iterator[Any]:
         timeline = self.timeline
-        if self.container.one_stream:
-            yield from animation.encoded(video, self.segments, timeline)
-            return
         in_band = BitStreamFilterContext("dump_extra=freq=keyframe", self.coded) if self.container.in_band else None
         i = 0
         for segment in self.segments:

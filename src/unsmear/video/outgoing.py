@@ -1,4 +1,4 @@
-"""The restored stream of an output container: a codec's packets, and all that is known of them beside the pictures."""
+"""The video stream of an output container, with field order, side data and alpha tag."""
 
 import io
 from typing import Any
@@ -17,8 +17,7 @@ _ANY_IN_MATROSKA = "ffv1"
 def add_coded_stream(target: Any, coded: Any, info: VideoInfo | None) -> Any:
     """Add a stream for the packets of ``coded`` to a container.
 
-    ``info`` says what the pictures are: field order and side data come from there. Raises ValueError where the
-    container does not take the codec.
+    Field order and side data are those of ``info``. Raises ValueError where the container does not support the codec.
     """
     with marked(coded, info.side_data if info else {}) as template:
         stream = _added(target, template)
@@ -34,8 +33,10 @@ def add_coded_stream(target: Any, coded: Any, info: VideoInfo | None) -> Any:
 
 
 def _added(target: Any, template: Any) -> Any:
-    """PyAV refuses codecs that Matroska knows by the tag of other containers only; a stream of one that it knows, with
-    its parameters replaced, takes them.
+    """Add a stream like ``template``.
+
+    PyAV rejects codecs that Matroska stores by their AVI tag; for these a stream of another codec is added and its
+    parameters are replaced.
     """
     try:
         return target.add_stream_from_template(template, opaque=True)

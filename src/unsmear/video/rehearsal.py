@@ -49,20 +49,18 @@ def plan_join(info: VideoInfo, encoding: Encoding, output: Path) -> Plan:
         with SegmentWriter(segment, info, encoding, info.width, info.height) as writer:
             writer.write(np.zeros((info.height, info.width, 3), np.uint8), _start(info))
         try:
-            return rehearsed(info, [segment], output, encoding, Path(folder))
+            return rehearsed(info, [segment], output, Path(folder))
         except OutputError as error:
             raise UsageError(f"{error}; name an output ending in .mkv") from None
 
 
-def rehearsed(
-    info: VideoInfo | None, segments: Sequence[Path], output: Path, encoding: Encoding | None, folder: Path
-) -> Plan:
+def rehearsed(info: VideoInfo | None, segments: Sequence[Path], output: Path, folder: Path) -> Plan:
     """The plan for an output whose picture begins with ``segments``.
 
     Raises:
         OutputError: the container cannot hold the picture.
     """
-    container = find_container(output.suffix, info)
+    container = find_container(output.suffix)
     if info is None or info.kind != "video":
         chosen: list[Choice] = []
     else:
@@ -71,7 +69,7 @@ def rehearsed(
     scratch = folder / f"rehearsal{container.suffixes[0]}"
 
     def tried(what: Sequence[Choice]) -> tuple[list[Finding], list[str]]:
-        return _tried(info, segments, scratch, container, encoding, what)
+        return _tried(info, segments, scratch, container, what)
 
     while True:
         failed, notes = tried(chosen)
@@ -97,12 +95,11 @@ def _tried(
     segments: Sequence[Path],
     path: Path,
     container: Container,
-    encoding: Encoding | None,
     chosen: Sequence[Choice],
 ) -> tuple[list[Finding], list[str]]:
     """Write the beginning of an output; return what does not come back, and notes on what else is lost."""
     try:
-        with Muxing(info, segments, path, container, encoding, chosen) as muxing:
+        with Muxing(info, segments, path, container, chosen) as muxing:
             muxing.begin_alone()
             muxing.run()
             failed = muxing.check()

@@ -30,8 +30,6 @@ from unsmear.video.probe import DEFAULT_RATE, VideoInfo
 from unsmear.video.sidedata import dressed
 
 ORIGIN_KEY = "UNSMEAR_ORIGIN"  # in capitals, as Matroska has it
-# What stands in for encoders whose frames depend on all before them: lossless, in the same pixel format.
-_STAND_INS = {"gif": "rawvideo", "apng": "png"}
 _BT709 = 1
 _MAX_DELAY = 16  # frames that an encoder may hold back to reorder
 _LIMITED_RANGE = 1
@@ -138,17 +136,17 @@ class SegmentWriter:
         silence_encoder_libraries()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         encoding, info = self._encoding, self._info
-        codec, format_name = segment_codec(encoding), segment_format(encoding)
+        format_name = segment_format(encoding)
         # Without this, packets wait for the text that comes last.
         muxing = {"avoid_negative_ts": "disabled", "max_interleave_delta": "1"}
         if format_name == "mov":
             muxing["movflags"] = "use_metadata_tags"
         self._container = av.open(file_url(self._file.partial), "w", format=format_name, container_options=muxing)
         self._container.metadata[ORIGIN_KEY] = f"{first_pts} {self.time_base}"
-        stream = self._container.add_stream(codec, rate=self._encoder_rate)
+        stream = self._container.add_stream(encoding.codec, rate=self._encoder_rate)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, encoding.pixel_format
         stream.time_base = self.time_base
-        stream.options = dict(encoding.options) if codec == encoding.codec else {}
+        stream.options = dict(encoding.options)
         context = stream.codec_context
         context.time_base = 1 / self._encoder_rate
         context.thread_count = 0
@@ -200,11 +198,6 @@ class SegmentWriter:
         return self._durations[number] or self._step
 
 
-def segment_codec(encoding: Encoding) -> str:
-    """FFmpeg's name of the encoder of segments: the output's own, or what stands in until all frames are there."""
-    return _STAND_INS.get(encoding.codec, encoding.codec)
-
-
 def segment_format(encoding: Encoding) -> str:
     """FFmpeg's name of the container of segments: NUT keeps any time base and nearly any codec, MOV takes the rest.
 
@@ -212,7 +205,7 @@ def segment_format(encoding: Encoding) -> str:
     """
     if needs_matroska(encoding.codec, encoding.pixel_format):
         return "matroska"
-    return "nut" if container_accepts(".nut", segment_codec(encoding)) else "mov"
+    return "nut" if container_accepts(".nut", encoding.codec) else "mov"
 
 
 def segment_time_base(info: VideoInfo) -> Fraction:

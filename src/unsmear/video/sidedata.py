@@ -1,9 +1,9 @@
-"""Side data: what a stream and its frames hold beside pictures and colour tags, carried from a source to its output.
+"""Side data of streams and frames, such as HDR10 values and captions, carried from a source to its output.
 
-PyAV shows the side data of frames, but takes none, and that of streams it only copies with a stream. So that of a
-stream travels as boxes of an MP4 sample entry (ISO/IEC 14496-12): FFmpeg writes those of the source into a header in
-memory, they are put into a header made for the output's own codec, and FFmpeg reads that. That of a frame travels with
-a small frame that has been scaled from it.
+PyAV can read the side data of frames but not set it, and copies that of streams only together with the stream. Stream
+side data is therefore carried as boxes of an MP4 sample entry (ISO/IEC 14496-12): FFmpeg writes those of the source to
+a header in memory, they are inserted into a header for the output's codec, and FFmpeg reads that. Frame side data is
+carried by a small frame scaled from the original.
 """
 
 import io
@@ -11,14 +11,17 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
 import av.filter
 from av.sidedata.sidedata import Type
 
+from unsmear.video.ffmpeg import open_in_memory
+
 CAPTIONS = "closed captions"
+PROFILE = "ICC profile"
 _DOLBY_VISION = "Dolby Vision"
 _BOXES = {
     b"mdcv": "HDR mastering display",
@@ -43,51 +46,56 @@ _IN_FRAMES = {
     "A53_CC": CAPTIONS,
     "S12M_TIMECODE": "time codes of frames",
     "AFD": "active format description",
-    "ICC_PROFILE": "ICC profile",
 }
+_CAPTIONED = frozenset(("h264", "hevc", "vvc", "av1", "mpeg1video", "mpeg2video", "vc1"))
 _TAKEN_BY_ENCODERS = frozenset(("A53_CC", "STEREO3D"))
-# From a box's start to the boxes in it, on the way to the sample entry of a file's one video stream.
+# Boxes on the path to the sample entry of the only video stream, and bytes from the start of each to its children.
 _PATH = ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16), (b"", 86))
+_DESCRIBING = ("mp4", "mov")
 _TEMPLATE_PACKETS = 8
 _CARRIER_SIDE = 16
+_ICC = Type.ICC_PROFILE.value
 _UNKNOWN_TYPES = range(len(Type), len(Type) + 16)
 
 SideData = Mapping[str, bytes]
-"""Kind in words → its box; empty where there is no box for it, or none is known."""
+"""Kind in words → its box, empty where there is none."""
 
 
 def side_data_of(stream: Any, frame: Any) -> SideData:
-    """Side data of a stream and of its first frame."""
-    found = {_IN_FRAMES[kind]: b"" for kind in _kinds(frame) if kind in _IN_FRAMES}
+    """Side data of a stream, from its container and its first frame."""
+    kinds = (data.type.name for data in known_side_data(frame))
+    found = {_IN_FRAMES[kind]: b"" for kind in kinds if kind in _IN_FRAMES}
     if any(name in stream.container.format.name.split(",") for name in ("mov", "matroska")):
         found |= {_BOXES[box[4:8]]: box for box in _boxes_of(stream) if box[4:8] in _BOXES}
     found |= _hdr_boxes(frame)
-    return found
+    return found | ({PROFILE: b""} if _has_colour_profile(frame) else {})
 
 
 def left_out(kind: str, box: bytes = b"") -> str:
-    """The note that a kind of side data is left out."""
-    needed = kind == _DOLBY_VISION and len(box) > 12 and not box[12] >> 4  # the picture suits no other display
+    """Note for a kind of side data that is left out."""
+    needed = kind == _DOLBY_VISION and len(box) > 12 and not box[12] >> 4  # there is no base layer for other displays
     return f"left out: {kind}" + (", without which colours are wrong: convert the video first" * needed)
 
 
 @contextmanager
 def marked(coded: Any, side_data: SideData) -> Iterator[Any]:
-    """A stream like ``coded``, whose first packets this may read, with ``side_data`` as far as there are boxes for it.
+    """A stream with the parameters of ``coded`` and with ``side_data``, as far as there are boxes for it.
 
-    Its codec's headers are packed as MP4 has them. Yields ``coded`` itself where nothing can be put to it.
+    Packets of ``coded`` are consumed. The codec's extradata is in MP4's form. Yields ``coded`` itself where no side
+    data can be added.
     """
     boxes = b"".join(box for kind, box in side_data.items() if kind != _DOLBY_VISION)
-    header = _header(coded, "mp4", _TEMPLATE_PACKETS) if boxes else None
+    headers = (_header(coded, name, _TEMPLATE_PACKETS) for name in _DESCRIBING) if boxes else iter(())
+    header = next(filter(None, headers), None)
     if header is None:
         yield coded
         return
-    with av.open(io.BytesIO(_with_boxes(header, boxes))) as template:
+    with open_in_memory(_with_boxes(header, boxes)) as template:
         yield template.streams.video[0]
 
 
 def hdr_parameters(encoder: str, side_data: SideData) -> str:
-    """Parameters of x264, x265 or SVT-AV1 that write HDR10's values into the bitstream; empty for others."""
+    """x264, x265 or SVT-AV1 parameters that write HDR10 values to the bitstream; empty for other encoders."""
     display, light = (side_data.get(_BOXES[box], b"") for box in (b"mdcv", b"clli"))
     names = {
         "libx264": ("mastering-display", "cll"),
@@ -108,23 +116,27 @@ def hdr_parameters(encoder: str, side_data: SideData) -> str:
     return ":".join(parameters)
 
 
-def carrier(frame: Any, *, fields: bool) -> Any:
-    """A small frame that carries what an encoder takes over from ``frame``: captions, 3D layout, and with ``fields``
-    whether it is interlaced and how. None where it has nothing of this.
+class Carried(NamedTuple):
+    """A small frame with the side data and flags of a decoded one, and whether it has closed captions."""
+
+    frame: Any
+    captions: bool
+
+
+def carried(frame: Any, codec: str, *, fields: bool) -> Carried | None:
+    """Captions, 3D layout and, with ``fields``, field flags of ``frame``; None where it has none of them.
+
+    ``codec`` is the stream's.
     """
-    if not (fields and frame.interlaced_frame) and not _TAKEN_BY_ENCODERS & _kinds(frame):
-        return None
-    return frame.reformat(_CARRIER_SIDE, _CARRIER_SIDE, "gray")
+    kinds = _kinds(frame) & _TAKEN_BY_ENCODERS if codec in _CAPTIONED else set()
+    if kinds or (fields and frame.interlaced_frame):
+        return Carried(frame.reformat(_CARRIER_SIDE, _CARRIER_SIDE, "gray"), "A53_CC" in kinds)
+    return None
 
 
-def carries_captions(carrier: Any) -> bool:
-    """Whether a frame made by ``carrier`` holds closed captions."""
-    return "A53_CC" in _kinds(carrier)
-
-
-def dressed(picture: Any, carrier: Any) -> Any:
-    """A frame with the pixels of ``picture`` and all else of ``carrier``, but its type: encoders choose that."""
-    frame = carrier.reformat(picture.width, picture.height, picture.format.name)
+def dressed(picture: Any, carried: Carried) -> Any:
+    """A frame with the pixels of ``picture`` and the side data and flags of ``carried``; encoders choose its type."""
+    frame = carried.frame.reformat(picture.width, picture.height, picture.format.name)
     for plane, pixels in zip(frame.planes, picture.planes, strict=True):
         plane.update(bytes(pixels))
     frame.pict_type = 0
@@ -132,25 +144,45 @@ def dressed(picture: Any, carrier: Any) -> Any:
 
 
 def known_side_data(frame: Any) -> Any:
-    """``frame.side_data`` without kinds that PyAV has no name for, of which one is enough to hide all others."""
+    """``frame.side_data`` without what PyAV cannot handle: kinds that it has no name for, which raise ValueError, and
+    colour profiles with a name, which it frees a second time.
+    """
+    return _filtered(frame, [f"mode=delete:type={number}" for number in (_ICC, *_UNKNOWN_TYPES)]).side_data
+
+
+def profile_of(frame: Any) -> bytes:
+    """ICC profile of a frame from a container that does not name profiles, unlike PNG; empty where there is none."""
+    other = [f"mode=delete:type={number}" for number in _UNKNOWN_TYPES]
+    selected = _filtered(frame, [f"mode=select:type={_ICC}", *other])
+    return b"" if selected is None else bytes(selected.side_data["ICC_PROFILE"])
+
+
+def _has_colour_profile(frame: Any) -> bool:
+    return _filtered(frame, [f"mode=select:type={_ICC}"]) is not None
+
+
+def _filtered(frame: Any, side_data_filters: list[str]) -> Any:
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(template=frame, time_base=Fraction(1, 25))]
+    nodes += [graph.add("sidedata", arguments) for arguments in side_data_filters]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.push(frame)
     try:
-        return frame.side_data
-    except ValueError:
-        graph = av.filter.Graph()
-        nodes = [graph.add_buffer(template=frame, time_base=Fraction(1, 25))]
-        nodes += [graph.add("sidedata", f"mode=delete:type={number}") for number in _UNKNOWN_TYPES]
-        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-        graph.push(frame)
-        return graph.pull().side_data
+        return graph.pull()
+    except av.error.BlockingIOError:
+        return None
 
 
 def _kinds(frame: Any) -> set[str]:
-    return {data.type.name for data in known_side_data(frame)}
+    try:
+        return {data.type.name for data in frame.side_data}
+    except ValueError:  # a kind without a name
+        return {data.type.name for data in known_side_data(frame)}
 
 
 def _hdr_boxes(frame: Any) -> dict[str, bytes]:
-    """HDR10's values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
-    found = {}
+    """HDR10 values of a decoded frame (``AVMasteringDisplayMetadata``, ``AVContentLightMetadata``) as boxes."""
+    found: dict[str, bytes] = {}
     for data in known_side_data(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
             *ratios, has_primaries, has_luminance = struct.unpack_from("=22i", bytes(data))
@@ -159,15 +191,23 @@ def _hdr_boxes(frame: Any) -> dict[str, bytes]:
                 red, green, blue, white = values[0:2], values[2:4], values[4:6], values[6:8]
                 chroma = [round(value * 50000) for value in (*green, *blue, *red, *white)]
                 light = [round(value * 10000) for value in (values[9], values[8])]
-                found[_BOXES[b"mdcv"]] = _box(b"mdcv", struct.pack(">8H2I", *chroma, *light))
+                found |= _packed(b"mdcv", ">8H2I", *chroma, *light)
         elif data.type.name == "CONTENT_LIGHT_LEVEL":
-            found[_BOXES[b"clli"]] = _box(b"clli", struct.pack(">2H", *struct.unpack_from("=2I", bytes(data))))
+            found |= _packed(b"clli", ">2H", *struct.unpack_from("=2I", bytes(data)))
     return found
 
 
+def _packed(name: bytes, form: str, *values: int) -> dict[str, bytes]:
+    """A box under its kind; none where values are out of its range."""
+    try:
+        return {_BOXES[name]: _box(name, struct.pack(form, *values))}
+    except struct.error:
+        return {}
+
+
 def _boxes_of(stream: Any) -> Iterator[bytes]:
-    """The boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV holds its codec."""
-    for format_name in ("mp4", "mov"):
+    """Boxes in the sample entry that FFmpeg writes for a stream; none where neither MP4 nor MOV supports its codec."""
+    for format_name in _DESCRIBING:
         header = _header(stream, format_name)
         if header is not None:
             *_, entry, inside = _to_entry(header)
@@ -180,7 +220,7 @@ def _boxes_of(stream: Any) -> Iterator[bytes]:
 
 
 def _header(stream: Any, format_name: str, packets: int = 0) -> bytes | None:
-    """A file in memory that describes a stream, with its first packets; None where the container cannot hold it."""
+    """A file in memory with a stream's header and first packets; None where the container does not support it."""
     file = io.BytesIO()
     options = {"movflags": "empty_moov+default_base_moof", "strict": "unofficial"}
     try:
@@ -211,11 +251,11 @@ def _with_boxes(header: bytes, boxes: bytes) -> bytes:
 
 
 def _to_entry(header: bytes) -> list[int]:
-    """Where the boxes around the sample entry, the entry itself, and the boxes in it begin."""
+    """Offsets of the boxes around the sample entry, of the entry, and of the first box in it."""
     begins, at = [], 0
     for name, before_children in _PATH:
         while name and header[at + 4 : at + 8] != name:
-            at += _size(header, at)
+            at += max(_size(header, at), 8)
         begins.append(at)
         at += before_children
     return [*begins, at]
