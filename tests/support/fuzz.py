@@ -87,6 +87,7 @@ def deblur(path: Path) -> str:
     return f"{report.frames} frames{', damaged' if report.damage else ''}"
 
 
+KEPT = "are kept for another run of the same command"
 TASKS: dict[str, Callable[[Path], str]] = {"priors": priors, "deblur": deblur}
 
 
@@ -108,7 +109,9 @@ def main() -> None:
             assert "\n" not in str(error), words
         signal.alarm(0)
         path.unlink()
-        left = sorted(entry.name for entry in Path(work).iterdir())
+        left = sorted(Path(work).iterdir())
+        if words.endswith(KEPT):  # all frames were finished, or some segments, before the trouble came
+            shutil.rmtree(left.pop())
         assert not left, f"{path.name} leaves {left}"
         sys.stdout.write(f"{i} {seed.name} {words}\n")
         sys.stdout.flush()

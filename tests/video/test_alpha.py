@@ -113,7 +113,11 @@ def test_transparency_of_gifs(transparent, tmp_path):
     path = write_gif(tmp_path / "a.gif", pictures)
     assert probe(path).alpha is transparent
     note = unsmear.deblur(path, model=Negative(), window=8).note
-    assert ("the alpha channel is dropped" in note) is transparent
+    assert ("the alpha channel is kept" in note) is transparent
+    if transparent:
+        alpha = alpha_of(tmp_path / "a.deblurred.gif")
+        assert (alpha[:, :20, :20] == 0).all()
+        assert (alpha[:, 21:, 21:] == 255).all()
     report = unsmear.deblur(path, tmp_path / "b.mov", model=Negative(), window=8, codec="png")
     assert probe(report.output).alpha is transparent
 

@@ -158,7 +158,7 @@ class VideoSink:
 
 
 class AnimationSink(VideoSink):
-    """APNG and animated WebP: lossless segments, from which the animation is made at the end.
+    """GIF, APNG and animated WebP: lossless segments, from which the animation is made at the end.
 
     Raises:
         UsageError: options of an encoder, which such files do not have.
@@ -177,17 +177,14 @@ class AnimationSink(VideoSink):
             if getattr(options, name) is not None:
                 raise UsageError(f"`{name}`: {output.suffix} files leave no choice; name a video file as `output`")
         super().__init__(segment, info, lossless_encoding(info, output.suffix.lower()), output, part, reader)
-        self.last_duration: int | None = None
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         eight = restored if self.encoding.pixel_format == "rgb48be" else eight_bit(restored)
         super().write(frame, eight)
-        self.last_duration = frame.duration
 
     def finish(self, segments: int) -> list[str]:
         paths = [self.segment(i) for i in range(segments)]
-        write_animation(self.info, paths, self.output, self.last_duration)
-        return []
+        return write_animation(self.info, paths, self.output)
 
 
 class WithComparison:

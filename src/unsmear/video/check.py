@@ -114,7 +114,7 @@ def _compared(
         read = reads[packet.stream.index]
         if packet.stream.index == picture.index:
             borders.follow(packet, read.packets)
-        time = packet.dts if container.times == "slots" or packet.pts is None else packet.pts
+        time = packet.dts if container.muxer == "avi" or packet.pts is None else packet.pts
         read.packets += 1
         read.bytes += packet.size
         if time is not None:
@@ -133,7 +133,7 @@ def _picture_differences(read: _Read, container: Container, timeline: Timeline) 
     if read.packets != len(timeline.pts):
         yield f"it holds {read.packets} frames of {len(timeline.pts)}"
         return
-    if container.times == "order" or len(read.times) != read.packets:
+    if container.times in ("order", "packs") or len(read.times) != read.packets:
         return
     base, unit = read.stream.time_base, timeline.time_base
     tick, times = max(base, unit), sorted(read.times)

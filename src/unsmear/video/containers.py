@@ -12,9 +12,9 @@ import av.error
 
 from unsmear.errors import UsageError
 
-Times = Literal["exact", "ticks", "slots", "order"]
+Times = Literal["exact", "ticks", "slots", "packs", "order"]
 """How a container places frames: in the source's own unit, in one of its own, in slots of constant length of which
-some may stay empty, or one after the other at a constant rate."""
+some may stay empty, in packs that have a time, or one after the other at a constant rate."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ _PCM_BE = ("pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MICROSOFT = ("msmpeg4v3", "msmpeg4v2", "wmv1", "wmv2")
 _UNCOMPRESSED = ("v410", "v308", "v408", "r210", "r10k", "y41p")
 _LOSSLESS_VFW = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "png")
-_MP4_SOUND = ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE)
+_DEEP_PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le")
+_MP4_SOUND = ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_DEEP_PCM, *_PCM_BE)
+_TELEPHONE = ("adpcm_ms", "adpcm_ima_wav", "pcm_mulaw", "pcm_alaw")
 _PHONE = ("h264", "mpeg4", "h263")
 
 CONTAINERS: tuple[Container, ...] = (
@@ -72,13 +74,13 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "hevc", "mpeg4", "msmpeg4v3", "h263", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd"),
             *("jpeg2000", "cfhd", "magicyuv", "png", "qtrle", "dvvideo", "v210", *_UNCOMPRESSED),
         ),
-        ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "pcm_mulaw", "pcm_alaw", *_PCM, *_PCM_BE),
+        ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "amr_nb", "pcm_mulaw", "pcm_alaw", *_PCM, *_PCM_BE),
         ("pcm_s16le", "aac"),
         ends=True,
     ),
     Container("3gp", (".3gp",), _PHONE, ("aac", "amr_nb", "amr_wb"), ("aac",), ends=True),
     Container("3g2", (".3g2",), _PHONE, ("aac", "amr_nb", "amr_wb"), ("aac",), ends=True),
-    Container("f4v", (".f4v",), ("h264",), ("aac",), ("aac",), ends=True, reorders=False),
+    Container("f4v", (".f4v",), ("h264",), ("aac", "mp3"), ("aac",), ends=True, reorders=False),
     Container(
         "matroska",
         (".mkv", ".mk3d"),
@@ -100,7 +102,7 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
             *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "dvvideo", "v210", *_UNCOMPRESSED, "rawvideo"),
         ),
-        ("mp3", "mp2", "ac3", "aac", "flac", "adpcm_ms", "adpcm_ima_wav", "wmav1", "wmav2", "pcm_mulaw", *_PCM),
+        (*("mp3", "mp2", "ac3", "aac", "flac", "wmav1", "wmav2"), *_TELEPHONE, *_PCM),
         ("pcm_s16le", "ac3"),
         times="slots",
         from_zero=True,
@@ -119,9 +121,9 @@ CONTAINERS: tuple[Container, ...] = (
         "mpeg",
         (".mpg", ".mpeg"),
         ("mpeg1video", "mpeg2video"),
-        ("mp2", "mp3", "ac3"),
+        ("mp2", "mp3", "ac3", "dts"),
         ("mp2",),
-        times="ticks",
+        times="packs",
         reorders=False,
     ),
     Container(
@@ -130,7 +132,7 @@ CONTAINERS: tuple[Container, ...] = (
         ("mpeg1video", "mpeg2video"),
         ("mp2", "mp3", "ac3", "dts"),
         ("mp2",),
-        times="ticks",
+        times="packs",
         reorders=False,
     ),
     Container(
@@ -149,12 +151,20 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mjpeg", "jpeg2000", "cfhd"),
             *(*_LOSSLESS_VFW, "rawvideo"),
         ),
-        ("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac"),
+        (*("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac", "eac3", "dts"), *_TELEPHONE, *_PCM),
         ("wmav2",),
         times="ticks",
         reorders=False,
     ),
-    Container("ogg", (".ogv", ".ogg"), ("vp8",), ("vorbis", "opus", "flac"), ("flac", "libopus"), times="slots"),
+    Container(
+        "ogg",
+        (".ogv", ".ogg"),
+        ("vp8",),
+        ("vorbis", "opus", "flac"),
+        ("flac", "libopus"),
+        times="slots",
+        from_zero=True,
+    ),
     Container(
         "mxf",
         (".mxf",),
@@ -174,7 +184,7 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
             *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, *_UNCOMPRESSED, "rawvideo"),
         ),
-        ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_PCM, *_PCM_BE),
+        (*("aac", "mp3", "mp2", "ac3", "eac3", "dts", "flac", "opus", "vorbis"), *_TELEPHONE, *_PCM, *_PCM_BE),
         ("flac", "aac"),
     ),
     Container("yuv4mpegpipe", (".y4m",), ("rawvideo",), times="order", from_zero=True),

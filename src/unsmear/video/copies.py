@@ -84,6 +84,8 @@ def _ways(stream: Any, container: Container) -> tuple[str, ...]:
     held = holds_sound(container, stream.codec_context.codec.canonical_name)
     if container.muxer == "mxf" and stream.codec_context.sample_rate != _MXF_RATE:
         held = False
+    if container.muxer == "flv" and stream.codec_context.layout.name.endswith("channels"):
+        held = False  # FFmpeg ends the process where it is to write which channels those are
     return (*([] if held is False else [COPIED]), *suited(container.encoders, stream))
 
 

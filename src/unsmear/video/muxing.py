@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,9 +33,15 @@ _NO_NAME = "Service01"  # what FFmpeg's muxer writes for want of one
 _STALE_TAGS = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "SOURCE_ID")
 _BEGIN_S = Fraction(1, 2)
 _QUICKTIME = frozenset({"mp4", "mov", "3gp", "3g2", "f4v"})
-# Codecs whose tag says how samples lie, and the containers that take it as it is.
-_TAGGED = frozenset({"rawvideo", "utvideo", "magicyuv"})
-_TAG_TAKERS = frozenset({"avi", "asf", "nut", "matroska"})
+# Codecs whose tag says how samples lie, by containers that keep it.
+_OF_LAYOUTS = ("rawvideo", "utvideo", "magicyuv")
+_TAGGED = {
+    "avi": _OF_LAYOUTS,
+    "asf": _OF_LAYOUTS,
+    "nut": _OF_LAYOUTS,
+    "matroska": (*_OF_LAYOUTS, "prores"),
+    "mov": ("prores",),
+}
 
 
 class Muxing:
@@ -175,7 +182,7 @@ class Muxing:
         context, codec = video.codec_context, coded.codec_context.codec.canonical_name
         if container.muxer in ("mp4", "mov") and codec == "hevc":
             context.codec_tag = "hvc1"  # the tag that Apple's players want
-        elif container.muxer in _TAG_TAKERS and codec in _TAGGED:
+        elif codec in _TAGGED.get(container.muxer, ()):
             context.codec_tag = coded.codec_context.codec_tag
         video.time_base = 1 / self._rate if container.times in ("slots", "order") else self.packets.time_base
         context.framerate = self._rate
@@ -206,6 +213,11 @@ class Muxing:
                 )
             return timeline
         timeline = packets.rescaled(video.time_base, self._part.shift_s)
+        steps = {b - a for a, b in pairwise(timeline.ordered)}
+        if container.times == "packs" and steps and max(steps) - min(steps) > 1:
+            self.notes.append(
+                f"{self._suffix} files do not hold the time of every frame, so a variable rate is not exact"
+            )
         if timeline.moved:
             self.notes.append(f"{self._suffix} files cannot express {timeline.moved} of the frame times exactly")
         return timeline

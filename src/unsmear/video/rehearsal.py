@@ -5,6 +5,7 @@ What a container holds is seen with all streams together: some take a stream onl
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from unsmear.video.encoding import Encoding
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.muxing import MUXER_TAGS, Muxing
 from unsmear.video.probe import VideoInfo
+from unsmear.video.raw import RawFormat
 from unsmear.video.segments import SegmentWriter
 
+_SOUND_PACKETS = 8
 _STREAM_TAGS = ("language", "title", "timecode")
 
 
@@ -105,9 +108,41 @@ def _tried(
             failed = muxing.check()
             if failed or muxing.info is None:
                 return failed, []
-            return [], _losses(muxing)
+            return _silent(muxing), _losses(muxing)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return [Finding(None, reason(error))], []
+
+
+def _silent(muxing: Muxing) -> list[Finding]:
+    """Copied sound that can be decoded in the source, but not in the output."""
+    found = []
+    taken = [choice for choice in muxing.chosen if choice.way is not None]
+    with open_input(muxing.path, muxing.raw) as output:
+        sounds = iter(output.streams.audio)
+        for number, choice in enumerate(taken):
+            stream = muxing.source.streams[choice.index]
+            if stream.type != "audio":
+                continue
+            copy = next(sounds, None)
+            if copy is not None and not _sounds(muxing.path, muxing.raw, copy.index):
+                assert muxing.info is not None
+                if _sounds(muxing.info.path, muxing.info.raw, stream.index):
+                    found.append(Finding(number, f"{choice.what} cannot be decoded"))
+    return found
+
+
+def _sounds(path: Path, raw: RawFormat | None, index: int) -> bool:
+    """Whether one of the first packets of a stream can be decoded; True where there are none."""
+    with open_input(path, raw) as container:
+        packets = 0
+        for packet in container.demux(container.streams[index]):
+            if packets == _SOUND_PACKETS:
+                break
+            packets += 1
+            with suppress(av.error.FFmpegError):
+                if packet.decode():
+                    return True
+    return not packets
 
 
 def _losses(muxing: Muxing) -> list[str]:
