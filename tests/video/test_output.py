@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from support.clips import frame_times, make_clip, moving_frames, packets_of
+from support.joining import rewrite, write_segments
 from unsmear.errors import OutputError
 from unsmear.video import (
-    Frame,
-    JoinReport,
     SegmentWriter,
     choose_encoding,
     join_segments,
@@ -35,28 +34,6 @@ LOOKS = (
     "color_trc",
     "colorspace",
 )
-
-
-def write_segments(source: Path, folder: Path, suffix: str, length: int = 5, **choice: object) -> list[Path]:
-    with open_video(source) as reader:
-        info = reader.info
-        encoding = choose_encoding(info, container_suffix=suffix, **choice)
-        paths: list[Path] = []
-        frames: list[Frame] = list(reader)
-        for begin in range(0, len(frames), length):
-            paths.append(folder / f"{begin:06d}.segment")
-            with SegmentWriter(paths[-1], info, encoding, info.width, info.height) as writer:
-                for frame in frames[begin : begin + length]:
-                    writer.write(frame.rgb, frame.pts, frame.duration)
-    return paths
-
-
-def rewrite(source: Path, suffix: str | None = None, length: int = 5, **choice: object) -> tuple[Path, JoinReport]:
-    output = source.with_name(f"{source.stem}.out{suffix or source.suffix}")
-    folder = source.with_name(f"{source.stem}.segments")
-    folder.mkdir(exist_ok=True)
-    segments = write_segments(source, folder, output.suffix, length, **choice)
-    return output, join_segments(source, segments, output)
 
 
 def assert_same_looks(one: Path, other: Path) -> None:

@@ -23,6 +23,8 @@ _MAY_SHARE_TIMES = 0x20000  # FFmpeg's AVFMT_TS_NONSTRICT
 # Sound whose blocks AVI would count by their bytes, if the source is one that states those.
 _UNEVEN_IN_AVI = frozenset({"aac", "ac3", "mp2", "mp3", "flac"})
 _MXF_RATE = 48000
+_BEGIN_S, _BEGIN_PACKETS = Fraction(1, 4), 1000
+_SILENT_SAMPLES = 1024
 _NOTED_S = Fraction(1, 24)
 
 
@@ -56,12 +58,14 @@ class Part:
         shift_s: subtracted from all times.
         from_zero: nothing may begin before 0 then.
         end_s: on the source's clock, None where open.
+        counted: packets have no times, so that of sound the one goes first that is nearest to 0.
         sound_end_s: on the output's clock, where uncompressed sound has to end with the picture.
     """
 
     shift_s: Fraction = Fraction(0)
     from_zero: bool = False
     end_s: Fraction | None = None
+    counted: bool = False
     sound_end_s: Fraction | None = None
 
 
@@ -96,8 +100,7 @@ def notes_of(chosen: Sequence[Choice], container: Container, suffix: str) -> lis
         if choice.way is None:
             notes.append(f"{suffix} files cannot hold {choice.what}, so it is left out")
         elif choice.way != COPIED:
-            codec = av.Codec(choice.way, "w").canonical_name
-            notes.append(f"{suffix} files cannot hold {choice.what}, so it becomes {codec} ({choice.way})")
+            notes.append(f"{suffix} files cannot hold {choice.what} as it is, so it is encoded anew ({choice.way})")
     return notes
 
 
@@ -128,7 +131,9 @@ class OtherStreams:
                 copy = self._copy(target, stream)
             else:
                 rate = _MXF_RATE if self._container.muxer == "mxf" else None
-                encoder = SoundEncoder(target, stream, choice.way, rate=rate)
+                # Where sound has no times it begins with the picture.
+                padded = self._container.times in ("slots", "order")
+                encoder = SoundEncoder(target, stream, choice.way, rate=rate, padded=padded)
                 copy = encoder.stream
             copy.metadata.update(kept_tags(stream.metadata, dropped_tags))
             copy.disposition = int(stream.disposition)
@@ -152,25 +157,29 @@ class OtherStreams:
         with av.open(file) as template:
             return target.add_stream_from_template(template.streams[0], opaque=True)
 
-    def packets(self, first_s: Fraction | None = None) -> Iterator[Any]:
-        """Packets to be written, in the order of the source. ``first_s``: of its first seconds alone."""
+    def packets(self, *, begin: bool = False) -> Iterator[Any]:
+        """Packets to be written, in the order of the source; with ``begin`` of the first moments of each stream."""
         wanted = [self._source.streams[index] for index in self._tracks]
         demuxed = [stream for stream in wanted if stream.type != "attachment"]
         if not demuxed:
             return
         clocks = _Clocks(self._restarts)
-        main = _main_index(self._source, self._info) if self._restarts else None
+        main = main_video_stream(self._source, self._info.path).index if self._restarts else None
         if main is not None:
             demuxed.append(self._source.streams[main])
+        waiting = {stream.index for stream in demuxed if stream.type == "audio"} if begin else set()
         try:
-            for packet in self._source.demux(demuxed):
+            for number, packet in enumerate(self._source.demux(demuxed)):
+                if begin and (number > _BEGIN_PACKETS or not waiting):
+                    break
                 if packet.stream.index == main:
                     clocks.follow(packet)
                 elif packet.size:
-                    time = packet.dts if packet.dts is not None else packet.pts
-                    if first_s is not None and time is not None and time * packet.time_base > first_s:
-                        break
-                    yield from self._tracks[packet.stream.index].take(packet, clocks)
+                    track = self._tracks[packet.stream.index]
+                    if begin and track.has_begun(packet):
+                        waiting.discard(packet.stream.index)
+                    else:
+                        yield from track.take(packet, clocks)
         except (av.error.FFmpegError, OSError) as error:
             self.notes.append(f"the other streams end where the source cannot be read on ({error.strerror})")
         for track in self._tracks.values():
@@ -223,6 +232,18 @@ class _Track:
         self._last_dts: int | None = None
         self._repaired, self._cut_s = 0, Fraction(0)
         self._samples_left: int | None = None
+        self._endless: Any = None  # a packet whose duration is not known
+        self._gap = 0
+        self._first_s: Fraction | None = None
+
+    def has_begun(self, packet: Any) -> bool:
+        """Whether a packet lies behind the first moments of the stream."""
+        time = packet.dts if packet.dts is not None else packet.pts
+        if time is None:
+            return False
+        if self._first_s is None:
+            self._first_s = time * packet.time_base
+        return bool(time * packet.time_base > self._first_s + _BEGIN_S)
 
     def take(self, packet: Any, clocks: _Clocks) -> Iterator[Any]:
         if is_gap(packet):
@@ -232,15 +253,31 @@ class _Track:
             yield from self._out(packet)
             return
         for ready in self._clock.take(_Timed(packet)):
-            yield from self._out(self._settled(ready))
+            yield from self._lasting(self._settled(ready))
 
     def rest(self) -> Iterator[Any]:
         if self._clock is not None:
             for ready in self._clock.rest():
-                yield from self._out(self._settled(ready))
+                yield from self._lasting(self._settled(ready))
+        if self._endless is not None:  # without a duration MP4 would pass over it
+            self._endless.duration = self._gap
+            yield from self._out(self._endless)
         if self._encoder is not None:
             for packet in self._encoder.rest():
                 yield from self._written(packet)
+        if self._samples_left:
+            yield from self._silence(self._samples_left)
+
+    def _lasting(self, packet: Any) -> Iterator[Any]:
+        """Give packets without a duration that until the next one."""
+        if self._endless is not None:
+            self._gap = self._endless.duration = max(0, packet.pts - self._endless.pts)
+            yield from self._out(self._endless)
+            self._endless = None
+        if packet.duration:
+            yield from self._out(packet)
+        else:
+            self._endless = packet
 
     def notes(self) -> list[str]:
         notes = []
@@ -304,10 +341,12 @@ class _Track:
                 packet.duration = min(duration, int(end) - time)
         offset = round(part.shift_s / base)
         late = max(0, offset - time) if part.from_zero else 0  # how long before the start it began
-        if late and (self._stream.type != "subtitle" or late >= duration):
+        if late and self._stream.type == "subtitle":
+            if late >= duration:
+                return False
+            packet.duration = duration - late
+        elif late and (not part.counted or late > duration / 2):
             return False
-        if late:
-            packet.duration = packet.duration - late
         if offset or late:
             _move(packet, late - offset)
         return True
@@ -315,8 +354,7 @@ class _Track:
     def _written(self, packet: Any) -> Iterator[Any]:
         end_s = self._part.sound_end_s
         if end_s is not None and self._stream.type == "audio" and packet.pts is not None:
-            context = self._copy.codec_context
-            sample_bytes = context.layout.nb_channels * int(context.codec.name.strip("pcm_slbeuf")) // 8
+            context, sample_bytes = self._copy.codec_context, self._sample_bytes
             if self._samples_left is None:
                 self._samples_left = round((end_s - packet.pts * packet.time_base) * context.sample_rate)
             samples = packet.size // sample_bytes
@@ -331,6 +369,25 @@ class _Track:
                 packet.pts = packet.dts = whole.pts
                 packet.duration = round(kept / (context.sample_rate * whole.time_base))
         yield self._ordered(packet)
+
+    @property
+    def _sample_bytes(self) -> int:
+        """Bytes of a sample of all channels of uncompressed sound."""
+        context = self._copy.codec_context
+        return int(context.layout.nb_channels) * int(context.codec.name.strip("pcm_slbeuf")) // 8
+
+    def _silence(self, samples: int) -> Iterator[Any]:
+        """Silence at the end, for pictures that would be left out without."""
+        assert self._part.sound_end_s is not None
+        rate = self._copy.codec_context.sample_rate
+        end = round(self._part.sound_end_s * rate)
+        for begin in range(end - samples, end, _SILENT_SAMPLES):
+            count = min(_SILENT_SAMPLES, end - begin)
+            packet = av.Packet(bytes(count * self._sample_bytes))
+            packet.stream, packet.time_base = self._copy, Fraction(1, rate)
+            packet.pts = packet.dts = begin
+            packet.duration = count
+            yield self._ordered(packet)
 
     def _ordered(self, packet: Any) -> Any:
         """In the output's unit, decoded after the packet before, as muxers demand."""
@@ -370,10 +427,6 @@ def _move(packet: Any, ticks: int) -> None:
         value = getattr(packet, name)
         if value is not None:
             setattr(packet, name, value + ticks)
-
-
-def _main_index(source: Any, info: VideoInfo) -> int:
-    return int(main_video_stream(source, info.path).index)
 
 
 def is_picture(stream: Any) -> bool:

@@ -31,7 +31,6 @@ MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "en
 _NO_NAME = "Service01"  # what FFmpeg's muxer writes for want of one
 # Tags that describe the source's own bytes and would be false of the output.
 _STALE_TAGS = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "SOURCE_ID")
-_BEGIN_S = Fraction(1, 2)
 _QUICKTIME = frozenset({"mp4", "mov", "3gp", "3g2", "f4v"})
 # Codecs whose tag says how samples lie, by containers that keep it.
 _OF_LAYOUTS = ("rawvideo", "utvideo", "magicyuv")
@@ -74,7 +73,7 @@ class Muxing:
         self.source: Any = None
         self._part = Part()
         self._restarts: Sequence[Restart] = ()
-        self._first_s: Fraction | None = None
+        self._begin = False
         self._cut_out = False
 
     def __enter__(self) -> Self:
@@ -98,12 +97,12 @@ class Muxing:
         from_zero = start_s is not None or self.container.from_zero
         end = None if end_s is None else Fraction(end_s)
         picture_s = len(self.packets.pts) / self._rate if self.container.muxer == "mxf" else None
-        self._part = Part(begin if from_zero else Fraction(0), from_zero, end, picture_s)
+        self._part = Part(begin if from_zero else Fraction(0), from_zero, end, self.container.from_zero, picture_s)
         self._cut_out, self._restarts = start_s is not None or end_s is not None, restarts
 
     def begin_alone(self) -> None:
         """Take the other streams' first packets alone."""
-        self._first_s = self.packets.ordered[0] * self.packets.time_base + _BEGIN_S
+        self._begin = True
 
     def run(self) -> int:
         """Write the file; return its number of frames."""
@@ -125,7 +124,7 @@ class Muxing:
             whats = [choice.what for choice in self.chosen if choice.way is not None]
             self.written = [_blank(stream, what) for stream, what in zip(added, whats, strict=True)]
             counts = {stream.index: written for stream, written in zip(added, self.written, strict=True)}
-            beside = others.packets(self._first_s) if others else iter(())
+            beside = others.packets(begin=self._begin) if others else iter(())
             for packet in _merged(self._video_packets(video), beside):
                 if packet.stream is not video:
                     counts[packet.stream.index].add(packet)
@@ -275,6 +274,9 @@ class Muxing:
                     ready.stream = video
                     ready.pts, ready.dts = int(timeline.pts[i]), timeline.dts(i)
                     ready.duration = timeline.duration(ready.pts)
+                    if i == len(timeline.pts) - 1 and self.container.muxer in _QUICKTIME:
+                        # It adds up what packets last in the order of decoding, in which another may be the last one.
+                        ready.duration = timeline.end - timeline.ordered[0] - (ready.dts - timeline.dts(0))
                     ready.time_base = timeline.time_base
                     i += 1
                     yield ready

@@ -137,8 +137,8 @@ def _sounds(path: Path, raw: RawFormat | None, index: int) -> bool:
         packets = 0
         for packet in container.demux(container.streams[index]):
             if packets == _SOUND_PACKETS:
-                break
-            packets += 1
+                return False
+            packets += packet.size > 0
             with suppress(av.error.FFmpegError):
                 if packet.decode():
                     return True

@@ -30,8 +30,13 @@ def suited(encoders: tuple[str, ...], stream: Any) -> list[str]:
 class SoundEncoder:
     """Encodes the packets of one stream of sound again; silence fills gaps, so that it stays with the picture."""
 
-    def __init__(self, target: Any, source: Any, encoder: str, *, rate: int | None = None) -> None:
-        """Add a stream for ``source`` to the container ``target``; ``rate`` is the only one that this takes, in Hz."""
+    def __init__(
+        self, target: Any, source: Any, encoder: str, *, rate: int | None = None, padded: bool = False
+    ) -> None:
+        """Add a stream for ``source`` to the container ``target``.
+
+        ``rate`` is the only one that this takes, in Hz; ``padded`` sound begins at 0.
+        """
         self._source = source
         context = source.codec_context
         rates = (rate,) if rate else _RATES.get(encoder)
@@ -44,6 +49,7 @@ class SoundEncoder:
         if encoder in _BIT_RATES:
             self.stream.bit_rate = min(_BIT_RATES[encoder] * channels, _MOST.get(encoder, 1 << 30))
         self._form = f"sample_rates={sample_rate}:channel_layouts={layout}"
+        self._resampling = "async=1:first_pts=0" if padded else "async=1"
         self._graph: Any = None
 
     def encode(self, packet: Any) -> list[Any]:
@@ -89,7 +95,7 @@ class SoundEncoder:
                 layout=_named(frame.layout),
                 time_base=frame.time_base,
             ),
-            graph.add("aresample", "async=1"),
+            graph.add("aresample", self._resampling),
             graph.add("aformat", f"sample_fmts={context.format.name}:{self._form}"),
             graph.add("abuffersink"),
         ]
