@@ -195,6 +195,8 @@ def _add_tone(container: Any, stream: Any, seconds: float) -> None:
             wave = wave.astype(np.float32)
         else:
             wave = (wave * 32767).astype(np.int16)
+            if form.startswith("u8"):
+                wave = ((wave >> 8) + 128).astype(np.uint8)
             if form.startswith("s32"):
                 wave = wave.astype(np.int32) << 16
         array = np.tile(wave, (channels, 1)) if form.endswith("p") else np.repeat(wave, channels)[None]

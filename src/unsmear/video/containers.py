@@ -55,7 +55,7 @@ _UNCOMPRESSED = ("v410", "v308", "v408", "r210", "r10k", "y41p")
 _LOSSLESS_VFW = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "png")
 _DEEP_PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le")
 _MP4_SOUND = ("aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", *_DEEP_PCM, *_PCM_BE)
-_TELEPHONE = ("adpcm_ms", "adpcm_ima_wav", "pcm_mulaw", "pcm_alaw")
+_TELEPHONE = ("adpcm_ms", "pcm_mulaw", "pcm_alaw")
 _PHONE = ("h264", "mpeg4", "h263")
 
 CONTAINERS: tuple[Container, ...] = (
@@ -102,7 +102,7 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mpeg1video", "mpeg2video"),
             *("mjpeg", "jpeg2000", "cfhd", *_LOSSLESS_VFW, "dvvideo", "v210", *_UNCOMPRESSED, "rawvideo"),
         ),
-        (*("mp3", "mp2", "ac3", "aac", "flac", "wmav1", "wmav2"), *_TELEPHONE, *_PCM),
+        (*("mp3", "mp2", "ac3", "aac", "flac", "wmav1", "wmav2"), "adpcm_ima_wav", *_TELEPHONE, *_PCM),
         ("pcm_s16le", "ac3"),
         times="slots",
         from_zero=True,
@@ -151,7 +151,7 @@ CONTAINERS: tuple[Container, ...] = (
             *("h264", "av1", "vp9", "vp8", "mpeg4", *_MICROSOFT, "flv1", "h263", "mjpeg", "jpeg2000", "cfhd"),
             *(*_LOSSLESS_VFW, "rawvideo"),
         ),
-        (*("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac", "eac3", "dts"), *_TELEPHONE, *_PCM),
+        (*("wmav1", "wmav2", "mp3", "mp2", "ac3", "aac", "eac3", "dts"), "adpcm_ima_wav", *_TELEPHONE, *_PCM),
         ("wmav2",),
         times="ticks",
         reorders=False,

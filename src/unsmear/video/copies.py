@@ -13,7 +13,7 @@ from unsmear.video.clock import Clock, Restart
 from unsmear.video.containers import Container, holds_sound
 from unsmear.video.ffmpeg import main_video_stream, open_input
 from unsmear.video.probe import VideoInfo
-from unsmear.video.sound import SoundEncoder, suited
+from unsmear.video.sound import SoundEncoder, named_layout, suited
 from unsmear.video.timecode import TAG as TIMECODE
 
 COPIED = "copied"
@@ -88,8 +88,8 @@ def _ways(stream: Any, container: Container) -> tuple[str, ...]:
     held = holds_sound(container, stream.codec_context.codec.canonical_name)
     if container.muxer == "mxf" and stream.codec_context.sample_rate != _MXF_RATE:
         held = False
-    if container.muxer == "flv" and stream.codec_context.layout.name.endswith("channels"):
-        held = False  # FFmpeg ends the process where it is to write which channels those are
+    if container.muxer == "flv" and named_layout(stream.codec_context.layout).endswith("channels"):
+        return ()  # FFmpeg ends the process where it is to write which channels those are
     return (*([] if held is False else [COPIED]), *suited(container.encoders, stream))
 
 
@@ -141,6 +141,14 @@ class OtherStreams:
             self._tracks[stream.index] = _Track(stream, copy, encoder, self._part, choice.what, shares=shares)
 
     def _copy(self, target: Any, stream: Any) -> Any:
+        copy = self._added(target, stream)
+        if stream.type == "audio" and stream.codec_context is not None:
+            layout = named_layout(stream.codec_context.layout)
+            if layout != stream.codec_context.layout.name:  # MP4 and FLV have to say which channels those are
+                copy.codec_context.layout = layout
+        return copy
+
+    def _added(self, target: Any, stream: Any) -> Any:
         codec = stream.codec_context and stream.codec_context.codec.canonical_name
         if self._container.muxer != "avi" or stream.type != "audio" or codec not in _UNEVEN_IN_AVI:
             return target.add_stream_from_template(stream, opaque=True)

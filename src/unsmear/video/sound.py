@@ -92,7 +92,7 @@ class SoundEncoder:
             graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format,
-                layout=_named(frame.layout),
+                layout=named_layout(frame.layout),
                 time_base=frame.time_base,
             ),
             graph.add("aresample", self._resampling),
@@ -105,14 +105,14 @@ class SoundEncoder:
         return graph
 
 
-def _named(layout: Any) -> str:
+def named_layout(layout: Any) -> str:
     """The channels that are meant where only their number is stated."""
     return _CHANNELS.get(layout.nb_channels, layout.name) if layout.name.endswith(" channels") else str(layout.name)
 
 
 def _layout(encoder: str, layout: Any) -> str:
     """The channels that an encoder takes for ``layout``: the same, or the next smaller number of them."""
-    allowed, name = _LAYOUTS.get(encoder), _named(layout)
+    allowed, name = _LAYOUTS.get(encoder), named_layout(layout)
     if allowed is None or name in allowed:
         return name
     fitting = [name for name in allowed if av.AudioLayout(name).nb_channels <= layout.nb_channels]
