@@ -121,8 +121,8 @@ def _compared(
             read.times.append(time)
             read.end = max(read.end, time + (packet.duration or 0))
     main = reads[picture.index]
-    yield from (Finding(None, line) for line in borders.differences)
     yield from (Finding(None, line) for line in _picture_differences(main, container, timeline))
+    yield from (Finding(None, line) for line in borders.differences)
     origin_s = Fraction(0)
     if main.times and container.times != "order":  # some muxers delay all streams alike
         origin_s = min(main.times) * main.stream.time_base - timeline.ordered[0] * timeline.time_base

@@ -346,7 +346,7 @@ class _Track:
             if time >= end:
                 return False
             if self._stream.type not in ("audio", "video"):
-                packet.duration = min(duration, int(end) - time)
+                packet.duration = duration = min(duration, int(end) - time)
         offset = round(part.shift_s / base)
         late = max(0, offset - time) if part.from_zero else 0  # how long before the start it began
         if late and self._stream.type == "subtitle":
