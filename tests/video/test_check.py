@@ -103,7 +103,7 @@ FAULTS = {
         ".mkv",
         {"options": {"bf": "0"}},
         lambda path: move_packet(path, 1, 7, -7),
-        "frame 7 is at",
+        r"frame \d is at",
     ),
     "sound at another time": (".mkv", {"audio": "libopus"}, lambda path: move_packet(path, 2, -1, 200), "ends at"),
     "another picture": (".avi", {"codec": "ffv1"}, other_picture, "frame 5 (is not|cannot)"),
