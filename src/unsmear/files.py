@@ -4,6 +4,7 @@ A file is written beside its place under a name that begins with a dot, and rena
 whoever looks finds the old one, or the new one, or none. An error leaves nothing behind.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -104,6 +105,48 @@ def whole_folder(path: Path | str, partial: Path | None = None) -> Iterator[Path
     finally:
         for left_over in (partial, replaced):
             shutil.rmtree(left_over, ignore_errors=True)
+
+
+def make_folder(path: Path | str) -> Path:
+    """Make a folder with those above it, if it is not there → its path. Raises OutputError when that fails."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made ({error.strerror}); free space or name another folder") from error
+    return path
+
+
+def refuse_foreign(folder: Path, ours: bool, what: str, *inputs: Path | None) -> None:
+    """Refuse to replace a folder that is none of ours, or that holds what is read.
+
+    Args:
+        folder: that is to be replaced as a whole; an empty one, and one that is not there, may be.
+        ours: whether it holds what the same command wrote before.
+        what: that command writes, for the message: ``set of shards``.
+        inputs: of the command.
+
+    Raises:
+        OutputError: one of these.
+    """
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputError(f"{folder} is no {what}, so it stays; choose another folder")
+    for path in inputs:
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{path} lies in {folder}, which would be replaced; choose another folder")
+
+
+def reserve(file: Path) -> None:
+    """Give a sparse file its space on the disk. Where that failed later, through a memory map, the process would die.
+
+    Raises:
+        OSError: the disk has not that much.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    elif shutil.disk_usage(file).free < file.stat().st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def settle_folder(path: Path, partial: Path | None = None) -> None:

@@ -24,7 +24,7 @@ from unsmear.blur.exposure import Gap, Neighbourhood, blur_between, fitted_duty,
 from unsmear.blur.leaves import dead_leaves
 from unsmear.blur.light import expose
 from unsmear.errors import DataLayoutError, UnsmearError
-from unsmear.files import write_whole
+from unsmear.files import make_folder, reserve, unwritable, write_whole
 from unsmear.metrics import psnr
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
@@ -397,6 +397,8 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
     }
 
 
+FINISHED = "pack.json"  # which makes a pack whole
+
 _worker: dict = {}
 
 
@@ -415,22 +417,32 @@ def _fill_row(i: int) -> None:
 
 
 def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
-    """Render ``config.sequences`` sequences into ``folder``; ``pack.json`` is written last."""
+    """Render ``config.sequences`` sequences into ``folder``; ``pack.json`` is written last. An error leaves no part.
+
+    Raises OutputError where the pack cannot be written, DataLayoutError where the material or its size does not do.
+    """
     if config.camera.size_px % 16:
         raise DataLayoutError(f"sequence size {config.camera.size_px} must be a multiple of 16")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (shape, dtype) in _shapes(config).items():
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
+    make_folder(folder)
     rows, start = range(config.sequences), (sources, config, folder)
-    with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
-        for _ in filled:
-            pass
-    _worker.clear()
-    write_whole(folder / "pack.json", json.dumps(asdict(config), indent=2).encode())
+    try:
+        for name, (shape, dtype) in _shapes(config).items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
+            reserve(folder / f"{name}.npy")
+        with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
+            for _ in filled:
+                pass
+        write_whole(folder / FINISHED, json.dumps(asdict(config), indent=2).encode())
+    except BaseException as error:
+        for name in ARRAYS:
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+        raise unwritable(folder, error) if isinstance(error, OSError) else error
+    finally:
+        _worker.clear()
 
 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a finished pack, memory-mapped, read-only."""
-    if not (folder / "pack.json").is_file():
-        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): make it with `unsmear data pack`")
+    if not (folder / FINISHED).is_file():
+        raise DataLayoutError(f"{folder} is not a finished pack (no {FINISHED}): make it with `unsmear data pack`")
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}

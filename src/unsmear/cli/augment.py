@@ -55,7 +55,8 @@ def augment(
     )
     for _, error in done.failures:
         complain(error)
-    typer.echo(f"{dataset}: {len(done.made)} clips augmented, {len(done.kept)} were, {len(done.failures)} failed")
+    made = choices.counted(len(done.made), "clip")
+    typer.echo(f"{dataset}: {made} augmented, {len(done.kept)} were, {len(done.failures)} failed")
     if done.failures:
         raise typer.Exit(EXIT_FAILED)
 
@@ -84,7 +85,8 @@ def check(
     bad = sum(1 for clip in found if clip.problems)
     paired, augmented = (sum(1 for clip in found if getattr(clip, name)) for name in ("paired", "augmented"))
     typer.echo(
-        f"{dataset}: {len(found)} clips, {sum(clip.frames for clip in found)} frames, {paired} with a sharp partner, "
+        f"{dataset}: {choices.counted(len(found), 'clip')}, "
+        f"{choices.counted(sum(clip.frames for clip in found), 'frame')}, {paired} with a sharp partner, "
         f"{augmented} with priors, {bad} with problems"
     )
     if bad:
@@ -93,13 +95,13 @@ def check(
 
 def _report_made(name: str, made: "Extraction") -> None:
     typer.echo(
-        f"{name}: {made.frames} frames, coverage {100 * made.coverage:.0f} %, "
+        f"{name}: {choices.counted(made.frames, 'frame')}, coverage {100 * made.coverage:.0f} %, "
         f"median motion {made.motion_median_px:.1f} px"
     )
 
 
 def _report_checked(clip: "ClipCheck") -> None:
     if not clip.problems:
-        typer.echo(f"{clip.name}: {clip.frames} frames of {clip.width}x{clip.height}")
+        typer.echo(f"{clip.name}: {choices.counted(clip.frames, 'frame')} of {clip.width}x{clip.height}")
     for problem in clip.problems:
         complain(problem)

@@ -69,7 +69,7 @@ def each(
     for item in items:
         try:
             done.append(task(*item))
-        except Interrupted:
+        except (Interrupted, BrokenPipeError):
             raise
         except Exception as error:
             if debug:

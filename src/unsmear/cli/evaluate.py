@@ -131,4 +131,4 @@ def _write(runs: "list[Evaluation]", out: Path | None) -> None:
 
 def _report(method: str, row: "ClipResult") -> None:
     figures = ", ".join(f"{name} {row.values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in row.values)
-    typer.echo(f"{method}: {row.clip}: {row.frames} frames, {figures}", err=True)
+    typer.echo(f"{method}: {row.clip}: {choices.counted(row.frames, 'frame')}, {figures}", err=True)

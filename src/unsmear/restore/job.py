@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unsmear.errors import Interrupted, UnsmearError, UsageError
+from unsmear.errors import Interrupted, UnsmearError, UsageError, WeightsError
 from unsmear.restore.destination import OutputKind, check_free, place, writable_folder
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
-from unsmear.restore.resume import WorkFolder
+from unsmear.restore.resume import WorkFolder, only_run, stamp
 from unsmear.restore.sharpness import restrained
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
@@ -50,10 +50,13 @@ def restore_video(
     """
     options = options or Options()
     began = time.monotonic()
-    with open_video(source) as reader:
+    with open_video(source, frame_rate=options.frame_rate) as reader:
+        if options.fps is not None and reader.info.kind != "frames":
+            raise UsageError(f"`fps` {options.fps:g} is for folders of frames; {source} is none, so leave it out")
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
-        with writable_folder(target.parent):
+        with writable_folder(target.parent), only_run(target):
+            check_free(target, kind, reader.info.path, options)  # once more: another run may have ended meanwhile
             return _Job(reader, target, kind, restorer, options, progress, began).run()
 
 
@@ -79,10 +82,9 @@ class _Job:
 
     def _identity(self) -> dict:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
-        stat = self.info.path.stat()
         restorer = self.restorer
         return {
-            "input": [str(self.info.path.resolve()), stat.st_size, stat.st_mtime_ns],
+            "input": stamp(self.info.path),
             "output": str(self.output.resolve()),
             "model": [restorer.name, restorer.device, restorer.dtype, restorer.fingerprint],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "resume")},
@@ -168,6 +170,8 @@ class _Job:
         while True:
             try:
                 return self.restorer.restore(clip, so_far.state, so_far.tile_px)
+            except WeightsError as error:
+                raise WeightsError(f"{self.info.path}: {error}") from None
             except OutOfMemory as error:
                 side = min(so_far.tile_px or np.inf, max(self.info.height, self.info.width))
                 smaller = int(side) // 2 // 16 * 16

@@ -1,5 +1,6 @@
 """Writing restored frames: a video in segments, a folder of PNG frames, or one image."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,14 @@ import numpy as np
 
 from unsmear.errors import OutputError, UsageError
 from unsmear.files import write_whole
-from unsmear.restore.destination import OutputKind, comparison_path, numbered_frames
+from unsmear.restore.comparison import ComparedImage, side_by_side
+from unsmear.restore.destination import (
+    OutputKind,
+    comparison_path,
+    numbered_frames,
+    placed_frames,
+    refuse_foreign_frames,
+)
 from unsmear.restore.options import Options
 from unsmear.restore.resume import WorkFolder
 from unsmear.restore.timerange import TimeRange
@@ -24,7 +32,8 @@ from unsmear.video import (
     eight_bit,
     join_segments,
 )
-from unsmear.video.images import write_png
+from unsmear.video.images import gray_of_rgb, write_png
+from unsmear.video.probe import DEFAULT_RATE
 
 
 class Sink(Protocol):
@@ -52,19 +61,34 @@ def make_sink(
     """
     notes: list[str] = []
     sink: Sink
+    gray = info.pixel_format.startswith("gray")
     if kind == "frames":
-        sink = FramesSink(work, output)
+        sink = FramesSink(work, output, gray)
     elif kind == "image":
-        sink = ImageSink(output)
+        sink = ImageSink(output, gray)
+        if options.compare:
+            sink = ComparedImage(sink, ImageSink(comparison_path(output, kind), gray))
+        return sink, notes
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
         )
         notes += [encoding.note] if encoding.note else []
+        notes += _chosen_for_frames(info, encoding, options)
         sink = VideoSink(work.segment, info, encoding, output, part)
     if options.compare:
-        sink = WithComparison(sink, work, info, comparison_path(output), part)
+        sink = WithComparison(sink, work, info, comparison_path(output, kind), part)
     return sink, notes
+
+
+def _chosen_for_frames(info: VideoInfo, encoding: Encoding, options: Options) -> list[str]:
+    """What became of a folder of frames that nobody decided: it has neither a codec nor a frame rate of its own."""
+    open_ones = [name for name in ("codec", "pix_fmt", "fps") if getattr(options, name) is None]
+    if info.kind != "frames" or not open_ones:
+        return []
+    rate = float(info.frame_rate or DEFAULT_RATE)
+    others = ", ".join(f"`{name}`" for name in open_ones)
+    return [f"the frames become {encoding.codec} {encoding.pixel_format} at {rate:g} frames/s; for others see {others}"]
 
 
 class VideoSink:
@@ -128,8 +152,7 @@ class WithComparison:
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.inner.write(frame, restored)
-        both = np.concatenate([frame.rgb, restored], 1)
-        self.video.write(frame, eight_bit(both))
+        self.video.write(frame, side_by_side(frame.rgb, restored))
 
     def end_segment(self) -> None:
         self.inner.end_segment()
@@ -150,16 +173,20 @@ class WithComparison:
 
 
 class FramesSink:
-    """PNG frames in the working folder, moved into place when all are there."""
+    """PNG frames in the working folder, moved into place when all are there.
 
-    def __init__(self, work: WorkFolder, output: Path):
-        self.folder, self.output = work.frames, output
+    Args:
+        gray: the frames of a gray source, whose colours are equal but for what a model made of them.
+    """
+
+    def __init__(self, work: WorkFolder, output: Path, gray: bool = False):
+        self.folder, self.output, self.gray = work.frames, output, gray
 
     def begin_segment(self, number: int) -> None:
-        self.writer = FrameFolderWriter(self.folder)
+        self.writer = FrameFolderWriter(self.folder, marked=True)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        self.writer.write(frame.index, restored)
+        self.writer.write(frame.index, gray_of_rgb(restored) if self.gray else restored)
 
     def end_segment(self) -> None:
         pass
@@ -168,16 +195,26 @@ class FramesSink:
         pass
 
     def finish(self, segments: int) -> list[str]:
-        """Frames of an earlier run are replaced; whatever else lies in the output folder stays."""
+        """Frames of an earlier run are replaced; whatever else lies in the output folder stays.
+
+        Which frames there are to be is noted before the first one is moved: a run that is stopped meanwhile leaves
+        what a second one needs to move the rest.
+        """
         del segments
+        noted = placed_frames(self.output)
         try:
             if not self.output.exists():
                 self.folder.replace(self.output)
                 return []
-            for old in numbered_frames(self.output):
-                old.unlink()
+            refuse_foreign_frames(self.output)
+            if not noted.exists():
+                write_whole(noted, json.dumps([path.name for path in numbered_frames(self.folder)]).encode())
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
+            kept = set(json.loads(noted.read_bytes()))
+            for old in numbered_frames(self.output):
+                if old.name not in kept:
+                    old.unlink()
         except OSError as error:
             raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return []
@@ -185,6 +222,9 @@ class FramesSink:
 
 class ImageSink:
     """One image, lossless for PNG and TIFF, at high quality else.
+
+    Args:
+        gray: of a gray source.
 
     Raises:
         UsageError: no image of this format can be written.
@@ -197,8 +237,8 @@ class ImageSink:
     }
     DEEP = (".png", ".tif", ".tiff")
 
-    def __init__(self, output: Path):
-        self.output, self.suffix = output, output.suffix.lower()
+    def __init__(self, output: Path, gray: bool = False):
+        self.output, self.suffix, self.gray = output, output.suffix.lower(), gray
         self.image: np.ndarray | None = None
         self._encoded(np.zeros((1, 1, 3), np.uint8))
 
@@ -207,7 +247,7 @@ class ImageSink:
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         del frame
-        self.image = restored
+        self.image = gray_of_rgb(restored) if self.gray else restored
 
     def end_segment(self) -> None:
         pass
@@ -230,7 +270,7 @@ class ImageSink:
 
     def _encoded(self, image: np.ndarray) -> bytes:
         try:
-            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
         except cv2.error:
             done = False

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -101,10 +101,12 @@ def choose_encoding(
 
     ``codec`` names a codec (h264, hevc, av1, …) or an encoder (libx264, …); default: the source's, or where
     that has no encoder or does not fit ``container_suffix`` (such as ".mp4") the nearest that does, with a
-    note. ``crf`` overrides the quality where the encoder has one; ``pix_fmt`` the pixel format. Every choice
+    note. Images of 8 bits become what every player shows: H.264, and yuv420p where the encoder is
+    lossy. ``crf`` overrides the quality where the encoder has one; ``pix_fmt`` the pixel format. Every choice
     is tried on the real encoder at the real size. Raises UsageError for options that cannot be met.
     """
     notes: list[str] = []
+    images = info.kind != "video" and info.bit_depth <= 8
     wanted = pix_fmt or _plain_format(info, notes)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
         raise UsageError(f"`pix_fmt` {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
@@ -114,8 +116,12 @@ def choose_encoding(
         if container_suffix and not container_accepts(container_suffix, encoder):
             raise UsageError(f"`codec` {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
-        candidates = list(_candidates(info.codec, container_suffix))
+        candidates = list(_candidates("h264" if images else info.codec, container_suffix))
+        if not candidates:
+            raise UsageError(f"no video can be written as {container_suffix}; name an output that ends in .mp4 or .mkv")
     for encoder, defaults in candidates:
+        if images and pix_fmt is None and _is_lossy_420(encoder):
+            wanted = "yuv420p"
         for form in _formats(encoder, wanted, strict=pix_fmt is not None):
             options = _with_details(encoder, form, dict(defaults), info, container_suffix)
             if not _opens(encoder, form, options, info, container_suffix):
@@ -125,12 +131,19 @@ def choose_encoding(
                 _set_crf(encoder, options, crf, notes)
             return Encoding(encoder, form, options, "; ".join(notes) or None)
     size = f"{info.width}x{info.height}"
+    if codec is not None and not _starts(*candidates[0], info):
+        raise UsageError(f"`codec` {codec}: this encoder does not start here; it may need hardware, so choose another")
     if codec is not None or pix_fmt is not None:
         raise UsageError(
             f"`codec` {codec or info.codec} `pix_fmt` {pix_fmt or wanted}: cannot encode {size}; "
             "leave one of them out or choose others"
         )
-    raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output ending in .mkv")
+    raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output that ends in .mkv")
+
+
+def _is_lossy_420(encoder: str) -> bool:
+    found = av.Codec(encoder, "w")
+    return found.lossy and "yuv420p" in [form.name for form in found.video_formats or ()]
 
 
 def container_accepts(suffix: str, encoder: str) -> bool:
@@ -241,6 +254,13 @@ def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, su
     except (av.error.FFmpegError, ValueError, OSError):
         return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
+
+
+def _starts(encoder: str, options: dict[str, str], info: VideoInfo) -> bool:
+    """True if the encoder starts at all: at a common size, with a format of its own."""
+    common = replace(info, width=640, height=368, frame_rate=Fraction(25), color_range=0)
+    forms = [form.name for form in av.Codec(encoder, "w").video_formats or []] or ["yuv420p"]
+    return any(_opens(encoder, form, options, common, None) for form in forms)
 
 
 def encoder_rate(encoder: str, info: VideoInfo) -> Fraction:

@@ -1,6 +1,8 @@
 """Probing: properties of a video, an image or a folder of frames, and the inputs in a folder."""
 
 import logging
+import os
+import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
-from unsmear.video.images import is_image, list_images, natural_key, read_image
+from unsmear.video.images import is_gray, is_image, list_images, natural_key, read_image
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, frame_bytes, raw_format, walk_y4m
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ VIDEO_SUFFIXES = frozenset(
         *("h264", "264", "h265", "265", "hevc", "h266", "266", "vvc", "dv", "mjpg", "mjpeg"),
     )
 )
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: one is a drive
 DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
 
 
@@ -93,28 +96,40 @@ def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
     return info
 
 
+def named_input(given: str | Path) -> Path:
+    """The path of an input, which need not exist.
+
+    Raises:
+        UsageError: it is empty, standard input or an address.
+    """
+    text = str(given)
+    if not text.strip():
+        raise UsageError("an input has no name; give a video, an image or a folder")
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise UsageError(f"{text}: addresses are not read; download the video and give the file")
+    if given == "-":
+        raise UsageError("-: standard input is not read; write it to a file and give that, or ./- for a file named -")
+    return Path(given)
+
+
 def find_inputs(path: Path | str) -> list[Path]:
     """What ``path`` stands for, as a list of paths that ``probe`` and ``open_video`` take.
 
     A file stands for itself; a folder of images is one clip (the folder itself); a folder of videos is the
     list of them in natural order. Of a folder that holds both, as those of cameras do, the videos are taken, and a
-    warning is logged that says how many images are not. Raises UnsupportedVideo when the path is missing or when a
-    folder holds neither.
+    warning is logged that says how many images are not. Raises UnsupportedVideo when the path is missing or cannot be
+    read, or when a folder holds neither, and UsageError as ``named_input``.
     """
-    path = Path(path)
-    if not path.is_dir():
-        if not path.exists():
-            raise UnsupportedVideo(f"{path}: no such file or folder")
-        return [path]
-    images = list_images(path)
-    videos = sorted(
-        (
-            entry
-            for entry in path.iterdir()
-            if entry.suffix.lower() in VIDEO_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        ),
-        key=natural_key,
-    )
+    path = named_input(path)
+    try:
+        if not path.is_dir():
+            path.stat()
+            return [path]
+        images, videos = list_images(path), list_videos(path)
+    except FileNotFoundError:
+        raise UnsupportedVideo(f"{path}: no such file or folder") from None
+    except OSError as error:
+        raise UnsupportedVideo(f"{path}: cannot be read ({error.strerror}); give another input") from None
     if not images and not videos:
         raise UnsupportedVideo(f"{path}: the folder holds neither images nor videos; give one that does")
     if images and videos:
@@ -123,15 +138,22 @@ def find_inputs(path: Path | str) -> list[Path]:
     return videos or [path]
 
 
+def list_videos(folder: Path) -> list[Path]:
+    """The videos directly in ``folder``, by their endings, in natural order; hidden files are left out."""
+    found = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted((e for e in found if e.suffix.lower() in VIDEO_SUFFIXES and e.is_file()), key=natural_key)
+
+
 def _probe_image(image: Path, path: Path, kind: Literal["frames", "image"], count: int) -> VideoInfo:
     rgb = read_image(image)
     deep = rgb.dtype == np.uint16
+    gray = is_gray(image)
     return VideoInfo(
         path=path,
         kind=kind,
         width=rgb.shape[1],
         height=rgb.shape[0],
-        pixel_format="rgb48le" if deep else "rgb24",
+        pixel_format=("gray16le" if deep else "gray") if gray else ("rgb48le" if deep else "rgb24"),
         bit_depth=16 if deep else 8,
         codec=image.suffix.lower().lstrip("."),
         frames=count,

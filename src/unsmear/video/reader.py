@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +20,13 @@ from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
 from unsmear.video.raw import RawFormat, frame_bytes, walk_y4m
 
 
-def open_video(path: Path | str, raw: RawFormat | None = None) -> "VideoReader":
+def open_video(path: Path | str, raw: RawFormat | None = None, frame_rate: Fraction | None = None) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
-    ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo or DamagedVideo as
-    ``probe`` does.
+    ``raw`` says what a ``.yuv`` file holds, instead of its name; ``frame_rate`` is that of a folder of images, and
+    means nothing for all else. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
     """
-    return VideoReader(path, raw)
+    return VideoReader(path, raw, frame_rate)
 
 
 class VideoReader:
@@ -34,8 +35,10 @@ class VideoReader:
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
     """
 
-    def __init__(self, path: Path | str, raw: RawFormat | None = None) -> None:
+    def __init__(self, path: Path | str, raw: RawFormat | None = None, frame_rate: Fraction | None = None) -> None:
         self.info: VideoInfo = probe(path, raw)
+        if frame_rate is not None and self.info.kind == "frames":
+            self.info = replace(self.info, frame_rate=frame_rate, time_base=1 / frame_rate)
         self._open: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -86,7 +89,7 @@ class VideoReader:
                     f"{path}: has {rgb.dtype.itemsize * 8} bits where the first frame has {info.bit_depth}; "
                     "all frames of a folder must have one bit depth"
                 )
-            yield Frame(index, None, float(index / DEFAULT_RATE), rgb, luma_of_rgb(rgb))
+            yield Frame(index, None, float(index / (info.frame_rate or DEFAULT_RATE)), rgb, luma_of_rgb(rgb))
 
     def _video_frames(self, first: int, last: int | None, wanted: Container[int] | None) -> Iterator[Frame]:
         info = self.info

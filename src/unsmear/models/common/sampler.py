@@ -1,6 +1,7 @@
 """The sampling loop that both diffusion pipelines share: from noise to latents, step by step, and back to frames."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -40,6 +41,8 @@ class SamplerSettings:
             raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: give at least 1")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance {self.guidance} must be a finite number, such as 1 (off) or 4")
 
     def overridden(self, steps: int | None, guidance: float | None, seed: int | None) -> Self:
         """These settings with those arguments that are not None."""
