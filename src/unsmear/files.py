@@ -166,6 +166,15 @@ def unwritable(path: Path, error: BaseException) -> OutputError:
     return OutputError(f"{path}: cannot be written ({why}); free space or choose another place")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Any OSError of the body is that ``path`` cannot be written: OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def _concerns(error: OSError, *places: Path) -> bool:
     """Whether an error is about what is written here, and not about another file that the body names."""
     if error.filename is None or not isinstance(error.filename, str | os.PathLike):

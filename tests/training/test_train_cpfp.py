@@ -78,6 +78,17 @@ def test_a_damaged_checkpoint_is_one_line(config, tmp_path):
         run(config, tmp_path, resume=True)
 
 
+def test_training_starts_from_a_folder_of_weights(config, tmp_path):
+    before = start_model(config, fit_line=False)
+    torch.nn.init.constant_(before.to_pixels.weight, 0.5)
+    before.save_pretrained(tmp_path)
+    started = start_model(replace(config, init=str(tmp_path)))
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in started.state_dict().items())
+    assert all(parameter.requires_grad for parameter in started.parameters())
+    with pytest.raises(WeightsError, match=r"somebody.model.*expected a folder with config\.json"):
+        start_model(replace(config, init="somebody/model"))  # a folder, never a name to be fetched
+
+
 def test_learning_rate_warms_up_and_falls():
     rates = [learning_rate(s, 100, OptimiserConfig(lr=1.0, warmup_steps=10, decay_from=50)) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[49] == 1.0

@@ -14,12 +14,12 @@ from support.tiny_pipeline import folder
 from unsmear.blur.camera import CameraRanges
 from unsmear.blur.pack import PackConfig, Sources, build_pack
 from unsmear.cli.main import run
-from unsmear.errors import UsageError
+from unsmear.errors import UsageError, WeightsError
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import Sampling
 from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.zoo import find
-from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
+from unsmear.training.autoencoder import AutoencoderConfig, AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.config import read_config
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpgd import CPGDTraining, prepare
@@ -118,6 +118,16 @@ def test_autoencoder_learns_a_picture(photos):
         optimiser.step()
         errors.append(figures["l1"])
     assert errors[-1] < 0.6 * errors[0]
+
+
+def test_an_autoencoder_starts_from_a_folder_of_weights(tmp_path):
+    before = AutoencoderConfig(channels=(16, 16, 16), blocks=(0, 1, 1), latent_channels=4).build()
+    before.save_pretrained(tmp_path)
+    started = AutoencoderTraining(data=ImageConfig(), init=str(tmp_path)).start()
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in started.state_dict().items())
+    assert all(parameter.requires_grad for parameter in started.parameters())
+    with pytest.raises(WeightsError, match=r"expected a folder with config\.json"):
+        AutoencoderTraining(data=ImageConfig(), init="somebody/model").start()
 
 
 def test_prior(photos, parts, validation, tmp_path):
@@ -279,6 +289,7 @@ def test_crops_are_of_the_pictures_and_of_the_seed(photos):
         ({"autoencoder": ""}, "autoencoder '': expected a folder"),
         ({"prior": ""}, "prior '': expected the folder of the frozen UNet"),
         ({"prior": "nowhere"}, "nowhere"),
+        ({"init": "somebody/model"}, "expected a folder with config.json"),
         ({"perceptual": -1.0}, "perceptual -1: expected 0 or more"),
         ({"data": {}}, "data.packs"),
     ],

@@ -24,7 +24,7 @@ from unsmear.blur.exposure import Gap, Neighbourhood, blur_between, fitted_duty,
 from unsmear.blur.leaves import dead_leaves
 from unsmear.blur.light import expose
 from unsmear.errors import DataLayoutError, UnsmearError
-from unsmear.files import make_folder, reserve, unwritable, write_whole
+from unsmear.files import make_folder, reserve, write_whole, writing
 from unsmear.metrics import psnr
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
@@ -399,7 +399,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
 
 FINISHED = "pack.json"  # which makes a pack whole
 
-_worker: dict = {}
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(sources: Sources, config: PackConfig, folder: Path) -> None:
@@ -426,17 +426,18 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
     make_folder(folder)
     rows, start = range(config.sequences), (sources, config, folder)
     try:
-        for name, (shape, dtype) in _shapes(config).items():
-            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
-            reserve(folder / f"{name}.npy")
+        with writing(folder):
+            for name, (shape, dtype) in _shapes(config).items():
+                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
+                reserve(folder / f"{name}.npy")
         with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
             for _ in filled:
                 pass
         write_whole(folder / FINISHED, json.dumps(asdict(config), indent=2).encode())
-    except BaseException as error:
+    except BaseException:
         for name in ARRAYS:
             (folder / f"{name}.npy").unlink(missing_ok=True)
-        raise unwritable(folder, error) if isinstance(error, OSError) else error
+        raise
     finally:
         _worker.clear()
 

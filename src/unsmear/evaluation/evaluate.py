@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -187,10 +188,10 @@ class Evaluator:
             meter.replay(row, window)
         return meter
 
-    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict:
+    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict[str, Any]:
         """What figures of a clip depend on; those of another run with the same are taken over."""
         files = [(str(p.resolve()), _stamp(p)) for p in (clip.source, clip.sharp) if p is not None]
-        made: dict = {"files": [list(f) for f in files], "protocol": self.protocol.name}
+        made: dict[str, Any] = {"files": [list(f) for f in files], "protocol": self.protocol.name}
         made["metrics"] = list(self.settings.metrics)
         if restorer is not None:
             made["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
@@ -337,7 +338,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read_kept(path: Path, identity: dict) -> tuple[ClipResult, list[int]] | None:
+def _read_kept(path: Path, identity: dict[str, Any]) -> tuple[ClipResult, list[int]] | None:
     try:
         stored = json.loads(path.read_text())
         if stored["identity"] == identity:

@@ -135,7 +135,8 @@ class Prior:
 
     def residual01(self, scale: float = RESIDUAL_SCALE) -> _Float32:
         """The residual as ``(H, W)`` float32 in [0, 1]: ``scale`` luma levels and more are 1."""
-        return np.minimum(self.residual * np.float32(1.0 / scale), np.float32(1.0))
+        share: _Float32 = np.minimum(self.residual * np.float32(1.0 / scale), np.float32(1.0))
+        return share
 
 
 def _to_pixels(motion_q: MotionGrid, median: int) -> _Float32:

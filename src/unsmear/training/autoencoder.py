@@ -11,6 +11,8 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, ResBlock
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
+from unsmear.models.loading import load_model
+from unsmear.models.zoo import ModelEntry
 from unsmear.options import Limits, check
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.images import ImageConfig, ImageCrops, strip
@@ -67,7 +69,8 @@ class AutoencoderTraining:
     def start(self) -> AutoencoderDC:
         """The network with start values: from ``init``, else fresh."""
         if self.init:
-            return AutoencoderDC.from_pretrained(self.init, low_cpu_mem_usage=False)
+            start: AutoencoderDC = load_model(ModelEntry("init", Path(self.init)), "AutoencoderDC")
+            return start.requires_grad_(True)
         torch.manual_seed(self.loop.seed)
         return self.model.build()
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from unsmear.blur.pack import open_pack
 from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
+from unsmear.models.loading import load_model
+from unsmear.models.zoo import ModelEntry
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.line_fit import fit_line_bank
@@ -82,7 +84,8 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
     form. ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint anyway.
     """
     if config.init:
-        return CPFP.from_pretrained(config.init, low_cpu_mem_usage=False)
+        start: CPFP = load_model(ModelEntry("init", Path(config.init)), "CPFP")
+        return start.requires_grad_(True)
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
     if fit_line and model.line is not None and not model.deconvolve and (config.data.packs or config.data.shards):

@@ -123,7 +123,7 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
     unet = load_model(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
-        control = CPControlNet.from_pretrained(chosen.init, low_cpu_mem_usage=False)
+        control = load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet")
     else:
         control = CPControlNet.beside(unet, **vars(chosen.control))
     control = control.requires_grad_(True)

@@ -168,7 +168,7 @@ def train(
                 if scores.get("score", -math.inf) > best:
                     best = scores["score"]
                     whole = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-                    whole.save_pretrained(folder / "best")  # type: ignore[operator]
+                    whole.save_pretrained(folder / "best")
             if done % config.checkpoint_every == 0 or done == config.steps:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average

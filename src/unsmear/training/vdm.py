@@ -242,7 +242,7 @@ class VDMRecipe:
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
         noisy, wanted, frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
         moved = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
-        return tuple(x.unflatten(0, clean.shape[:2]) for x in moved)  # type: ignore[return-value]
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in moved)
 
     def _seen(
         self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor

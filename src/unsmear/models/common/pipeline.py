@@ -92,7 +92,7 @@ class SamplingPipeline(DiffusionPipeline):
         if isinstance(frames, list | tuple) and not frames:
             raise ValueError("frames is empty: expected at least one frame")
         if isinstance(frames, list | tuple) and isinstance(frames[0], np.ndarray | Tensor):
-            frames = (np if isinstance(frames[0], np.ndarray) else torch).stack(list(frames))  # type: ignore[arg-type]
+            frames = (np if isinstance(frames[0], np.ndarray) else torch).stack(list(frames))
         if isinstance(frames, np.ndarray):
             full = 255 if frames.dtype == np.uint8 else 1
             frames = torch.from_numpy(np.moveaxis(frames, -1, -3).astype(np.float32)) / full

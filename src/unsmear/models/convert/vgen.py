@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import Tensor
 
 from unsmear.errors import WeightsError
-from unsmear.models.convert.families import Family
+from unsmear.models.common.schedule import Family
 from unsmear.models.convert.strict import State, convert_strictly, filled, part, without_prefixes
 from unsmear.models.vdm.conditions import ImageTokens
 

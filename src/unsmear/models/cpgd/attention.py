@@ -104,7 +104,7 @@ class PriorAttnProcessor:
             raise NotImplementedError("padding masks have no place in an image's self-attention")
         within = encoder_hidden_states is None
         context = hidden_states if within else encoder_hidden_states
-        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # type: ignore[misc]
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         if within and priors is not None and hasattr(attn, "mask"):
             prior = priors[hidden_states.shape[1]].to(hidden_states.dtype)
             project = attn.to_qm if hasattr(attn, "to_qm") else attn.to_q

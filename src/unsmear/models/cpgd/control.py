@@ -129,7 +129,7 @@ class CPControlNet(ControlNetModel):
             raise ValueError(f"the UNet's encoder is built differently: {[*strange, *missing][:3]}")
         return control
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
