@@ -61,11 +61,6 @@ def seconds(text: str) -> float:
         raise UsageError(f"{text}: expected a time in seconds or as [HOURS:]MINUTES:SECONDS, such as 1:15.5") from None
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 frame``, ``2 frames``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 TIME: dict[str, Any] = {"parser": seconds, "metavar": "TIME"}
 
 

@@ -14,6 +14,7 @@ from unsmear.cli import augment, choices
 from unsmear.cli.choices import WORKERS, field
 from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.errors import OutputError, UsageError
+from unsmear.options import counted
 
 if TYPE_CHECKING:
     from unsmear.blur.pairset import PairSet
@@ -112,7 +113,7 @@ def _finish(out: Path, pairs: "PairSet") -> None:
         complain(error)
     if pairs.manifest["clips"]:
         typer.echo(
-            f"{choices.counted(len(pairs.manifest['clips']), 'clip')} in {out}, "
+            f"{counted(len(pairs.manifest['clips']), 'clip')} in {out}, "
             f"mean input PSNR {pairs.manifest['mean_input_psnr_db']:.2f} dB"
         )
     if pairs.failures:
@@ -248,7 +249,7 @@ def pack(
         finished.unlink()
     sources = load_sources(photos, clips, leaves=leaves, seed=seed, exclude=exclude or (), clip_frames=clip_frames)
     build_pack(sources, out, config, workers)
-    typer.echo(f"{choices.counted(sequences, 'sequence')} in {out}")
+    typer.echo(f"{counted(sequences, 'sequence')} in {out}")
 
 
 @app.command()
@@ -315,7 +316,7 @@ def restore(
             typer.echo(f"{done} of {count}", err=True)
 
     count = restore_pack(pack, out, model, first=first, overwrite=overwrite, on_sequence=report)
-    typer.echo(f"{choices.counted(count, 'restored sequence')} in {out}")
+    typer.echo(f"{counted(count, 'restored sequence')} in {out}")
 
 
 def _crf(text: str) -> float | tuple[float, float] | None:
@@ -343,14 +344,14 @@ def _windows(text: str | None) -> "tuple[int, ...] | Literal['name'] | None":
 
 def _report(entry: dict[str, Any]) -> None:
     typer.echo(
-        f"{entry['name']}: {choices.counted(entry['frames'], 'frame')}, duty {entry['duty']:.2f}, "
+        f"{entry['name']}: {counted(entry['frames'], 'frame')}, duty {entry['duty']:.2f}, "
         f"input PSNR {entry['input_psnr_db']:.2f} dB"
     )
 
 
 def _report_degraded(entry: dict[str, Any]) -> None:
     typer.echo(
-        f"{entry['name']}: {choices.counted(entry['frames'], 'frame')}, "
+        f"{entry['name']}: {counted(entry['frames'], 'frame')}, "
         f"sigma {entry['sigma_px'][0]:.1f} {entry['sigma_px'][1]:.1f}, "
         f"scale {entry['scale']:.2f}, noise {entry['noise_level']:.1f}, JPEG {entry['jpeg_quality']}, "
         f"input PSNR {entry['input_psnr_db']:.2f} dB"

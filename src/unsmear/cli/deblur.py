@@ -14,6 +14,7 @@ from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, in_options, leave_with
 from unsmear.errors import UsageError
+from unsmear.options import counted
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _one(path: Path, target: Path | None, restorer: "Restorer", options: Options
 def summary(report: "Report") -> str:
     """One line that says what was done."""
     line = (
-        f"{report.output}: {choices.counted(report.frames, 'frame')} of {report.width}x{report.height} "
+        f"{report.output}: {counted(report.frames, 'frame')} of {report.width}x{report.height} "
         f"at {report.frames_per_second:.2f} frames/s ({report.device}, {report.dtype}), {report.sharpness}"
     )
     if report.resumed_frames:

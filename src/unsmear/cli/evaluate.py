@@ -11,6 +11,7 @@ from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.errors import UsageError
+from unsmear.options import counted
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
@@ -131,4 +132,4 @@ def _write(runs: "list[Evaluation]", out: Path | None) -> None:
 
 def _report(method: str, row: "ClipResult") -> None:
     figures = ", ".join(f"{name} {row.values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in row.values)
-    typer.echo(f"{method}: {row.clip}: {choices.counted(row.frames, 'frame')}, {figures}", err=True)
+    typer.echo(f"{method}: {row.clip}: {counted(row.frames, 'frame')}, {figures}", err=True)

