@@ -7,7 +7,7 @@ from the trajectory that made the blur. Row i depends on the seed and i alone.
 
 import json
 from collections.abc import Container, Iterable, Iterator, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
@@ -417,10 +417,7 @@ def _fill_row(i: int) -> None:
 
 
 def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
-    """Render ``config.sequences`` sequences into ``folder``; ``pack.json`` is written last. An error leaves no part.
-
-    Raises OutputError where the pack cannot be written, DataLayoutError where the material or its size does not do.
-    """
+    """Render the sequences of a pack into ``folder``; ``pack.json`` is written last, and an error leaves nothing."""
     if config.camera.size_px % 16:
         raise DataLayoutError(f"sequence size {config.camera.size_px} must be a multiple of 16")
     make_folder(folder)
@@ -437,6 +434,8 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
     except BaseException:
         for name in ARRAYS:
             (folder / f"{name}.npy").unlink(missing_ok=True)
+        with suppress(OSError):  # what holds something else stays
+            folder.rmdir()
         raise
     finally:
         _worker.clear()

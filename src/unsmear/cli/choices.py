@@ -17,6 +17,8 @@ import typer
 
 from unsmear.errors import UsageError
 
+MODEL = "cpfp"
+"""The model that is used where none is named."""
 WORKERS = min(os.cpu_count() or 1, 8)
 
 Inputs = Annotated[  # of text: a Path would make an empty name the current folder, and Typer refuse what is unreadable
@@ -61,7 +63,7 @@ def seconds(text: str) -> float:
         raise UsageError(f"{text}: expected a time in seconds or as [HOURS:]MINUTES:SECONDS, such as 1:15.5") from None
 
 
-TIME: dict[str, Any] = {"parser": seconds, "metavar": "TIME"}
+TIME: dict[str, Any] = {"parser": seconds, "metavar": "S|[H:]M:S"}
 
 
 def field(kind: type, name: str, *spelled: str, **more: Any) -> Any:

@@ -30,7 +30,7 @@ def deblur(
         str | None,
         typer.Option("-o", "--output", help="File, or folder (ends in /) that takes the result under its name."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
+    model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = choices.MODEL,
     strength: Annotated[float, field(Options, "strength")] = Options.strength,
     steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,

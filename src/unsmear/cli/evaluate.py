@@ -91,7 +91,7 @@ def evaluate(
     if data is None:
         raise UsageError("give OUTPUT and TARGET, or `data` (and `model`)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
-    methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
+    methods = [_method(name, device, dtype) for name in model or [choices.MODEL]]
     labels = [method.name for method in methods]
     if len(set(labels)) < len(labels):
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")

@@ -46,9 +46,11 @@ def list_models(debug: choices.Debug = False) -> None:
     del debug
     from unsmear.models import zoo
 
+    typer.echo("model      parameters  summary")
     for entry in zoo.shipped():
-        card = entry.card
-        typer.echo(f"{entry.name}\t{card.get('parameters', 0) / 1e6:.2f} M\t{card.get('summary', '')}")
+        mark, card = "*" if entry.name == choices.MODEL else " ", entry.card
+        typer.echo(f"{entry.name:8} {mark} {card.get('parameters', 0) / 1e6:8.2f} M  {card.get('summary', '')}")
+    typer.echo("* is the default of --model; `unsmear models NAME` shows the card of one")
 
 
 @app.command(SHOW)
@@ -116,6 +118,8 @@ def average(
     shares = [_folder_and_share(text) for text in parts]
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: give `overwrite` or another folder")
+    if out.resolve() in {folder.resolve() for folder, _ in shares}:
+        raise OutputError(f"{out} is one of the parts: give another folder")
     run(shares, confidence).save_pretrained(out)
     typer.echo(f"{out}: average of {len(shares)} checkpoints")
 

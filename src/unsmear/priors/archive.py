@@ -123,9 +123,9 @@ class ArchiveWriter:
             if kind is None:
                 self._finish()
         finally:
-            with suppress(OSError, ValueError):  # of a file that is removed next
-                self._zip.close()
-            self._file.close()
+            for file in (self._zip, self._file):
+                with suppress(OSError, ValueError):  # of a file that is removed next
+                    file.close()
             self._whole.drop()
 
     def _finish(self) -> None:

@@ -214,10 +214,10 @@ def _marks(path: Path) -> set[object]:
 
 def _mark(path: Path) -> str:
     real = os.path.realpath(path)
-    return real.casefold() if _folds_case(Path(real)) else real
+    return real.casefold() if folds_case(Path(real)) else real
 
 
-def _folds_case(path: Path) -> bool:
+def folds_case(path: Path) -> bool:
     """Whether the disk on which ``path`` is or would be takes ``A`` and ``a`` for one name."""
     for place in (path, *path.parents):
         other = place.with_name(place.name.swapcase()) if place.name else place

@@ -5,6 +5,7 @@ manifest of what the job is. A folder left by a different job (another input, mo
 While a run works in it, a lock keeps others out; the operating system takes it back from a process that ends anyhow.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -49,9 +50,7 @@ def only_run(output: Path) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise OutputError(
-            f"{output}: another run is writing it; wait for that one, or choose another `output`"
-        ) from None
+        raise OutputError(f"{output}: another run is writing it; wait for it, or choose another `output`") from None
     except OSError as error:
         with suppress(OSError):
             folder.rmdir()
@@ -69,11 +68,10 @@ def only_run(output: Path) -> Iterator[None]:
 
 
 def stamp(source: Path) -> list[Any]:
-    """A value that changes when an input does: name, size and time of a file; of a folder, those of its images."""
+    """A value that changes when an input does: by name, size and time of the file, or of all images of the folder."""
     files = list_images(source) if source.is_dir() else [source]
-    stats = [file.stat() for file in files]
-    newest = max((stat.st_mtime_ns for stat in stats), default=0)
-    return [str(source.resolve()), len(files), sum(stat.st_size for stat in stats), newest]
+    stats = [(file.name, found.st_size, found.st_mtime_ns) for file in files if (found := file.stat())]
+    return [str(source.resolve()), len(stats), hashlib.sha256(repr(stats).encode()).hexdigest()]
 
 
 def versions() -> dict[str, Any]:
@@ -173,6 +171,7 @@ class WorkFolder:
         there = {path.name for path in numbered_frames(self.frames)}
         if placed_frames(self.output).is_file():
             there |= {path.name for path in numbered_frames(self.output)}
+            return there >= set(json.loads(placed_frames(self.output).read_bytes()))
         return len(there) >= so_far.frames
 
     def record(self, so_far: SoFar) -> None:
