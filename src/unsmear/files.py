@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class WholeFile:
@@ -136,16 +139,34 @@ def refuse_foreign(folder: Path, ours: bool, what: str, *inputs: Path | None) ->
             raise OutputError(f"{path} lies in {folder}, which would be replaced; choose another folder")
 
 
-def reserve(file: Path) -> None:
-    """Give a sparse file its space on the disk. Where that failed later, through a memory map, the process would die.
+def new_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """Create a ``.npy`` file of zeros, mapped into memory, with all its space on the disk.
+
+    A full disk would kill the process later, when a page of the map is written.
 
     Raises:
-        OSError: the disk has not that much.
+        OutputError: the file cannot be written, or the disk has too little space.
     """
+    import numpy as np
+
+    with writing(file):
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        _reserve(file)
+    return array
+
+
+def _reserve(file: Path) -> None:
+    """Give a sparse file its space on the disk, or where no disk can do that compare it with what is free."""
+    size = file.stat().st_size
     if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-    elif shutil.disk_usage(file).free < file.stat().st_size:
+        try:
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+    if shutil.disk_usage(file).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

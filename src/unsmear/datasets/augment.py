@@ -1,4 +1,4 @@
-"""Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
+"""Augmentation of data sets with archives of coding priors, as for GoPro, DVD and BSD in CPGD-Net, §IV."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +18,7 @@ from unsmear.video import RawFormat
 
 @dataclass
 class Augmented:
-    """Result of :func:`augment`, by the names of the clips."""
+    """Result of :func:`augment`, by clip name: new archives, names of existing ones that were kept, and failures."""
 
     made: dict[str, Extraction] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -40,18 +40,18 @@ def augment(
 
     Args:
         dataset: its top folder; see :mod:`unsmear.datasets.layouts`.
-        settings: how to make the priors.
-        workers: clips worked on at the same time, in processes of their own.
-        overwrite: make finished archives again. Otherwise they are kept, if they were made with the same
-            settings, so that a run which was stopped goes on where it was.
-        on_clip: called as a clip is finished.
+        settings: settings of the priors.
+        workers: number of worker processes, one clip each.
+        overwrite: make existing archives again. If not, those made with the same settings are kept, so that an
+            interrupted run can be resumed.
+        on_clip: called with the name and result of every finished clip.
         split, clip_list, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
 
     Returns:
-        What was made and kept, and the clips that failed, which do not stop the others.
+        The result, which lists clips that failed; they do not stop the others.
 
     Raises:
-        DataLayoutError: no clips.
+        DataLayoutError: there are no clips.
         UsageError: an unknown motion source.
     """
     for name in (settings.motion, settings.motion_back):
@@ -92,15 +92,15 @@ def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction
 
 
 def _check_same(clip: DataClip, settings: PriorSettings) -> None:
-    """Refuse to pass off priors made in another way as made with these settings."""
+    """Raise DataLayoutError where an existing archive has other settings, or another number of frames than the clip."""
     with PriorArchive(clip.archive) as archive:
-        made = archive.provenance.get("settings")
-        if not isinstance(made, dict):
-            made = {}
+        stored = archive.provenance.get("settings")
+        if not isinstance(stored, dict):
+            stored = {}
         for key, value in asdict(settings).items():
-            if made.get(key) != value:
+            if stored.get(key) != value:
                 raise DataLayoutError(
-                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use `overwrite`"
+                    f"{clip.archive} was made with {key} {stored.get(key)}, not {value}: use `overwrite`"
                 )
         if clip.frames and len(archive) != clip.frames:
             raise DataLayoutError(
