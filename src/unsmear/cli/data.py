@@ -12,7 +12,7 @@ from unsmear.blur.pairs import BlurSettings
 from unsmear.blur.shards import ShardSettings
 from unsmear.cli import augment, choices
 from unsmear.cli.choices import WORKERS, field
-from unsmear.cli.errors import EXIT_FAILED, complain
+from unsmear.cli.errors import complain, leave_with
 from unsmear.errors import OutputError, UsageError
 from unsmear.options import counted
 
@@ -116,8 +116,7 @@ def _finish(out: Path, pairs: "PairSet") -> None:
             f"{counted(len(pairs.manifest['clips']), 'clip')} in {out}, "
             f"mean input PSNR {pairs.manifest['mean_input_psnr_db']:.2f} dB"
         )
-    if pairs.failures:
-        raise typer.Exit(EXIT_FAILED)
+    leave_with([error for _, error in pairs.failures], pairs.manifest["clips"])
 
 
 @app.command()
