@@ -161,6 +161,6 @@ def test_names_of_nothing_are_refused(tmp_path, monkeypatch):
         with pytest.raises(unsmear.UsageError, match="`output` is empty"):
             unsmear.deblur(source, output, model=Half())
     for given in ("", "-", "https://example.com/a.mp4"):
-        with pytest.raises(unsmear.UsageError, match=r"no name|standard input|addresses"):
+        with pytest.raises(unsmear.UnsmearError, match=r"no name|standard input|addresses"):
             unsmear.deblur(given, model=Half())
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -136,6 +136,21 @@ def test_only_the_command_line_prints():
     assert not wrong, "log, or report through a callback"
 
 
+def test_one_place_opens_media_files():
+    """``video/ffmpeg.py``: it sees to it that nothing is read but what the user named."""
+    readers = {"VideoCapture", "imread", "imreadmulti", "imreadanimation"}
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            writes = any(isinstance(given, ast.Constant) and given.value == "w" for given in node.args[1:2])
+            opens = ast.unparse(node.func) in ("av.open", "Image.open") and not writes
+            if (opens or node.func.attr in readers) and path != SOURCE / "video" / "ffmpeg.py":
+                wrong.append(shown(path, node.lineno))
+    assert not wrong
+
+
 def test_files_stay_short():
     lengths = {str(p.relative_to(SOURCE)): len(p.read_text().splitlines()) for p in FILES}
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}

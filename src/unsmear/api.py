@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from unsmear.priors import Mode, Prior
@@ -38,6 +38,7 @@ def deblur(
     codec: str | None = None,
     crf: int | None = None,
     pix_fmt: str | None = None,
+    deinterlace: Literal["auto", "refuse", "keep", "top", "bottom"] | None = None,
     frames: bool | None = None,
     deep_frames: bool | None = None,
     compare: bool | None = None,
@@ -57,9 +58,9 @@ def deblur(
         steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
             folder; see ``load``.
         options: what may be chosen for an input, with its defaults: ``Options()``.
-        strength, tile, window, start_s, end_s, fps, codec, crf, pix_fmt, frames, deep_frames, compare, overwrite,
-            resume: single fields of ``Options``, which says what they mean; they replace those of ``options``. None is
-            as if not given.
+        strength, tile, window, start_s, end_s, fps, codec, crf, pix_fmt, deinterlace, frames, deep_frames, compare,
+            overwrite, resume: single fields of ``Options``, which says what they mean; they replace those of
+            ``options``. None is as if not given.
 
     Raises:
         UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
@@ -82,6 +83,7 @@ def deblur(
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
+        deinterlace=deinterlace,
         frames=frames,
         deep_frames=deep_frames,
         compare=compare,

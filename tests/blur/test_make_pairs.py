@@ -470,7 +470,7 @@ def test_a_foreign_folder_is_not_replaced_either(sharp, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("nothing", 1), ("bad.mp4", 1), ("", 2), ("https://example.com/a.mp4", 2)]
+    ("name", "status"), [("nothing", 1), ("bad.mp4", 1), ("", 2), ("https://example.com/a.mp4", 1)]
 )
 def test_where_nothing_is_made_nothing_is_left(name, status, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,16 @@ from unsmear.video import open_video, write_png
 REPORT_FIELDS = {
     *("input", "output", "model", "frames", "width", "height", "seconds", "frames_per_second", "peak_memory_mb"),
     *("device", "dtype", "blur_before", "blur_after", "motion_median_px", "motion_coverage", "scene_cuts"),
-    *("prior_origin", "note", "version", "weights_sha256", "options", "blur_per_second", "frames_without_motion"),
+    *(
+        "prior_origin",
+        "note",
+        "version",
+        "damage",
+        "weights_sha256",
+        "options",
+        "blur_per_second",
+        "frames_without_motion",
+    ),
 }
 
 
@@ -227,9 +236,9 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def half_of_a_matroska(path: Path) -> None:
+def head_of_a_matroska(path: Path) -> None:
     make_clip(path, frames=60)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    path.write_bytes(path.read_bytes()[:300])
 
 
 BAD_INPUTS = {
@@ -238,7 +247,10 @@ BAD_INPUTS = {
     "audio-only": ("x.m4a", audio_only, "no video stream"),
     "empty": ("x.mp4", lambda path: path.touch(), "is empty"),
     "truncated-mp4": ("x.mp4", truncated, "damaged"),
-    "truncated-mkv": ("x.mkv", half_of_a_matroska, "damaged after frame"),
+    "head-of-an-mkv": ("x.mkv", head_of_a_matroska, "damaged"),
+    "raw-without-size": ("x.yuv", lambda path: path.write_bytes(bytes(9000)), "does not state its size"),
+    "address": ("https://example.org/x.mp4", None, "https://example.org/x.mp4: addresses are not read"),
+    "stdin": ("-", None, "standard input is not read"),
     "text": ("x.mp4", lambda path: path.write_text("just words\n" * 100), "not a video"),
     "broken-image": ("x.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "cut short"),
     "device": ("/dev/null", lambda path: None, "not a regular file"),
@@ -247,9 +259,11 @@ BAD_INPUTS = {
 
 @pytest.mark.parametrize(("name", "make", "words"), BAD_INPUTS.values(), ids=BAD_INPUTS)
 def test_bad_input_is_one_line(name, make, words, deblur, folder):
-    make(folder / name)
+    given = name if make is None else folder / name
+    if make is not None:
+        make(folder / name)
     before = listing(folder)
-    status, out, err = deblur(folder / name, "-o", folder / "new" / "out.mp4")
+    status, out, err = deblur(given, "-o", folder / "new" / "out.mp4")
     assert (status, out) == (1, [])
     assert len(err) == 1
     assert words in err[0]

@@ -93,8 +93,8 @@ def test_odd_sizes(tmp_path, size):
         assert (prior.width, prior.height) == size
 
 
-def test_interlaced_input_is_taken_as_frames(tmp_path):
-    """Its own vectors are of fields and are refused; whole frames are re-encoded."""
+def test_interlaced_input_is_made_progressive(tmp_path):
+    """Its own vectors are of fields and are refused; frames are re-encoded."""
     path = make_clip(
         tmp_path / "a.mp4",
         options={"x264-params": "tff=1:bframes=0:ref=1:weightp=0"},

@@ -168,15 +168,6 @@ def test_times_count_from_the_first_frame(tmp_path, tiny):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.png" for i in range(10, 15)]
 
 
-def test_damage_after_the_end_is_no_matter(tmp_path, tiny):
-    whole = make_clip(tmp_path / "whole.mkv", frames=40)
-    source = tmp_path / "a.mkv"
-    source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    with pytest.raises(unsmear.DamagedVideo):
-        unsmear.deblur(source, model=tiny, window=16)
-    assert unsmear.deblur(source, model=tiny, window=16, end_s=0.4).frames == 10
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
 def test_a_folder_of_frames_becomes_what_every_player_shows(kind, suffix, tmp_path):

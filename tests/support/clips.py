@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import cv2
@@ -45,6 +45,22 @@ def moving_frames(
     ]
 
 
+def interlaced_frames(
+    size: tuple[int, int] = (96, 64), frames: int = 12, *, top_first: bool = True, step_px: tuple[int, int] = (3, 1)
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """``frames`` interlaced frames, and progressive ones from the moments of their first fields.
+
+    Each field is half of a picture of its own, of a texture that moves by ``step_px`` (right, down) a field.
+    """
+    pictures = moving_frames(size, 2 * frames, step_px=step_px)
+    woven = []
+    for first, second in zip(pictures[::2], pictures[1::2], strict=True):
+        frame = first.copy()
+        frame[top_first::2] = second[top_first::2]
+        woven.append(frame)
+    return woven, pictures[::2]
+
+
 def vfr_times(frames: int, rate: int, time_base: Fraction) -> list[int]:
     """Uneven but increasing times in ``time_base`` units, near ``rate`` frames/s on average."""
     step = 1 / (rate * time_base)
@@ -71,6 +87,8 @@ def make_clip(
     metadata: dict[str, str] | None = None,
     chapters: Sequence[tuple[float, float, str]] = (),
     content: Sequence[np.ndarray] | None = None,
+    fields: Literal["tff", "bff"] | None = None,
+    alpha: Sequence[np.ndarray] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode a small clip and return its path; the suffix chooses the container.
@@ -79,7 +97,8 @@ def make_clip(
     ``start`` the first pts in it. ``audio`` names an audio encoder (a sine tone as long as the video),
     ``subtitles`` a subtitle codec (two lines; "subrip" or "mov_text"). ``colour`` is (primaries, transfer,
     matrix, range) in H.273 numbers. ``chapters`` are (start s, end s, title). ``content`` replaces the moving
-    texture by RGB frames, uint8 or uint16.
+    texture by RGB frames, uint8 or uint16, and ``alpha``, (H, W) of the same type, goes with it. ``fields`` marks
+    frames as interlaced, with the top or the bottom field first.
     """
     path = Path(path)
     silence_encoder_libraries()  # they listen before they first start
@@ -118,14 +137,21 @@ def make_clip(
                 ]
             )
         matrix, full = (colour[2], colour[3]) if colour else (None, None)
-        for picture, pts in zip(pictures, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb48le" if picture.dtype == np.uint16 else "rgb24")
+        if fields:
+            stream.codec_context.field_order = 4 if fields == "tff" else 5
+        for i, (picture, pts) in enumerate(zip(pictures, times, strict=True)):
+            form = "rgb24" if picture.dtype == np.uint8 else "rgb48le"
+            if alpha is not None:
+                picture, form = np.dstack([picture, alpha[i]]), form.replace("rgb24", "rgba").replace("rgb48", "rgba64")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=form)
             frame = frame.reformat(
                 format=pix_fmt,
                 dst_colorspace=5 if matrix == 6 else matrix,
                 dst_color_range=full,
                 interpolation="LANCZOS",
             )
+            if fields:
+                frame = _marked(frame, fields)
             frame.pts, frame.time_base = start + pts, base
             with kept_scheduling():
                 container.mux(stream.encode(frame))
@@ -134,6 +160,14 @@ def make_clip(
             _add_tone(container, sound, seconds)
         container.mux(lines)
     return path
+
+
+def _marked(frame: Any, fields: str) -> Any:
+    graph = av.filter.Graph()
+    begin = graph.add_buffer(template=frame, time_base=Fraction(1, 25))
+    graph.link_nodes(begin, graph.add("setfield", fields), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def hide_first(source: Path, path: Path, frames: int) -> Path:

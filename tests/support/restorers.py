@@ -10,6 +10,15 @@ import torch
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
 
 
+class Identity(Restorer):
+    """Frames as they are."""
+
+    name, fingerprint = "identity", "none"
+
+    def restore(self, clip: Clip, state: State | None, tile_px: int | None) -> tuple[np.ndarray, State]:
+        return clip.frames[: clip.wanted], {}
+
+
 class Negative(Restorer):
     """A restorer that holds no more than ``fits_px`` a side and remembers what was asked of it."""
 

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import av
 import numpy as np
 import pytest
 
 from support.clips import make_clip
+from support.orientation import ORIENTATIONS, turned_clip
 from unsmear.video import eight_bit, open_video, probe, upright, upright_size
+from unsmear.video.upright import upright_info
 
-ONE = 1 << 16
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-
-# Columns and rows of the matrix as FFmpeg orders them: (a, b, u, c, d, v, x, y, w).
-ORIENTATIONS = {
-    "as it is": ((ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), PICTURE),
-    "a quarter to the left": ((0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30), np.rot90(PICTURE)),
-    "half": ((-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), np.rot90(PICTURE, 2)),
-    "a quarter to the right": ((0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), np.rot90(PICTURE, 3)),
-    "mirrored": ((-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), PICTURE[:, ::-1]),
-    "upside down": ((ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), PICTURE[::-1]),
-    "transposed": ((0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30), PICTURE.swapaxes(0, 1)),
-    "the other diagonal": ((0, -ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), np.rot90(PICTURE, 2).swapaxes(0, 1)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +20,15 @@ def info(tmp_path_factory):
     return replace(probe(make_clip(tmp_path_factory.mktemp("clip") / "a.mp4", frames=1)), width=3, height=2)
 
 
-@pytest.mark.parametrize(("matrix", "expected"), ORIENTATIONS.values(), ids=ORIENTATIONS)
-def test_each_of_the_eight_orientations(info, matrix, expected):
-    turned = replace(info, display_matrix=matrix)
+@pytest.mark.parametrize(("matrix", "shown"), ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_each_of_the_eight_orientations(info, matrix, shown):
+    turned, expected = replace(info, display_matrix=matrix), shown(PICTURE)
     assert np.array_equal(upright(PICTURE, turned), expected)
     assert upright_size(turned) == expected.shape[1::-1]
     assert np.array_equal(upright(PICTURE[..., 0], turned), expected[..., 0])
+    straight = upright_info(turned)
+    assert (straight.width, straight.height) == expected.shape[1::-1]
+    assert upright(expected, straight) is expected
 
 
 def test_without_a_matrix_the_rotation_counts(info):
@@ -58,14 +49,7 @@ def test_the_matrix_says_what_ffmpeg_says(tmp_path, degrees):
 def test_mirrored_video_is_not_taken_for_turned(tmp_path):
     left_dark = np.repeat(np.uint8([20] * 32 + [220] * 32)[None, :, None], 48, 0).repeat(3, 2)
     left_dark[:8] = 128
-    plain = make_clip(tmp_path / "plain.mp4", content=[left_dark])
-    with av.open(str(plain)) as source, av.open(str(tmp_path / "mirrored.mp4"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        stream.set_display_matrix(ORIENTATIONS["mirrored"][0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
+    turned_clip(tmp_path / "mirrored.mp4", ORIENTATIONS["mirrored"][0], content=[left_dark])
     with open_video(tmp_path / "mirrored.mp4") as reader:
         frame = upright(next(iter(reader)).rgb, reader.info)
     assert frame[24, 8].mean() > 200 > 40 > frame[24, 56].mean()

@@ -13,7 +13,7 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, in_options, leave_with
-from unsmear.errors import UsageError
+from unsmear.errors import DamagedVideo, UsageError
 from unsmear.options import counted
 from unsmear.restore.options import Options
 
@@ -47,6 +47,7 @@ def deblur(
     codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
     crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
     pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
+    deinterlace: Annotated[str, field(Options, "deinterlace")] = Options.deinterlace,
     frames: Annotated[bool, field(Options, "frames", "--frames")] = Options.frames,
     compare: Annotated[bool, field(Options, "compare", "--compare")] = Options.compare,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
@@ -73,6 +74,7 @@ def deblur(
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
+        deinterlace=deinterlace,  # type: ignore[arg-type]  # checked where it is declared
         frames=frames,
         compare=compare,
         overwrite=overwrite,
@@ -104,7 +106,11 @@ def deblur(
             )
 
             def one(path: Path, target: Path | None) -> "Report":
-                return _one(path, target, restorer, options, quiet)
+                done = _one(path, target, restorer, options, quiet)
+                if done.damage:
+                    failures.append(DamagedVideo(done.damage))
+                    complain(failures[-1])
+                return done
 
             reports = each(jobs, one, failures, debug)
         if report is not None and reports:

@@ -41,7 +41,11 @@ def in_options(words: str) -> str:
 def complain(error: BaseException | str) -> None:
     """One line on stderr; where an error was not raised on purpose, also what kind it is."""
     words = in_options(str(error))
-    if not isinstance(error, UnsmearError | str):
+    if isinstance(error, MemoryError):
+        words = (
+            f"there is too little memory ({words or 'no more is given'}); end other programs, or give smaller frames"
+        )
+    elif not isinstance(error, UnsmearError | str):
         first = (words.strip().splitlines() or ["no message"])[0]
         words = f"unexpected {type(error).__name__}: {first}; --debug shows where"
     typer.echo(f"unsmear: {words}", err=True)
@@ -69,7 +73,7 @@ def each(
     for item in items:
         try:
             done.append(task(*item))
-        except (Interrupted, BrokenPipeError):
+        except (Interrupted, BrokenPipeError):  # nobody reads on
             raise
         except Exception as error:
             if debug:

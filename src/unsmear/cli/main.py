@@ -89,13 +89,37 @@ def root(
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     arguments = sys.argv[1:]
+    _open_standard_files()
+    if "--debug" not in arguments:
+        _silence_libraries()
     try:
         status = run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or leaving would complain once more
         status = EXIT_FAILED
     sys.exit(status)
+
+
+def _open_standard_files() -> None:
+    """Fill the places of standard files that were closed, or a file that is written to would come to be one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _silence_libraries() -> None:
+    """Give Python a standard error of its own: on the process's, libraries such as libpng and x264 print by themselves,
+    beside the one line that says what is wrong."""
+    if sys.stderr is None:
+        return
+    sys.stderr.flush()
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def run(arguments: Sequence[str]) -> int:

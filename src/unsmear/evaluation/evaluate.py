@@ -88,7 +88,7 @@ class Evaluator:
         self.measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
-        """Restore and measure every clip. Clips that fail are among the failures and do not stop the others.
+        """Restore and measure every clip. Clips that fail are listed in the result and do not stop the others.
 
         Raises:
             DataLayoutError: no clip could be measured; the message is that of the first one.
@@ -249,6 +249,7 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
                 sizes = [f"{s.shape[1]}x{s.shape[0]}" for s in (image, target)]
                 raise DataLayoutError(f"{images}: is {sizes[0]} where {truth} is {sizes[1]}: give partners of one size")
             if meter is None:
+                protocol.check_size(image.shape[0], image.shape[1], name)
                 names, note = measures.possible(*image.shape[:2])
                 meter = Meter(measures, protocol, names)
             meter.add(image, target, windows[i])

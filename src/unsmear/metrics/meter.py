@@ -15,7 +15,8 @@ from unsmear.metrics.fidelity import levels
 from unsmear.metrics.lpips import LEAST_PX, LPIPS, frame_tensor, load_lpips
 from unsmear.metrics.niqe import BLOCK_PX, niqe
 from unsmear.metrics.protocols import Protocol
-from unsmear.metrics.temporal import align
+from unsmear.metrics.ssim import SSIM_LEAST_PX
+from unsmear.metrics.temporal import FLOW_LEAST_PX, align
 from unsmear.video.colour import luma_of_rgb
 
 DEFAULT_METRICS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "niqe", "warp", "tlpips", "flicker", "blur")
@@ -54,7 +55,15 @@ class Measures:
 
     def possible(self, height: int, width: int) -> tuple[tuple[str, ...], str]:
         """Metrics that are defined for frames of this size, in pixels, and a note on the others."""
-        least = {"niqe": 2 * BLOCK_PX, "lpips": LEAST_PX["alex"], "tlpips": LEAST_PX["alex"], "ssim": 11, "ssim_y": 11}
+        least = {
+            "niqe": 2 * BLOCK_PX,
+            "lpips": LEAST_PX["alex"],
+            "tlpips": LEAST_PX["alex"],
+            "ssim": SSIM_LEAST_PX,
+            "ssim_y": SSIM_LEAST_PX,
+            "warp": FLOW_LEAST_PX,
+            "flicker": FLOW_LEAST_PX,
+        }
         undefined = [name for name in self.names if min(height, width) < least.get(name, 0)]
         note = f"too small for {', '.join(METRICS[n].label for n in undefined)}" if undefined else ""
         return tuple(name for name in self.names if name not in undefined), note

@@ -23,7 +23,7 @@ import numpy as np
 
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.metrics.fidelity import luma601, psnr_of_levels
-from unsmear.metrics.ssim import ssim, ssim_joint
+from unsmear.metrics.ssim import SSIM_LEAST_PX, ssim, ssim_joint
 
 Average = Literal["clips", "frames", "windows"]
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -49,7 +49,18 @@ class Protocol:
     windows: Callable[[int], list[int | None]]
     """Number of frames of a clip → window number of each frame; None leaves a frame out."""
     score: Score
-    """PSNR and SSIM of a frame (H, W, 3) in levels 0 … 255 against its truth, by names of the catalogue."""
+    """PSNR and SSIM of a frame (H, W, 3) in levels 0 … 255 against its truth, by names of the catalogue. SSIM is left
+    out where its window does not fit."""
+    least_px: int = 1
+    """Sides of the smallest frames that can be scored."""
+
+    def check_size(self, height: int, width: int, clip: str) -> None:
+        """Raise DataLayoutError for frames that are too small to be scored."""
+        if min(height, width) < self.least_px:
+            raise DataLayoutError(
+                f"{clip}: frames of {width}x{height} are too small for the protocol {self.name}, which needs sides of "
+                f"{self.least_px} pixels: choose `protocol` basicsr"
+            )
 
     def window_of_frames(self, frames: int, clip: str) -> list[int | None]:
         """Window number of each frame of a clip; None for frames that are left out.
@@ -101,12 +112,10 @@ def _overlapping(frames: int) -> list[int | None]:
 
 def _separate(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     y, z = luma601(image), luma601(truth)
-    return {
-        "psnr": psnr_of_levels(image, truth),
-        "ssim": ssim(image, truth),
-        "psnr_y": psnr_of_levels(y, z),
-        "ssim_y": ssim(y, z),
-    }
+    row = {"psnr": psnr_of_levels(image, truth), "psnr_y": psnr_of_levels(y, z)}
+    if min(y.shape) >= SSIM_LEAST_PX:
+        row |= {"ssim": ssim(image, truth), "ssim_y": ssim(y, z)}
+    return row
 
 
 def _joint(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -122,8 +131,6 @@ def _registered(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Compare after matching brightness and position to the truth (Köhler et al.)."""
     inner = slice(_CROP_PX, -_CROP_PX)
     z, x = (np.ascontiguousarray(i[inner, inner], np.float32) for i in (image, truth))
-    if not z.size:
-        raise ValueError(f"the protocol koehler needs sides of more than {2 * _CROP_PX} pixels, got {image.shape[:2]}")
     energy = float(np.vdot(z, z))
     z = z * np.float32(np.vdot(x, z) / energy if energy else 1)
     dy, dx = _shift(x.mean(2), z.mean(2))
@@ -168,6 +175,7 @@ _ALL = (
         True,
         _all_but_first,
         _registered,
+        least_px=2 * _CROP_PX + SSIM_LEAST_PX,
     ),
     Protocol(
         "shiftnet",
@@ -176,6 +184,7 @@ _ALL = (
         False,
         _whole_blocks,
         _cropped_to_four,
+        least_px=4,
     ),
     Protocol(
         "bsst",

@@ -9,6 +9,8 @@ import numpy as np
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _SIGMA = 1.5
 _RADIUS = 5
+SSIM_LEAST_PX = 2 * _RADIUS + 1
+"""Sides of the smallest pictures that the window of ``ssim`` fits into."""
 _JOINT_RADIUS = 6
 _CENTRE = np.float32(128)
 
@@ -23,8 +25,8 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
         ValueError: shapes differ, or the window does not fit.
     """
     _check(image, truth)
-    if min(image.shape[:2]) < 2 * _RADIUS + 1:
-        raise ValueError(f"SSIM needs sides of at least {2 * _RADIUS + 1} pixels, got {image.shape[:2]}")
+    if min(image.shape[:2]) < SSIM_LEAST_PX:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_LEAST_PX} pixels, got {image.shape[:2]}")
     size = (2 * _RADIUS + 1,) * 2
     inner = slice(_RADIUS, -_RADIUS)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+FLOW_LEAST_PX = 12
+"""Sides of the smallest frames that the flow is found for."""
 _CONSISTENT_PX = 1.0
 _CONSISTENT_SHARE = 0.05
 """Tolerance of the forward-backward check: pixels, and in addition a share of the length of the flow."""

@@ -123,6 +123,7 @@ class ReencodePass:
 
         Raises:
             UnsupportedVideo: a frame whose size or type differs from those of the pass.
+            MemoryError: memory does not suffice.
         """
         if luma.shape != (self.height, self.width) or luma.dtype != np.uint8:
             raise UnsupportedVideo(
@@ -144,7 +145,10 @@ class ReencodePass:
         frame = av.VideoFrame.from_ndarray(luma, format="gray")
         frame.pts, frame.time_base = self._count, _TIME_BASE
         self._count += 1
-        decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
+        try:
+            decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
+        except av.error.FFmpegError as error:  # of a picture that it takes, only memory can be the reason
+            raise MemoryError(f"re-encoding a frame of {self.width}x{self.height}") from error
         if len(decoded) != 1:
             raise RuntimeError(f"the re-encode pass returned {len(decoded)} frames for one; expected exactly one")
         side_data = decoded[0].side_data.get("MOTION_VECTORS")

@@ -1,5 +1,6 @@
 """Before and after in one picture."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -44,7 +45,7 @@ class ComparedImage:
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         inner, beside = self.sinks
         inner.write(frame, restored)
-        beside.write(frame, side_by_side(frame.rgb, restored))
+        beside.write(replace(frame, alpha=None), side_by_side(frame.rgb, restored))
 
     def end_segment(self) -> None:
         for sink in self.sinks:

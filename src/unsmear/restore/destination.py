@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from unsmear.errors import OutputError, UsageError
+from unsmear.errors import OutputError, UnsmearError, UsageError
 from unsmear.restore.options import Options
-from unsmear.video import VideoInfo
+from unsmear.video import VideoInfo, probe
+from unsmear.video.animated import ANIMATIONS
 from unsmear.video.images import is_image, is_written_here
 from unsmear.video.probe import VIDEO_SUFFIXES
 
@@ -70,8 +71,8 @@ def place(info: VideoInfo, output: Path | None, options: Options) -> tuple[Path,
     Raises:
         UsageError: the name does not go with the input.
     """
-    target, kind = _placed(info.path, info.kind, output, options)
-    if kind == "video" and is_image(target):
+    target, kind = _placed(info.path, info.kind, info.suffix, output, options)
+    if kind == "video" and is_image(target) and not (info.suffix == target.suffix.lower() in ANIMATIONS):
         many = "has many frames" if info.frames and info.frames > 1 else "is a video"
         raise UsageError(
             f"{target} names one image, but {info.path} {many}; name a video file, or a folder for PNG `frames`"
@@ -79,7 +80,9 @@ def place(info: VideoInfo, output: Path | None, options: Options) -> tuple[Path,
     return target, kind
 
 
-def _placed(source: Path, kind: SourceKind, output: Path | None, options: Options) -> tuple[Path, OutputKind]:
+def _placed(
+    source: Path, kind: SourceKind, suffix: str, output: Path | None, options: Options
+) -> tuple[Path, OutputKind]:
     default = default_output(source, options)
     if output is None:
         output = default
@@ -91,11 +94,34 @@ def _placed(source: Path, kind: SourceKind, output: Path | None, options: Option
         if kind == "frames":
             return output, "frames"
         output = output / default.name
+    if output.name == default.name:
+        output = output.with_name(fitting_name(source, suffix))
     if kind == "image":
         return output, "image"
-    if kind == "frames" and not is_image(output) and output.suffix.lower() not in VIDEO_SUFFIXES:
+    if kind == "frames" and not is_image(output) and output.suffix.lower() not in VIDEO_SUFFIXES | {suffix}:
         return output, "frames"
     return output, "video"
+
+
+def fitting_name(source: Path, suffix: str) -> str:
+    """``NAME.deblurred.EXT`` with the suffix of the input's format; another suffix of the input stays part of NAME."""
+    path = source if source.name not in ("", "..") else source.resolve()
+    if path.is_dir():
+        return f"{path.name}.deblurred"
+    if path.suffix.lower() == suffix or not suffix:
+        return f"{path.stem}.deblurred{path.suffix if suffix else ''}"
+    return f"{path.name}.deblurred{suffix}"
+
+
+def ending_note(info: VideoInfo, output: Path) -> list[str]:
+    """Note for a default output whose suffix differs from that of the input."""
+    fitting = fitting_name(info.path, info.suffix)
+    if output.name != fitting or info.path.is_dir() or output.suffix.lower() == info.path.suffix.lower():
+        return []
+    if not info.suffix:
+        return ["its pages become PNG frames"]
+    own = info.path.suffix
+    return [f"{f'{own} is not written' if own else 'its name has no ending'}, so the output is {info.suffix}"]
 
 
 def comparison_path(output: Path, kind: OutputKind) -> Path:
@@ -105,10 +131,23 @@ def comparison_path(output: Path, kind: OutputKind) -> Path:
 
 
 def outputs_of(source: Path, output: Path | None, options: Options) -> list[Path]:
-    """What a job writes, by the names alone: nothing is opened."""
-    kind: SourceKind = "frames" if source.is_dir() else "image" if is_image(source) else "video"
-    target, becomes = _placed(source, kind, output, options)
+    """What a job writes. Inputs whose names do not say what they hold are opened for it."""
+    target, becomes = _placed(source, *_held(source), output, options)
     return [target, comparison_path(target, becomes)] if options.compare else [target]
+
+
+def _held(source: Path) -> tuple[SourceKind, str]:
+    """What an input is, and the suffix of its format, as ``probe`` says."""
+    suffix = source.suffix.lower()
+    if source.is_dir():
+        return "frames", ""
+    if suffix in VIDEO_SUFFIXES:
+        return "video", suffix
+    try:
+        info = probe(source)
+    except UnsmearError:  # which the job reports
+        return "image" if is_image(source) else "video", suffix
+    return info.kind, info.suffix
 
 
 def check_free(output: Path, kind: OutputKind, source: Path, options: Options) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unsmear.errors import UnsmearError, UsageError
 from unsmear.video import find_inputs
+from unsmear.video.contents import is_folder
 from unsmear.video.probe import list_videos, named_input
 
 
@@ -31,7 +32,7 @@ def single_input(given: str | Path) -> Path:
         UsageError: it names no input, or a folder of videos, each of which is an input of its own.
     """
     path = named_input(given)
-    videos = list_videos(path) if path.is_dir() else []
+    videos = list_videos(path) if is_folder(path) else []
     if videos:
         raise UsageError(
             f"{path} holds {'a video' if len(videos) == 1 else f'{len(videos)} videos'}, each an input of its own: "

@@ -1,6 +1,7 @@
 """One input through a model: windows in, restored frames out, resumable, in bounded memory."""
 
 import logging
+import math
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError, WeightsError
-from unsmear.restore.destination import OutputKind, check_free, place, writable_folder
+from unsmear.restore.destination import OutputKind, check_free, ending_note, place, writable_folder
+from unsmear.restore.interlaced import field_notes, refuse_interlaced, wanted_frames
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
@@ -20,6 +22,7 @@ from unsmear.restore.sharpness import restrained
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
 from unsmear.video import VideoInfo, VideoReader, open_video
+from unsmear.video.damage import told
 
 __all__ = ["Options", "Progress", "ProgressCallback", "blend", "restore_video"]
 
@@ -46,19 +49,28 @@ def restore_video(
         progress: called after every chunk.
 
     Raises:
-        UnsmearError: one line; nothing is left behind.
+        UnsmearError: one line; nothing is left behind. Of a damaged input every frame that can be read is restored, and
+            ``Report.damage`` describes what is missing.
         Interrupted: stopped from outside (Ctrl-C); finished work is kept for a second run.
     """
     options = options or Options()
     began = time.monotonic()
-    with open_video(source, frame_rate=options.frame_rate) as reader:
-        if options.fps is not None and reader.info.kind != "frames":
+    with open_video(
+        source, keep_going=True, deinterlace=wanted_frames(options), frame_rate=options.frame_rate
+    ) as reader:
+        if options.frame_rate not in (None, reader.info.frame_rate):
             raise UsageError(f"`fps` {options.fps:g} is for folders of frames; {source} is none, so leave it out")
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
-        with writable_folder(target.parent), only_run(target):
-            check_free(target, kind, reader.info.path, options)  # once more: another run may have ended meanwhile
-            return _Job(reader, target, kind, restorer, options, progress, began).run()
+        try:
+            with writable_folder(target.parent), only_run(target):
+                check_free(target, kind, reader.info.path, options)  # once more: another run may have ended meanwhile
+                return _Job(reader, target, kind, restorer, options, progress, began).run()
+        except MemoryError:
+            raise UnsmearError(
+                f"{source}: there is too little memory for {options.window} frames of "
+                f"{reader.info.width}x{reader.info.height}; choose a shorter `window`"
+            ) from None
 
 
 class _Job:
@@ -79,7 +91,9 @@ class _Job:
         self.part = TimeRange.of(reader, options)
         self.tile_px = _first_tile_px(self.info, restorer, options)
         self.work = WorkFolder(output, self._identity())
-        self.sink, self.notes = make_sink(kind, output, self.info, self.work, options, self.part)
+        refuse_interlaced(reader, options)
+        self.sink, more = make_sink(kind, output, self.info, self.work, options, self.part)
+        self.notes = [*self.info.notes, *ending_note(self.info, output), *more]
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
@@ -111,6 +125,7 @@ class _Job:
             self.work.discard()
             raise
         self.work.discard()
+        self.notes += field_notes(self.info, self.reader.deinterlaced)
         return self._report(resumed)
 
     def _restore_all(self, resumed: int) -> None:
@@ -119,6 +134,7 @@ class _Job:
         open_frames = 0
         with closing(self._windows(so_far.next_chunk)) as stream:
             for window in stream:
+                refuse_interlaced(self.reader, self.options)
                 restored = self._restore(window)
                 wanted = [i for i, (frame, _) in enumerate(window.frames) if self.part.holds(frame.time_s)]
                 if wanted and not open_frames:
@@ -186,6 +202,16 @@ class _Job:
                 so_far.notes.append(f"out of memory: went on with tiles of {smaller} px")
                 log.warning("out of memory: going on with tiles of %d px", smaller)
 
+    def _damage(self) -> str:
+        """Description of the damage within the range; empty where nothing is missing."""
+        log = self.reader.damage
+        gaps = log.within(self.part.start_s, self.part.end_s)
+        if not gaps:
+            return ""
+        whole_s = math.floor((gaps[0].begin_s - log.origin_s) * 1000 + 0.001) / 1000
+        until = f", whole up to `end_s` {whole_s:g}" if gaps[0].after >= 0 else ""
+        return f"{told(self.info.path, log, gaps)}; {self.output} holds what can be read{until}"
+
     def _range(self) -> str:
         start, end = self.options.start_s or 0.0, self.options.end_s
         return f"{start:g} s to the end" if end is None else f"{start:g}…{end:g} s"
@@ -194,6 +220,7 @@ class _Job:
         seconds = time.monotonic() - self.began
         figures = summarise(self.so_far.figures)
         sampling = self.restorer.sampling
+        self.notes += self.reader.damage.notes
         return Report(
             input=str(self.info.path),
             output=str(self.output),
@@ -208,6 +235,7 @@ class _Job:
             window_frames=self.options.window,
             tile_px=self.so_far.tile_px,
             resumed_frames=resumed,
+            damage=self._damage(),
             note="; ".join(dict.fromkeys([*self.notes, *self.so_far.notes, *notes(self.so_far.figures)])),
             weights_sha256=self.restorer.fingerprint,
             options=vars(self.options) | ({} if sampling is None else {"sampling": vars(sampling)}),

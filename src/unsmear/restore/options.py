@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 from unsmear.errors import UsageError
 from unsmear.options import Limits, OptionError, Share, check
@@ -42,6 +42,9 @@ class Options:
     """Quality of the encode, lower is better."""
     pix_fmt: str | None = None
     """Pixel format, by default as the source."""
+    deinterlace: Literal["auto", "refuse", "keep", "top", "bottom"] = "auto"
+    """Of interlaced video ``auto`` makes progressive frames, ``keep`` takes frames as they are, ``refuse`` stops;
+    ``top`` and ``bottom`` make progressive ones of any video, with that field first."""
     frames: bool = False
     """PNG frames, right into the output folder, instead of a video; named by their number in the input, from 000000."""
     deep_frames: bool = False

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from unsmear.errors import OutputError, UsageError
@@ -31,9 +30,18 @@ from unsmear.video import (
     choose_encoding,
     eight_bit,
     join_segments,
+    upright,
 )
+from unsmear.video.alpha import is_transparent
+from unsmear.video.animated import ANIMATIONS, lossless_encoding, write_animation
+from unsmear.video.fields import PROGRESSIVE
 from unsmear.video.images import gray_of_rgb, write_png
+from unsmear.video.pictures import encode_picture, holds_alpha, is_written, not_held
 from unsmear.video.probe import DEFAULT_RATE
+from unsmear.video.sidedata import CAPTIONS, left_out
+from unsmear.video.upright import upright_info
+
+ALPHA_KEPT = "the alpha channel is kept as it is"
 
 
 class Sink(Protocol):
@@ -61,21 +69,28 @@ def make_sink(
     """
     notes: list[str] = []
     sink: Sink
-    gray = info.pixel_format.startswith("gray")
     if kind == "frames":
-        sink = FramesSink(work, output, gray)
+        sink = FramesSink(work, output, info)
+        notes += [ALPHA_KEPT] if info.alpha else []
+        notes += [left_out(kind) for kind in (info.side_data if info.kind == "video" else ())]
     elif kind == "image":
-        sink = ImageSink(output, gray)
+        sink = ImageSink(output, info)
         if options.compare:
-            sink = ComparedImage(sink, ImageSink(comparison_path(output, kind), gray))
+            sink = ComparedImage(sink, ImageSink(comparison_path(output, kind), replace(info, bit_depth=8)))
         return sink, notes
+    elif output.suffix.lower() in ANIMATIONS:
+        sink = AnimationSink(work.segment, info, output, part, options)
+        notes += [ALPHA_KEPT] if info.alpha else []
     else:
         encoding = choose_encoding(
             info, codec=options.codec, crf=options.crf, pix_fmt=options.pix_fmt, container_suffix=output.suffix
         )
+        notes += [ALPHA_KEPT] if info.alpha and encoding.has_alpha else []
         notes += [encoding.note] if encoding.note else []
         notes += _chosen_for_frames(info, encoding, options)
         sink = VideoSink(work.segment, info, encoding, output, part)
+    if kind == "video" and info.kind != "video":
+        notes += [left_out(kind) for kind in info.side_data]
     if options.compare:
         sink = WithComparison(sink, work, info, comparison_path(output, kind), part)
     return sink, notes
@@ -84,11 +99,18 @@ def make_sink(
 def _chosen_for_frames(info: VideoInfo, encoding: Encoding, options: Options) -> list[str]:
     """What became of a folder of frames that nobody decided: it has neither a codec nor a frame rate of its own."""
     open_ones = [name for name in ("codec", "pix_fmt", "fps") if getattr(options, name) is None]
+    if info.container:  # a file of pictures with times of its own
+        open_ones = [name for name in open_ones if name != "fps"]
     if info.kind != "frames" or not open_ones:
         return []
     rate = float(info.frame_rate or DEFAULT_RATE)
     others = ", ".join(f"`{name}`" for name in open_ones)
     return [f"the frames become {encoding.codec} {encoding.pixel_format} at {rate:g} frames/s; for others see {others}"]
+
+
+def is_gray(info: VideoInfo) -> bool:
+    """Whether the colours of a source are equal but for what a model makes of them."""
+    return info.pixel_format.startswith("gray")
 
 
 class VideoSink:
@@ -107,6 +129,7 @@ class VideoSink:
     ):
         self.segment, self.info, self.encoding, self.output, self.part = segment, info, encoding, output, part
         self.writer: SegmentWriter | None = None
+        self.lost: list[str] = []
 
     def begin_segment(self, number: int) -> None:
         self.writer = SegmentWriter(self.segment(number), self.info, self.encoding, self.info.width, self.info.height)
@@ -114,7 +137,16 @@ class VideoSink:
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         assert self.writer is not None
         pts = frame.index if frame.pts is None else frame.pts  # folders of frames have a time base of one frame
-        self.writer.write(restored, pts, frame.duration)
+        self.writer.write(restored, pts, frame.duration, frame)
+        if frame.carried is not None and frame.carried.captions and not self.encoding.takes_captions:
+            self.lost = [left_out(CAPTIONS)]
+        if (
+            frame.alpha is not None
+            and not self.encoding.has_alpha
+            and not self.info.alpha
+            and is_transparent(frame.alpha)
+        ):
+            self.lost = ["the alpha channel is dropped"]
 
     def end_segment(self) -> None:
         assert self.writer is not None
@@ -129,11 +161,40 @@ class VideoSink:
     def finish(self, segments: int) -> list[str]:
         paths = [self.segment(i) for i in range(segments)]
         source = self.info.path if self.info.kind == "video" else None
-        return join_segments(source, paths, self.output, start_s=self.part.start_s, end_s=self.part.end_s).notes
+        part = self.part
+        report = join_segments(source, paths, self.output, info=self.info, start_s=part.start_s, end_s=part.end_s)
+        return self.lost + report.notes
+
+
+class AnimationSink(VideoSink):
+    """APNG and animated WebP: lossless segments, from which the animation is made at the end.
+
+    Raises:
+        UsageError: options of an encoder, which such files do not have.
+    """
+
+    def __init__(
+        self, segment: Callable[[int], Path], info: VideoInfo, output: Path, part: TimeRange, options: Options
+    ):
+        for name in ("codec", "crf", "pix_fmt"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"`{name}`: {output.suffix} files leave no choice; name a video file as `output`")
+        super().__init__(segment, info, lossless_encoding(info, output.suffix.lower()), output, part)
+        self.last_duration: int | None = None
+
+    def write(self, frame: Frame, restored: np.ndarray) -> None:
+        eight = restored if self.encoding.pixel_format == "rgb48be" else eight_bit(restored)
+        super().write(frame, eight)
+        self.last_duration = frame.duration
+
+    def finish(self, segments: int) -> list[str]:
+        paths = [self.segment(i) for i in range(segments)]
+        write_animation(self.info, paths, self.output, self.last_duration)
+        return []
 
 
 class WithComparison:
-    """Another sink, and beside it a video of before | after with the same timing.
+    """Another sink, and beside it a video of before | after, both upright, with the same timing.
 
     Deep sources are compared in 8 bits: every player shows that.
     """
@@ -141,10 +202,19 @@ class WithComparison:
     def __init__(self, inner: Sink, work: WorkFolder, info: VideoInfo, output: Path, part: TimeRange):
         self.inner, self.output = inner, output
         self.made = work.path / "compare.mp4"
-        wide = replace(info, width=info.width * 2)
-        flat = replace(wide, bit_depth=8, pixel_format="yuv420p")
+        self.source = info
+        straight = upright_info(info)
+        flat = replace(
+            straight,
+            width=2 * straight.width,
+            bit_depth=8,
+            pixel_format="yuv420p",
+            alpha=False,
+            field_order=PROGRESSIVE,
+            side_data={},
+        )
         encoding = choose_encoding(flat, codec="libx264", crf=18, container_suffix=".mp4")
-        self.video = VideoSink(work.comparison, wide, encoding, self.made, part)
+        self.video = VideoSink(work.comparison, flat, encoding, self.made, part)
 
     def begin_segment(self, number: int) -> None:
         self.inner.begin_segment(number)
@@ -152,7 +222,8 @@ class WithComparison:
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.inner.write(frame, restored)
-        self.video.write(frame, side_by_side(frame.rgb, restored))
+        both = side_by_side(upright(frame.rgb, self.source), upright(restored, self.source))
+        self.video.write(replace(frame, alpha=None, carried=None), both)
 
     def end_segment(self) -> None:
         self.inner.end_segment()
@@ -173,20 +244,22 @@ class WithComparison:
 
 
 class FramesSink:
-    """PNG frames in the working folder, moved into place when all are there.
+    """Upright PNG frames in the working folder, moved into place when all are there; gray ones of a gray source."""
 
-    Args:
-        gray: the frames of a gray source, whose colours are equal but for what a model made of them.
-    """
-
-    def __init__(self, work: WorkFolder, output: Path, gray: bool = False):
-        self.folder, self.output, self.gray = work.frames, output, gray
+    def __init__(self, work: WorkFolder, output: Path, info: VideoInfo):
+        self.folder, self.output, self.info = work.frames, output, info
+        self.lost: set[str] = set()
 
     def begin_segment(self, number: int) -> None:
         self.writer = FrameFolderWriter(self.folder, marked=True)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        self.writer.write(frame.index, gray_of_rgb(restored) if self.gray else restored)
+        pixels = upright(restored, self.info)
+        alpha = None if frame.alpha is None else upright(frame.alpha, self.info)
+        if is_gray(self.info) and alpha is None:
+            pixels = gray_of_rgb(pixels)
+        self.writer.write(frame.index, pixels, alpha, frame.tags)
+        self.lost |= {left_out(kind) for kind in frame.tags.left_out(".png")}
 
     def end_segment(self) -> None:
         pass
@@ -205,7 +278,7 @@ class FramesSink:
         try:
             if not self.output.exists():
                 self.folder.replace(self.output)
-                return []
+                return sorted(self.lost)
             refuse_foreign_frames(self.output)
             if not noted.exists():
                 write_whole(noted, json.dumps([path.name for path in numbered_frames(self.folder)]).encode())
@@ -217,37 +290,32 @@ class FramesSink:
                     old.unlink()
         except OSError as error:
             raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
-        return []
+        return sorted(self.lost)
 
 
 class ImageSink:
-    """One image, lossless for PNG and TIFF, at high quality else.
+    """One image, lossless or at high quality.
 
     Args:
-        gray: of a gray source.
+        output: the file, whose ending says the format.
+        info: of the source, whose depth is kept, and whether it is gray.
 
     Raises:
         UsageError: no image of this format can be written.
     """
 
-    QUALITY = {  # noqa: RUF012
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 97],
-    }
-    DEEP = (".png", ".tif", ".tiff")
-
-    def __init__(self, output: Path, gray: bool = False):
-        self.output, self.suffix, self.gray = output, output.suffix.lower(), gray
-        self.image: np.ndarray | None = None
-        self._encoded(np.zeros((1, 1, 3), np.uint8))
+    def __init__(self, output: Path, info: VideoInfo):
+        self.output, self.suffix, self.bits = output, output.suffix.lower(), info.bit_depth
+        self.gray = is_gray(info)
+        self.frame: Frame | None = None
+        if not is_written(self.suffix):
+            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
 
     def begin_segment(self, number: int) -> None:
         pass
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
-        del frame
-        self.image = gray_of_rgb(restored) if self.gray else restored
+        self.frame = replace(frame, rgb=restored)
 
     def end_segment(self) -> None:
         pass
@@ -257,23 +325,16 @@ class ImageSink:
 
     def finish(self, segments: int) -> list[str]:
         del segments
-        assert self.image is not None
-        image, notes = self.image, []
+        assert self.frame is not None
+        image, alpha, tags = self.frame.rgb, self.frame.alpha, self.frame.tags
+        if self.gray and alpha is None:
+            image = gray_of_rgb(image)
         if self.suffix == ".png":
-            write_png(self.output, image)
-            return []
-        if image.dtype == np.uint16 and self.suffix not in self.DEEP:
-            image = eight_bit(image)
-            notes.append(f"{self.suffix} holds 8 bits a channel; choose a .png output to keep 16")
-        write_whole(self.output, self._encoded(image))
-        return notes
-
-    def _encoded(self, image: np.ndarray) -> bytes:
-        try:
-            bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            done, data = cv2.imencode(self.suffix, bgr, self.QUALITY.get(self.suffix, []))
-        except cv2.error:
-            done = False
-        if not done:
-            raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
-        return data.tobytes()
+            write_png(self.output, image, alpha, tags)
+        else:
+            if image.dtype == np.uint16 and not is_written(self.suffix, self.bits):
+                image, alpha = eight_bit(image), None if alpha is None else eight_bit(alpha)
+            write_whole(self.output, encode_picture(image, self.suffix, self.bits, alpha, tags))
+        bits = self.bits if self.frame.rgb.dtype == np.uint16 else 8
+        kept = [ALPHA_KEPT] if is_transparent(alpha) and holds_alpha(self.suffix) else []
+        return kept + not_held(self.suffix, bits, is_transparent(alpha), tags)

@@ -76,6 +76,8 @@ class Report:
     resumed_frames: int = 0
     """Frames taken over from an earlier, interrupted run."""
     note: str = ""
+    damage: str = ""
+    """What of the input could not be read, one line; empty where nothing is missing."""
     version: str = __version__
     """Of unsmear."""
     weights_sha256: str = ""

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from unsmear.errors import DamagedVideo
 from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.video import Frame, VideoReader
+from unsmear.video.damage import REORDERED_FRAMES
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def windows(
     """Windows from chunk ``first_chunk`` to the end. Close it to stop the thread that reads ahead.
 
     Args:
-        reader: of the input.
+        reader: reader of the input.
         chunk_frames: N.
         look_ahead: L, at most N.
         first_chunk: where to begin.
@@ -55,7 +55,7 @@ def windows(
     first = first_chunk * chunk_frames
     frames = iter(reader.frames(first=max(first - 1, 0)))
     if end_s is not None:
-        frames = _until(frames, end_s, look_ahead + 1)
+        frames = _until(frames, end_s, look_ahead + 1, reader)
     before = None
     if first > 0:
         lead = next(frames, None)
@@ -77,20 +77,17 @@ def windows(
             yield Window(number, current, [])
 
 
-def _until(frames: Iterator[Frame], end_s: float, more: int) -> Iterator[Frame]:
-    """Frames before ``end_s`` and up to ``more`` after it. Damage among those is no matter: nobody asked for them."""
-    beyond = 0
-    while beyond < more:
-        try:
-            frame = next(frames, None)
-        except DamagedVideo:
-            if not beyond:
-                raise
+def _until(frames: Iterator[Frame], end_s: float, more: int, reader: VideoReader) -> Iterator[Frame]:
+    """Frames before ``end_s`` and up to ``more`` after it. More are read where a gap may turn out to be damage."""
+    beyond = unseen = 0
+    for frame in frames:
+        if beyond < more:
+            beyond += frame.time_s >= end_s
+            yield frame
+        else:
+            unseen += 1
+        if beyond == more and (unseen == REORDERED_FRAMES or not reader.damage.uncertain):
             return
-        if frame is None:
-            return
-        beyond += frame.time_s >= end_s
-        yield frame
 
 
 def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -5,15 +5,18 @@ and encoded unchanged keeps its colours. What the stream leaves unspecified take
 ways: BT.601, limited range.
 """
 
+import io
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
+import av.error
 import av.filter
 import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from unsmear.video.alpha import as_deep, has_alpha, is_planar, write_alpha
 from unsmear.video.frame import eight_bit
 
 # AVColorSpace → the matrices that swscale knows (its numbers differ for SMPTE 170M only).
@@ -27,6 +30,14 @@ _WEIGHTS = {
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
 }
+Siting = Literal["left", "center", "topleft", "top"]
+"""Position of subsampled chroma relative to luma, in FFmpeg's terms; "left" is MPEG-2's and "topleft" UHD's."""
+_BY_STANDARD: dict[str, Siting] = {"mjpeg": "center", "mpeg1video": "center", "dvvideo": "topleft"}  # others: left
+# Encoders that write the siting into the bitstream.
+_STATE_SITING = frozenset(("libx264", "libx265", "libsvtav1"))
+# Matroska's elements ChromaSitingHorz and ChromaSitingVert, of one byte each, and the sitings for their values.
+_SITING_ELEMENTS = (b"\x55\xb7\x81", b"\x55\xb8\x81")
+_SITINGS: dict[tuple[int, int], Siting] = {(1, 1): "topleft", (1, 2): "left", (2, 1): "top", (2, 2): "center"}
 UNSPECIFIED = 2
 LIMITED_RANGE = 1
 FULL_RANGE = 2
@@ -37,6 +48,33 @@ _FLAGS = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
+
+
+def chroma_siting_of(stream: Any) -> Siting:
+    """Chroma siting of a stream: as stated, else by the standard of its codec.
+
+    PyAV has no attribute for it; FFmpeg writes it to the header of a Matroska file.
+    """
+    header = io.BytesIO()
+    try:
+        with av.open(header, "w", format="matroska") as scratch:
+            scratch.add_stream_from_template(stream, opaque=True)
+            scratch.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        pass  # what Matroska cannot hold, or will not end without packets
+    values = tuple(header.getvalue().partition(element)[2][:1] for element in _SITING_ELEMENTS)
+    stated = _SITINGS.get((values[0][0], values[1][0])) if all(values) else None
+    return stated or default_siting(stream.codec_context.codec.canonical_name)
+
+
+def default_siting(codec: str) -> Siting:
+    """The siting that decoders assume for a codec, or encoder, that states none."""
+    return _BY_STANDARD.get(codec, "left")
+
+
+def siting_of_output(encoder: str, source: Siting) -> Siting:
+    """The siting of frames for an encoder: the source's where it can be stated, else what decoders assume."""
+    return source if encoder in _STATE_SITING else default_siting(encoder)
 
 
 class ToRgb:
@@ -82,14 +120,30 @@ class FromRgb:
     def __init__(self, pixel_format: str, colorspace: int, color_range: int, siting: str = "left") -> None:
         form = av.VideoFormat(pixel_format)
         self._format = pixel_format
+        self._alpha = has_alpha(form) and not form.has_palette
+        self._alpha_plane = self._alpha and is_planar(form)
         self._yuv = not form.is_rgb and len(form.components) >= 3
         self._matrix = _MATRICES.get(colorspace, _BT601)
         self._range = color_range if color_range in (LIMITED_RANGE, FULL_RANGE) else LIMITED_RANGE
         self._site = _Siting(siting)
         self._reformatter = VideoReformatter()
 
-    def __call__(self, rgb: np.ndarray) -> Any:
-        """``(H, W, 3)`` uint8 or uint16 → an ``av.VideoFrame`` in the encoder's pixel format."""
+    def __call__(self, rgb: np.ndarray, alpha: np.ndarray | None = None) -> Any:
+        """``(H, W, 3)`` uint8 or uint16 → an ``av.VideoFrame`` in the encoder's pixel format.
+
+        ``alpha``, ``(H, W)`` of either type, is used where that has alpha; without, the picture is opaque.
+        """
+        if not self._alpha or alpha is None:
+            return self._opaque(rgb)
+        if not self._alpha_plane:
+            packed = "rgba64le" if rgb.dtype == np.uint16 else "rgba"
+            source = av.VideoFrame.from_ndarray(np.dstack([rgb, as_deep(alpha, rgb)]), format=packed)
+            return self._reformatter.reformat(source, format=self._format, interpolation=_FLAGS)
+        frame = self._opaque(rgb)
+        write_alpha(frame, alpha)
+        return frame
+
+    def _opaque(self, rgb: np.ndarray) -> Any:
         if self._yuv and self._range == FULL_RANGE:
             return self._full_range(rgb)
         source = av.VideoFrame.from_ndarray(

@@ -1,7 +1,10 @@
 """Opening files through PyAV, with FFmpeg's errors turned into ours and its chatter kept off stderr."""
 
 import errno
+import io
 import os
+import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,16 +15,42 @@ import av.error
 import av.logging
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.contents import check_size, contents, is_pam, max_pixels, unreadable
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, raw_format
 
-# Demuxers that accept almost any bytes; a file that only they understand is not a video.
-_NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "hls", "concat", "ffmetadata"})
+# Demuxers that accept almost any bytes; a file accepted by these alone is not a video.
+_NOT_VIDEO_FORMATS = frozenset({"tty", "srt", "webvtt", "ass", "lrc", "ffmetadata"})
+_RAW_STREAMS = frozenset(
+    f".{name}"
+    for name in (
+        *(
+            "h264",
+            "264",
+            "avc",
+            "h265",
+            "265",
+            "hevc",
+            "h266",
+            "266",
+            "vvc",
+            "mjpg",
+            "mjpeg",
+            "m1v",
+            "m2v",
+            "mpv",
+            "m4v",
+        ),
+        *("dv", "obu", "ivf", "vc1", "cavs", "drc", "h261", "h263"),
+    )
+)
+_BUFFER_BYTES = 1 << 18
+_STILL_ITEMS = ("avi", "hei", "mif", "msf")  # beginnings of the brands of HEIF and AVIF
 
 av.logging.set_level(None)
 
 
 def file_url(path: Path) -> str:
-    """The name under which FFmpeg opens exactly this file, whatever characters it holds."""
+    """The name under which FFmpeg writes exactly this file, whatever characters it holds."""
     return f"file:{path}"
 
 
@@ -30,26 +59,66 @@ def silence_encoder_libraries() -> None:
     os.environ.setdefault("SVT_LOG", "-1")
 
 
+class _Source:
+    """File object for FFmpeg, which then opens no file by itself, whatever names a file contains.
+
+    Attributes:
+        name: file name passed to FFmpeg: ``input`` and the suffix of raw streams, whose contents are ambiguous.
+        error: first error while reading, reported to FFmpeg as the end of the file; None where there was none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        suffix = path.suffix.lower()
+        self.name = f"input{suffix if suffix in _RAW_STREAMS else ''}"
+        self.error: OSError | None = None
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def read(self, size: int) -> bytes:
+        try:
+            return os.read(self._file, size)
+        except OSError as error:
+            self.error = self.error or error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return os.lseek(self._file, offset, whence)
+        except OSError as error:  # damaged files contain any offset
+            return -(error.errno or errno.EINVAL)
+
+    def tell(self) -> int:
+        return os.lseek(self._file, 0, os.SEEK_CUR)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
 def open_input(path: Path, raw: RawFormat | None = None) -> Any:
-    """Open ``path`` for reading and return PyAV's input container.
+    """Open ``path`` for reading and return PyAV's input container. No other file is opened, then or later.
 
     ``raw`` says what a ``.yuv`` file holds, instead of its name. Raises UnsupportedVideo for what is missing or
     is no video, DamagedVideo for what cannot be parsed.
     """
-    if not path.exists():
-        raise UnsupportedVideo(f"{path}: no such file; give a video, an image or a folder of either")
-    if not path.is_file():
-        raise UnsupportedVideo(f"{path}: not a regular file; give a video, an image or a folder of either")
-    if path.stat().st_size == 0:
-        raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
-    demuxer, options = None, {}
+    refuse_other_than_files(path)
+    demuxer, options = None, {"protocol_whitelist": "none", "max_pixels": str(max_pixels())}
     if path.suffix.lower() == RAW_SUFFIX:
-        demuxer, options = "rawvideo", _demuxer_options(raw_format(path, raw))
+        demuxer, options = "rawvideo", options | _demuxer_options(raw_format(path, raw))
+    elif (held := contents(path)) is not None and held.holding == "playlist":
+        raise UnsupportedVideo(
+            f"{path}: is a {held.format}, which names other files; only what is named here is read: give the video"
+        )
+    elif is_pam(path):  # FFmpeg detects it by the suffix alone
+        demuxer = "pam_pipe"
     try:
-        container = av.open(file_url(path), "r", format=demuxer, options=options, metadata_errors="replace")
+        source = _Source(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        container = av.open(
+            source, "r", format=demuxer, options=options, metadata_errors="replace", buffer_size=_BUFFER_BYTES
+        )
     except av.error.FFmpegError as error:
-        if error.errno == errno.EACCES:
-            raise UnsupportedVideo(f"{path}: permission denied; make the file readable") from error
         raise DamagedVideo(
             f"{path}: cannot be read as a video ({reason(error)}); "
             "the file is cut short, damaged, or not a video at all"
@@ -59,6 +128,31 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
         container.close()
         raise UnsupportedVideo(f"{path}: holds text ({container.format.name}), not a video")
     return container
+
+
+def open_in_memory(file: bytes) -> Any:
+    """Open an MP4 that we have made ourselves."""
+    return av.open(io.BytesIO(file), "r", format="mov")
+
+
+def refuse_other_than_files(path: Path) -> None:
+    """Raise UnsupportedVideo where ``path`` names no regular file; addresses are not read."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if stat.S_ISREG(mode):
+        return
+    if mode:
+        raise UnsupportedVideo(f"{path}: not a regular file; give a video, an image or a folder of either")
+    address = re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path), re.IGNORECASE | re.DOTALL)
+    if address is not None:
+        raise UnsupportedVideo(f"{address[1]}://{address[2]}: addresses are not read; download the file and give that")
+    if str(path) == "-":
+        raise UnsupportedVideo("-: standard input is not read; write it to a file and give that")
+    raise UnsupportedVideo(f"{path}: no such file; give a video, an image or a folder of either")
 
 
 def _demuxer_options(form: RawFormat) -> dict[str, str]:
@@ -72,17 +166,33 @@ def _demuxer_options(form: RawFormat) -> dict[str, str]:
 def main_video_stream(container: Any, path: Path) -> Any:
     """The stream to restore: the first video stream that is not a cover picture.
 
-    Raises UnsupportedVideo when there is none or when no decoder for it exists.
+    Raises UnsupportedVideo when there is none, when no decoder for it exists, and when its pictures are larger than
+    ``max_pixels`` or are put together from several streams.
     """
     streams = container.streams.video
-    for stream in streams:
-        if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
-            if stream.codec_context is None:
-                raise UnsupportedVideo(f"{path}: no decoder for its video stream; convert it to H.264 first")
-            return stream
+    for stream in _moving(container, streams):
+        disposition = int(stream.disposition)
+        if disposition & int(av.stream.Disposition.attached_pic):
+            continue
+        context = stream.codec_context
+        if context is None:
+            raise UnsupportedVideo(f"{path}: no decoder for its video stream; convert it to H.264 first")
+        if disposition & int(av.stream.Disposition.dependent):
+            raise UnsupportedVideo(f"{path}: its picture is put together from tiles; convert it to PNG first")
+        check_size(path, context.width, context.height)
+        if not context.is_open:
+            context.options = {"max_pixels": str(max_pixels())}
+        return stream
     held = sorted({stream.type for stream in container.streams})
     what = "only a cover picture" if streams else f"no video stream (only {_listed(held)})"
     raise UnsupportedVideo(f"{path}: holds {what}; a file with moving pictures is needed")
+
+
+def _moving(container: Any, streams: Sequence[Any]) -> Sequence[Any]:
+    """Streams of several pictures, where there are any, in formats whose sequences come with single pictures."""
+    if not container.metadata.get("major_brand", "").startswith(_STILL_ITEMS):
+        return streams
+    return [stream for stream in streams if stream.frames > 1] or streams
 
 
 def reason(error: BaseException) -> str:

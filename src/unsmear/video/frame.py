@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unsmear.video.phototags import NO_TAGS, PictureTags
+from unsmear.video.sidedata import Carried
+
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
     """uint8 as it is; uint16, over its full range 0..65535 as in ``Frame.rgb``, rounded to 256 levels."""
@@ -24,6 +27,9 @@ class Frame:
         luma: ``(H, W)`` uint8. The decoder's own Y plane for YUV sources (deeper planes shifted down to
             8 bit, never range-expanded); BT.601 luma of ``rgb`` for RGB and gray sources.
         duration: in ``time_base`` units, None when the source does not say.
+        alpha: ``(H, W)`` of the type of ``rgb``, 0 for transparent; None without an alpha channel.
+        carried: closed captions and field flags for the encoder of the output (see ``sidedata.carried``).
+        tags: colour profile and camera data of a photograph.
     """
 
     index: int
@@ -32,3 +38,6 @@ class Frame:
     rgb: np.ndarray
     luma: np.ndarray
     duration: int | None = None
+    alpha: np.ndarray | None = None
+    carried: Carried | None = None
+    tags: PictureTags = NO_TAGS

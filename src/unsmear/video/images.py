@@ -8,10 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unsmear.errors import DamagedVideo, OutputError, UnsupportedVideo
+from unsmear.errors import OutputError
 from unsmear.files import write_whole
+from unsmear.video.alpha import as_deep
+from unsmear.video.phototags import NO_TAGS, PictureTags
+from unsmear.video.pictures import read_picture
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "tif", "tiff", "webp", "bmp", "ppm", "pgm", "pbm", "pnm", "pam", "pfm"),
+        *("tga", "exr", "hdr", "qoi", "dpx", "jp2", "j2k", "avif", "heic", "heif"),
+    )
+)
 _PNG_LEVEL = 2  # zlib level: a third of the time of the default for some per cent of size
 _PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = len(_PNG_BEGIN) + 25  # of a PNG's first chunk, IHDR
@@ -26,7 +35,7 @@ def is_image(path: Path) -> bool:
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which ``frame2`` comes before ``frame10``."""
     parts = re.split(r"(\d+)", path.name.lower())
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -36,38 +45,13 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (16-bit files), upright.
+    """Read an image as ``(H, W, 3)`` RGB, uint8 or uint16 (files deeper than 8 bits), upright.
 
-    Gray and palette images become RGB; alpha is dropped. Raises UnsupportedVideo for a missing file or an
-    unusual sample type, DamagedVideo for a file that cannot be decoded.
+    The format is found by content. Gray and palette images become RGB; alpha is dropped; linear light (OpenEXR,
+    HDR) is gamma-encoded. Raises UnsupportedVideo for a missing file, one that holds several pictures, or an unusual
+    sample type, DamagedVideo for a file that cannot be decoded.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnsupportedVideo(f"{path}: cannot be read ({error.strerror}); give a readable image") from error
-    if not data:
-        raise DamagedVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
-    if _cut_short(data):
-        raise DamagedVideo(f"{path}: the image is cut short; copy or download it again")
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise DamagedVideo(f"{path}: cannot be decoded as an image ({error.err})") from error
-    if bgr is None:
-        raise DamagedVideo(f"{path}: cannot be decoded as an image; the file is damaged or is not an image")
-    if bgr.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedVideo(f"{path}: samples are {bgr.dtype}; convert the image to 8 or 16 bit")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-
-def is_gray(path: Path | str) -> bool:
-    """Whether the samples of an image are gray, as far as it can be read; palettes and alpha are colour."""
-    try:
-        found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
-        return False
-    return found is not None and found.ndim == 2
+    return read_picture(Path(path)).rgb
 
 
 def gray_of_rgb(rgb: np.ndarray) -> np.ndarray:
@@ -75,19 +59,28 @@ def gray_of_rgb(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
 
 
-def write_png(path: Path | str, pixels: np.ndarray, *, marked: bool = False) -> None:
+def write_png(
+    path: Path | str,
+    pixels: np.ndarray,
+    alpha: np.ndarray | None = None,
+    tags: PictureTags = NO_TAGS,
+    *,
+    marked: bool = False,
+) -> None:
     """Write ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8 or uint16, as PNG of the same depth, losslessly.
 
-    ``marked``: with unsmear as its ``Software``, by which ``is_written_here`` goes. The file appears whole or not at
-    all. Raises OutputError when it cannot be written.
+    ``alpha``, ``(H, W)``, is for RGB; ``marked`` adds unsmear as ``Software``, which ``is_written_here`` finds. The
+    file appears whole or not at all. Raises OutputError when it cannot be written.
     """
     path = Path(path)
     if not (pixels.ndim == 2 or pixels.shape[2:] == (3,)) or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected (H, W, 3) or (H, W), uint8 or uint16, got {pixels.shape} {pixels.dtype}")
     whole = np.ascontiguousarray(pixels)
     bgr = whole if pixels.ndim == 2 else cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    if not done:
+    if alpha is not None:
+        bgr = np.dstack([bgr, as_deep(alpha, pixels)])
+    encoded = tags.encoded(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    if encoded is None:
         raise OutputError(f"{path}: cannot be encoded as PNG")
     data = encoded.tobytes()
     if marked:
@@ -132,17 +125,14 @@ class FrameFolderWriter:
         """Whether frame ``index`` has been written, by this writer or an earlier one."""
         return self.path(index).is_file()
 
-    def write(self, index: int, pixels: np.ndarray) -> Path:
-        """Write frame ``index`` from ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8 or uint16, and return its path."""
+    def write(
+        self,
+        index: int,
+        pixels: np.ndarray,
+        alpha: np.ndarray | None = None,
+        tags: PictureTags = NO_TAGS,
+    ) -> Path:
+        """Write frame ``index`` as ``write_png`` does and return its path."""
         target = self.path(index)
-        write_png(target, pixels, marked=self.marked)
+        write_png(target, pixels, alpha, tags, marked=self.marked)
         return target
-
-
-def _cut_short(data: bytes) -> bool:
-    """Whether a PNG or JPEG lacks its end, which its decoder would fill with gray and noise on stderr."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-4096:]
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-65536:]
-    return False

@@ -12,8 +12,11 @@ import av.error
 
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
+from unsmear.video.alpha import TAG as ALPHA_TAG
 from unsmear.video.ffmpeg import file_url, main_video_stream, open_input, reason
-from unsmear.video.probe import probe
+from unsmear.video.outgoing import add_coded_stream
+from unsmear.video.probe import VideoInfo, probe
+from unsmear.video.sidedata import left_out
 from unsmear.video.timeline import Timeline, read_timeline, video_packets
 
 # Tags that describe the source's own bytes and would be false of the output.
@@ -36,6 +39,7 @@ def join_segments(
     segments: list[Path],
     output: Path,
     *,
+    info: VideoInfo | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
 ) -> JoinReport:
@@ -45,7 +49,8 @@ def join_segments(
     data, attachments and cover pictures are copied as they are; tags, chapters, dispositions, rotation,
     sample aspect ratio and colour tags are kept. ``start_s`` and ``end_s`` (seconds on the source's clock)
     say that only that part was restored: the other streams and chapters are cut to it, and with ``start_s``
-    all times move so that the first frame is at 0. What the container cannot hold is named in the notes.
+    all times move so that the first frame is at 0. ``info`` says what the frames in ``segments`` are where that is
+    not as in ``source``. What the container cannot hold is named in the notes.
 
     The file is written beside ``output`` and renamed when complete. Raises OutputError when that fails.
     """
@@ -56,7 +61,7 @@ def join_segments(
         output.parent.mkdir(parents=True, exist_ok=True)
         with (
             WholeFile(output, same_suffix=True) as partial,
-            _Joining(source, segments, output, partial, start_s, end_s) as joining,
+            _Joining(source, segments, output, partial, info, start_s, end_s) as joining,
         ):
             return joining.run()
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -72,11 +77,12 @@ class _Joining:
         segments: list[Path],
         output: Path,
         partial: Path,
+        info: VideoInfo | None,
         start_s: float | None,
         end_s: float | None,
     ) -> None:
         self.segments, self.output, self.partial = segments, output, partial
-        self.info = probe(source) if source is not None else None
+        self.info = None if source is None else info or probe(source)
         if self.info is not None and self.info.kind != "video":
             self.info = None
         self.source = open_input(self.info.path, self.info.raw) if self.info else None
@@ -109,6 +115,9 @@ class _Joining:
                 )
             for packet in _merged(self._video_packets(video, timeline), self._other_packets(others)):
                 target.mux(packet)
+        if self.info is not None and self.info.side_data:
+            kept = probe(self.partial).side_data
+            self.notes += [left_out(kind, box) for kind, box in self.info.side_data.items() if kind not in kept]
         return JoinReport(self.output, len(packets.pts), len(others), self.notes)
 
     def _muxer_options(self, packets: Timeline) -> dict[str, str]:
@@ -117,6 +126,8 @@ class _Joining:
             if self.source is not None and any("." in key for key in self.source.metadata):
                 flags += "+use_metadata_tags"  # QuickTime's own keys, such as a phone's location
             options = {"movflags": flags}
+            if self.info is not None and self.info.side_data:
+                options["strict"] = "unofficial"  # as marks of 360° and 3D are
             if packets.time_base.denominator <= 1_000_000:  # a start that is not 0 is kept to the tick
                 options["movie_timescale"] = str(max(1000, packets.time_base.denominator))
             return options
@@ -124,7 +135,7 @@ class _Joining:
 
     def _add_video(self, target: Any, packets: Timeline) -> Any:
         coded = self.first_segment.streams.video[0]
-        video = target.add_stream_from_template(coded, opaque=True)
+        video = add_coded_stream(target, coded, self.info)
         context, info = video.codec_context, self.info
         video.time_base = packets.time_base
         if self.format in ("mp4", "mov") and coded.codec_context.codec.canonical_name == "hevc":
@@ -146,7 +157,7 @@ class _Joining:
             video.set_display_matrix(info.display_matrix)
         assert self.source is not None
         original = main_video_stream(self.source, info.path)
-        video.metadata.update(_kept(original.metadata, (*_STALE_TAGS, "ROTATE")))
+        video.metadata.update(_kept(original.metadata, (*_STALE_TAGS, "ROTATE", ALPHA_TAG)))
         video.disposition = int(original.disposition)
         return video
 
@@ -273,7 +284,7 @@ def _format_name(output: Path) -> str:
 
 def _can_hold(format_name: str, stream: Any) -> bool:
     """Whether the muxer takes this stream, found by writing a header to memory."""
-    if stream.type == "unknown":
+    if stream.type == "unknown" or (format_name == "flv" and _has_no_layout(stream)):
         return False
     begun = False
     try:
@@ -285,6 +296,12 @@ def _can_hold(format_name: str, stream: Any) -> bool:
     except (ValueError, OSError, av.error.FFmpegError):
         return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
+
+
+def _has_no_layout(stream: Any) -> bool:
+    """Whether nothing says where the channels of a sound belong: FFmpeg ends the process where FLV is to hold those."""
+    layout = getattr(stream, "layout", None) if stream.type == "audio" else None
+    return layout is not None and layout.name.endswith("channels")
 
 
 def _is_picture(stream: Any) -> bool:

@@ -9,9 +9,9 @@ Curve = Literal["srgb", "2.2"]
 
 
 @cache
-def linear_levels(curve: Curve) -> np.ndarray:
-    """Linear light of the 256 levels, float32 (256,); not to be written to."""
-    v = np.arange(256, dtype=np.float64) / 255
+def linear_levels(curve: Curve, levels: int = 256) -> np.ndarray:
+    """Linear light of all levels, 256 or 65536, float32 (levels,); not to be written to."""
+    v = np.arange(levels, dtype=np.float64) / (levels - 1)
     if curve == "srgb":
         light = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
     else:
@@ -20,8 +20,8 @@ def linear_levels(curve: Curve) -> np.ndarray:
 
 
 def to_linear(image: np.ndarray, curve: Curve = "srgb") -> np.ndarray:
-    """Gamma-encoded uint8 → linear light, float32 in [0, 1], same shape."""
-    return linear_levels(curve)[image]
+    """Gamma-encoded uint8 or uint16 → linear light, float32 in [0, 1], same shape."""
+    return linear_levels(curve, 1 << 8 * image.dtype.itemsize)[image]
 
 
 def from_linear(light: np.ndarray, curve: Curve = "srgb") -> np.ndarray:

@@ -1,9 +1,7 @@
 """Probing: properties of a video, an image or a folder of frames, and the inputs in a folder."""
 
 import logging
-import os
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +10,17 @@ import av
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
-from unsmear.video.colour import FULL_RANGE, UNSPECIFIED
-from unsmear.video.ffmpeg import main_video_stream, open_input, reason
-from unsmear.video.images import is_gray, is_image, list_images, natural_key, read_image
+from unsmear.video.alpha import decoder_of, shows_through
+from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, Siting, chroma_siting_of
+from unsmear.video.contents import Contents, contents, is_folder, unreadable
+from unsmear.video.ffmpeg import main_video_stream, open_input, reason, refuse_other_than_files
+from unsmear.video.fields import field_order_of, is_interlaced
+from unsmear.video.images import list_images, natural_key
+from unsmear.video.lossless import is_lossless
+from unsmear.video.pictures import Picture, picture_suffix, read_picture
 from unsmear.video.raw import RAW_SUFFIX, RawFormat, frame_bytes, raw_format, walk_y4m
+from unsmear.video.sequence import WEBP_TIME_BASE, pictures_in, webp_times
+from unsmear.video.sidedata import SideData, known_side_data, side_data_of
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +32,50 @@ VIDEO_SUFFIXES = frozenset(
         *("h264", "264", "h265", "265", "hevc", "h266", "266", "vvc", "dv", "mjpg", "mjpeg"),
     )
 )
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: one is a drive
+_CAMERA_SUFFIXES = frozenset({".insv", ".360", ".divx", ".mod", ".tod", ".m2p", ".qt", ".m1v", ".rm", ".rmvb"})
 DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
+# FFmpeg's name of a container → suffix, for files whose own suffix names no container.
+_ENDINGS = {
+    "mov": ".mp4",
+    "matroska": ".mkv",
+    "avi": ".avi",
+    "mpegts": ".ts",
+    "mpeg": ".mpg",
+    "mpegvideo": ".m2v",
+    "flv": ".flv",
+    "asf": ".wmv",
+    "mxf": ".mxf",
+    "ogg": ".ogv",
+    "nut": ".nut",
+    "gif": ".gif",
+    "apng": ".apng",
+    "yuv4mpegpipe": ".y4m",
+    "ivf": ".ivf",
+    "obu": ".obu",
+    "h264": ".h264",
+    "hevc": ".hevc",
+    "dv": ".dv",
+}
+_ANY_CONTAINER = ".mkv"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What a video, an image or a folder of frames declares and what its first frame shows.
 
-    ``width`` and ``height`` are as decoded, before rotation. ``frame_rate`` is the average in frames/s;
-    ``frames`` the number that the container states, None when it does not (``kind`` "frames" and "image"
+    ``kind`` is "frames" for a folder and for one file of several pictures without any other stream: an animated WebP,
+    a TIFF of several pages. ``width`` and ``height`` are as decoded, before rotation. ``frame_rate`` is the average
+    in frames/s; ``frames`` the number that the container states, None when it does not (``kind`` "frames" and "image"
     always know). ``rotation`` is in degrees counter-clockwise, as the player will turn the picture;
     ``display_matrix`` holds the nine integers behind it, which may mirror it, too (see ``upright``).
     ``color_*`` and ``colorspace`` are H.273's numbers, as FFmpeg uses them, 2 where unspecified
-    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is where the codec's subsampled
-    chroma lies by its standard. ``raw`` is what a ``.yuv`` file was opened as.
+    (``color_range``: 0 unspecified, 1 limited, 2 full). ``chroma_siting`` is the position of subsampled chroma, as
+    stated by the stream or else by the standard of its codec. ``interlaced`` refers to the coded video,
+    ``field_order`` (FFmpeg's number, see ``fields``) to the frames: 1, progressive, from a reader that deinterlaces.
+    ``alpha`` is true where pixels are or may be transparent, ``lossless`` where coding lost nothing. ``side_data``
+    holds further data of the stream and its first frame, by kind. ``raw`` is what a ``.yuv`` file was opened as.
+    ``suffix`` is the file name suffix for outputs of the same format, empty for frames: the file's own where it names
+    that format. ``notes`` list content of the file that is not in its frames, a phrase each.
     """
 
     path: Path
@@ -63,9 +97,15 @@ class VideoInfo:
     color_trc: int = UNSPECIFIED
     colorspace: int = UNSPECIFIED
     interlaced: bool = False
-    chroma_siting: Literal["left", "center"] = "left"
+    field_order: int = 0
+    chroma_siting: Siting = "left"
+    alpha: bool = False
+    lossless: bool = False
+    side_data: SideData = field(default_factory=dict)
     container: str = ""
     raw: RawFormat | None = None
+    suffix: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
@@ -76,39 +116,36 @@ def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
     that names the path.
     """
     path = Path(path)
-    if path.is_dir():
-        images = list_images(path)
-        if not images:
-            raise UnsupportedVideo(f"{path}: the folder holds no images; give a video or a folder of frames")
-        return _probe_image(images[0], path, "frames", len(images))
-    if is_image(path):
-        return _probe_image(path, path, "image", 1)
+    if is_folder(path):
+        return _probe_folder(path)
+    refuse_other_than_files(path)
+    is_raw = path.suffix.lower() == RAW_SUFFIX
+    held = None if is_raw else contents(path)
+    if held is not None and held.holding == "picture":
+        return _of_picture(path, "image", read_picture(path, held), held)
+    if held is not None and held.holding == "pictures":
+        return _probe_sequence(path, held)
+    with open_input(path, raw) as container:
+        stream = main_video_stream(container, path)
+        if container.format.name.endswith("_pipe") and _holds_one(container, stream):
+            return _of_picture(path, "image", read_picture(path), None)
     with open_input(path, raw) as container:
         stream = main_video_stream(container, path)
         info = _probe_stream(path, container, stream)
-    if path.suffix.lower() == RAW_SUFFIX:
+    if is_raw:
         form = raw_format(path, raw)
         frames = path.stat().st_size // form.frame_bytes
         return replace(info, raw=form, frames=frames, colorspace=form.colorspace, frame_rate=form.frame_rate)
     if info.container == "yuv4mpegpipe":
-        contents = walk_y4m(path, frame_bytes(info.pixel_format, info.width, info.height))
-        return replace(info, frames=contents.frames, chroma_siting=contents.siting)
+        contents_of_file = walk_y4m(path, frame_bytes(info.pixel_format, info.width, info.height))
+        return replace(info, frames=contents_of_file.frames, chroma_siting=contents_of_file.siting)
     return info
 
 
 def named_input(given: str | Path) -> Path:
-    """The path of an input, which need not exist.
-
-    Raises:
-        UsageError: it is empty, standard input or an address.
-    """
-    text = str(given)
-    if not text.strip():
+    """The path of an input, which need not exist. Raises UsageError where the name is empty: not the current folder."""
+    if not str(given).strip():
         raise UsageError("an input has no name; give a video, an image or a folder")
-    if _ADDRESS.match(text) and not os.path.lexists(text):
-        raise UsageError(f"{text}: addresses are not read; download the video and give the file")
-    if given == "-":
-        raise UsageError("-: standard input is not read; write it to a file and give that, or ./- for a file named -")
     return Path(given)
 
 
@@ -121,15 +158,13 @@ def find_inputs(path: Path | str) -> list[Path]:
     read, or when a folder holds neither, and UsageError as ``named_input``.
     """
     path = named_input(path)
+    if not is_folder(path):
+        refuse_other_than_files(path)
+        return [path]
     try:
-        if not path.is_dir():
-            path.stat()
-            return [path]
         images, videos = list_images(path), list_videos(path)
-    except FileNotFoundError:
-        raise UnsupportedVideo(f"{path}: no such file or folder") from None
     except OSError as error:
-        raise UnsupportedVideo(f"{path}: cannot be read ({error.strerror}); give another input") from None
+        raise unreadable(path, error) from error
     if not images and not videos:
         raise UnsupportedVideo(f"{path}: the folder holds neither images nor videos; give one that does")
     if images and videos:
@@ -141,29 +176,83 @@ def find_inputs(path: Path | str) -> list[Path]:
 def list_videos(folder: Path) -> list[Path]:
     """The videos directly in ``folder``, by their endings, in natural order; hidden files are left out."""
     found = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return sorted((e for e in found if e.suffix.lower() in VIDEO_SUFFIXES and e.is_file()), key=natural_key)
+    videos = (entry for entry in found if entry.suffix.lower() in VIDEO_SUFFIXES | _CAMERA_SUFFIXES)
+    return sorted((entry for entry in videos if entry.is_file()), key=natural_key)
 
 
-def _probe_image(image: Path, path: Path, kind: Literal["frames", "image"], count: int) -> VideoInfo:
-    rgb = read_image(image)
-    deep = rgb.dtype == np.uint16
-    gray = is_gray(image)
+def _probe_folder(path: Path) -> VideoInfo:
+    """A folder of frames, as the first of them that can be read."""
+    images = list_images(path)
+    if not images:
+        raise UnsupportedVideo(f"{path}: the folder holds no images; give a video or a folder of frames")
+    failure: DamagedVideo | None = None
+    for image in images:
+        try:
+            picture = read_picture(image)
+        except DamagedVideo as error:
+            failure = failure or error
+            continue
+        return replace(_of_picture(image, "frames", picture, contents(image)), path=path, frames=len(images), suffix="")
+    assert failure is not None
+    raise failure
+
+
+def _of_picture(
+    path: Path, kind: Literal["frames", "image"], picture: Picture, held: Contents | None, count: int = 1
+) -> VideoInfo:
+    form = path.suffix.lower().lstrip(".") if held is None else held.format
     return VideoInfo(
         path=path,
         kind=kind,
-        width=rgb.shape[1],
-        height=rgb.shape[0],
-        pixel_format=("gray16le" if deep else "gray") if gray else ("rgb48le" if deep else "rgb24"),
-        bit_depth=16 if deep else 8,
-        codec=image.suffix.lower().lstrip("."),
+        width=picture.rgb.shape[1],
+        height=picture.rgb.shape[0],
+        pixel_format=_pixel_format(picture),
+        bit_depth=picture.bits,
+        codec=form,
         frames=count,
         colorspace=0,
+        suffix=picture_suffix(path, form, picture),
+        notes=picture.notes,
+        alpha=picture.shows_through,
+        side_data=picture.tags.side_data,
     )
+
+
+def _pixel_format(picture: Picture) -> str:
+    """The video format that holds what a picture does."""
+    deep = picture.rgb.dtype == np.uint16
+    if picture.gray:
+        return "gray16le" if deep else "gray"
+    if picture.shows_through:
+        return "rgba64le" if deep else "rgba"
+    return "rgb48le" if deep else "rgb24"
+
+
+def _probe_sequence(path: Path, held: Contents) -> VideoInfo:
+    """Several pictures in one file."""
+    _, read, begin, _ = next(pictures_in(path))
+    info = _of_picture(path, "frames", read(), held, held.count)
+    if begin is None:
+        left_out = (f"{held.left_out} pages of another size are left out",) if held.left_out else ()
+        return replace(info, suffix="", notes=info.notes + left_out)
+    total_s = float(sum(duration for _, duration in webp_times(path)) * WEBP_TIME_BASE)
+    rate = Fraction(held.count / total_s).limit_denominator(1000) if total_s else DEFAULT_RATE
+    return replace(
+        info, suffix=".webp", time_base=WEBP_TIME_BASE, frame_rate=rate, duration_s=total_s, container="webp"
+    )
+
+
+def _holds_one(container: Any, stream: Any) -> bool:
+    """Whether there is a single packet, in files that FFmpeg takes for a row of pictures."""
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    return next(packets, None) is None or next(packets, None) is None
 
 
 def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
     frame = _first_frame(path, container, stream)
     context = stream.codec_context
+    codec = context.codec.canonical_name
+    field_order = field_order_of(frame, context)
     pixel_format = frame.format.name
     rate = stream.average_rate or stream.guessed_rate
     duration = None
@@ -180,7 +269,7 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
         height=frame.height,
         pixel_format=pixel_format,
         bit_depth=_bit_depth(frame.format),
-        codec=context.codec.canonical_name,
+        codec=codec,
         time_base=stream.time_base,
         frame_rate=rate if rate else None,
         frames=stream.frames or None,
@@ -192,18 +281,34 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
         color_primaries=_tag(frame.color_primaries, context.color_primaries),
         color_trc=_tag(frame.color_trc, context.color_trc),
         colorspace=_tag(frame.colorspace, context.colorspace),
-        chroma_siting="center" if context.codec.canonical_name in ("mjpeg", "mpeg1video") else "left",
-        interlaced=bool(frame.interlaced_frame),
+        chroma_siting=chroma_siting_of(stream),
+        interlaced=is_interlaced(field_order),
+        field_order=field_order,
+        alpha=shows_through(frame, codec),
+        lossless=is_lossless(stream, frame),
+        side_data=side_data_of(stream, frame),
         container=container.format.name,
+        suffix=_ending(path, container),
     )
+
+
+def _ending(path: Path, container: Any) -> str:
+    """The ending for files like this one: its own where that names a container of videos."""
+    own, name = path.suffix.lower(), container.format.name.split(",")[0]
+    if own in VIDEO_SUFFIXES or (own == ".png" and name == "apng"):
+        return own
+    if name == "mov" and container.metadata.get("major_brand", "").startswith("qt"):
+        return ".mov"
+    return _ENDINGS.get(name, _ANY_CONTAINER)
 
 
 def _first_frame(path: Path, container: Any, stream: Any) -> Any:
     failure: BaseException | None = None
+    decoder = decoder_of(stream)
     try:
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                frames = decoder.decode(packet)
             except av.error.FFmpegError as error:  # streams cut from a broadcast begin mid-picture
                 failure = error
                 continue
@@ -222,7 +327,7 @@ def _bit_depth(form: Any) -> int:
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = known_side_data(frame).get("DISPLAYMATRIX")
     if data is None:
         return None
     return tuple(int(value) for value in np.frombuffer(bytes(data), np.int32)[:9])

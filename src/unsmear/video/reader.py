@@ -1,9 +1,9 @@
 """Frames of a video, a folder of frames or an image, one at a time and in order."""
 
-import struct
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,33 +12,68 @@ import av
 import numpy as np
 
 from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.video.alpha import AlphaReader, decoder_of
 from unsmear.video.colour import ToRgb, luma_of_rgb
+from unsmear.video.damage import DamageLog, shortage, told
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
+from unsmear.video.fields import PROGRESSIVE, Deinterlace, Fields, holds_single_fields
 from unsmear.video.frame import Frame
-from unsmear.video.images import list_images, read_image
+from unsmear.video.images import list_images
+from unsmear.video.pictures import read_picture
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
-from unsmear.video.raw import RawFormat, frame_bytes, walk_y4m
+from unsmear.video.raw import RawFormat
+from unsmear.video.sequence import WEBP_TIME_BASE, Shown, pictures_in
+from unsmear.video.sidedata import carried
 
 
-def open_video(path: Path | str, raw: RawFormat | None = None, frame_rate: Fraction | None = None) -> "VideoReader":
+def open_video(
+    path: Path | str,
+    raw: RawFormat | None = None,
+    *,
+    keep_going: bool = False,
+    deinterlace: Deinterlace = True,
+    frame_rate: Fraction | None = None,
+) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
-    ``raw`` says what a ``.yuv`` file holds, instead of its name; ``frame_rate`` is that of a folder of images, and
-    means nothing for all else. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
+    ``raw`` is the format of a ``.yuv`` file, instead of its name; with ``keep_going`` every frame of a damaged input
+    that can be read is returned. Interlaced frames are deinterlaced, one frame each, unless ``deinterlace`` is False;
+    "top" or "bottom" treats all frames as interlaced, with that field first. ``frame_rate`` is that of pictures without
+    times of their own, and is ignored for all else. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
     """
-    return VideoReader(path, raw, frame_rate)
+    return VideoReader(path, raw, keep_going=keep_going, deinterlace=deinterlace, frame_rate=frame_rate)
 
 
 class VideoReader:
     """Streams frames in presentation order; memory does not depend on the length.
 
     Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
+
+    Attributes:
+        info: properties of the input, with the field order of the frames returned.
+        damage: gaps found by the last iteration.
+        deinterlaced: whether any frame was deinterlaced.
     """
 
-    def __init__(self, path: Path | str, raw: RawFormat | None = None, frame_rate: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        raw: RawFormat | None = None,
+        *,
+        keep_going: bool = False,
+        deinterlace: Deinterlace = True,
+        frame_rate: Fraction | None = None,
+    ) -> None:
         self.info: VideoInfo = probe(path, raw)
-        if frame_rate is not None and self.info.kind == "frames":
+        if frame_rate is not None and self.info.kind == "frames" and self.info.time_base is None:
             self.info = replace(self.info, frame_rate=frame_rate, time_base=1 / frame_rate)
+        self.damage = DamageLog(self.info)
+        self.deinterlaced = False
+        self._keep_going = keep_going
+        self._stated_order, self._deinterlace = self.info.field_order, deinterlace
+        forced = isinstance(deinterlace, str) and self.info.kind == "video"
+        if forced or (deinterlace and self.info.interlaced and not holds_single_fields(self.info.codec)):
+            self.info = replace(self.info, field_order=PROGRESSIVE)
         self._open: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -63,22 +98,40 @@ class VideoReader:
     def frames(self, first: int = 0, last: int | None = None, wanted: Container[int] | None = None) -> Iterator[Frame]:
         """Frames with ``first <= index < last`` (None: to the end) whose index is among ``wanted`` (None: all).
 
-        Others are decoded, as later ones need them, but not converted. Raises DamagedVideo, naming
-        the frame reached, where the decoder reports an error or the file ends before it should; and
-        UnsupportedVideo where the size of the picture changes.
+        Others are decoded, as later ones need them, but not converted. Where the decoder reports an error or the file
+        is truncated, raises DamagedVideo, which names the frame reached; with ``keep_going``, records it in ``damage``
+        and continues, and indices count the frames that can be read. Raises UnsupportedVideo where the size of the
+        picture changes.
         """
+        self.damage = DamageLog(self.info)
         if self.info.kind == "video":
-            return self._video_frames(first, last, wanted)
-        return self._image_frames(first, last, wanted)
+            return self._video_frames(first, last, wanted, self.damage)
+        return self._image_frames(first, last, wanted, self.damage)
 
-    def _image_frames(self, first: int, last: int | None, wanted: Container[int] | None) -> Iterator[Frame]:
+    def _image_frames(
+        self, first: int, last: int | None, wanted: Container[int] | None, log: DamageLog
+    ) -> Iterator[Frame]:
         info = self.info
-        paths = [info.path] if info.kind == "image" else list_images(info.path)
         deep = info.bit_depth > 8
-        for index, path in enumerate(paths[:last]):
-            if index < first or (wanted is not None and index not in wanted):
+        for path, read, pts, duration in self._pictures():
+            index = log.frames
+            if last is not None and index >= last:
+                return
+            needed = index >= first and (wanted is None or index in wanted)
+            picture = None
+            if needed or self._keep_going:  # the index of the next picture depends on it
+                try:
+                    picture = read()
+                except DamagedVideo as error:
+                    if not self._keep_going:
+                        raise
+                    log.lost(str(error))
+                    continue
+            time_s = float(index / (info.frame_rate or DEFAULT_RATE) if pts is None else pts * WEBP_TIME_BASE)
+            log.frame(time_s)
+            if picture is None or not needed:
                 continue
-            rgb = read_image(path)
+            rgb = picture.rgb
             if rgb.shape[:2] != (info.height, info.width):
                 raise UnsupportedVideo(
                     f"{path}: is {rgb.shape[1]}x{rgb.shape[0]} where the first frame is "
@@ -86,39 +139,59 @@ class VideoReader:
                 )
             if (rgb.dtype == np.uint16) != deep:
                 raise UnsupportedVideo(
-                    f"{path}: has {rgb.dtype.itemsize * 8} bits where the first frame has {info.bit_depth}; "
+                    f"{path}: has {picture.bits} bits where the first frame has {info.bit_depth}; "
                     "all frames of a folder must have one bit depth"
                 )
-            yield Frame(index, None, float(index / (info.frame_rate or DEFAULT_RATE)), rgb, luma_of_rgb(rgb))
+            yield Frame(index, pts, time_s, rgb, luma_of_rgb(rgb), duration, picture.alpha, tags=picture.tags)
 
-    def _video_frames(self, first: int, last: int | None, wanted: Container[int] | None) -> Iterator[Frame]:
+    def _pictures(self) -> Iterator[Shown]:
+        path = self.info.path
+        if path.is_dir():
+            return ((image, partial(read_picture, image), None, None) for image in list_images(path))
+        return pictures_in(path)
+
+    def _video_frames(
+        self, first: int, last: int | None, wanted: Container[int] | None, log: DamageLog
+    ) -> Iterator[Frame]:
         info = self.info
         container = open_input(info.path, info.raw)
         self._open.append(container)
         try:
             stream = main_video_stream(container, info.path)
-            stream.thread_type = "AUTO"
-            convert = ToRgb(deep=info.bit_depth > 8, siting=info.chroma_siting)
+            decoder = decoder_of(stream)
+            decoder.thread_type = "AUTO"
+            deep = info.bit_depth > 8
+            convert, alpha_of = ToRgb(deep=deep, siting=info.chroma_siting), AlphaReader()
+            fields = Fields(info.codec, self._stated_order, self._deinterlace)
             clock = _Clock(stream.time_base, info.frame_rate)
-            index = 0
-            for frame in _decoded(container, stream, info):
-                if last is not None and index >= last:
+            for frame in fields(_decoded(container, stream, decoder, self._keep_going)):
+                if isinstance(frame, str):
+                    log.trouble(frame)
+                    continue
+                if last is not None and log.frames >= last:
                     return
+                index = log.frames
                 if (frame.width, frame.height) != (info.width, info.height):
                     raise UnsupportedVideo(
                         f"{info.path}: frame {index} is {frame.width}x{frame.height} where the first is "
                         f"{info.width}x{info.height}; split the video where its size changes"
                     )
                 pts = clock.place(frame.pts)
+                seconds = float(pts * clock.time_base)
+                log.frame(seconds, damaged=frame.is_corrupt)
                 if index >= first and (wanted is None or index in wanted):
                     if info.raw is not None:
                         frame.colorspace = info.colorspace
                     rgb, luma = convert(frame)
-                    seconds = float(pts * clock.time_base)
-                    yield Frame(index, pts, seconds, rgb, luma, frame.duration or None)
-                index += 1
-            if last is None:
-                _check_end(stream, info, index)
+                    alpha = alpha_of(frame, deep=deep) if info.alpha else None
+                    taken_over = carried(frame, info.codec, fields=not self._deinterlace)
+                    yield Frame(index, pts, seconds, rgb, luma, frame.duration or None, alpha, taken_over)
+                self.deinterlaced = fields.made_progressive > 0
+            if not log.frames:
+                raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
+            log.end(shortage(stream, info, log))
+            if log.gaps and not self._keep_going:
+                raise DamagedVideo(f"{told(info.path, log, log.gaps)}; copy or download it again")
         finally:
             if container in self._open:
                 self._open.remove(container)
@@ -143,119 +216,70 @@ class _Clock:
         return pts
 
 
-def _decoded(container: Any, stream: Any, info: VideoInfo) -> Iterator[Any]:
-    """Every decodable frame. Errors before the first one are passed over: broadcasts begin mid-picture.
+def _decoded(container: Any, stream: Any, decoder: Any, keep_going: bool) -> Iterator[Any]:
+    """Every decodable frame, and a reason (str) at each position where data cannot be decoded.
 
-    A packet whose data is incomplete is the end of a file that was cut, unless more packets follow: then it
-    is a gap, as between the parts of a recording, and the decoder makes of it what it can.
+    Errors before the first frame are passed over: broadcasts begin mid-picture. A packet whose data is incomplete is
+    the end of a file that was cut, unless more packets follow: then it is a gap, as between the parts of a recording,
+    and the decoder makes of it what it can. Without ``keep_going`` the first error is the last one.
     """
-    count = 0
-    failure: str | None = None
-    packets = container.demux(stream)
+    begun, failures = False, 0
     incomplete: Any = None
-    while failure is None:
+    packets = container.demux(stream)
+    while failures < _FAILURES_IN_A_ROW:
         frames: list[Any] = []
-        packet = None
+        packet, failure = None, ""
         try:
             packet = next(packets, None)
             if packet is None:
                 break
             if incomplete is not None and not packet.size:
-                failure = "its data is incomplete there"
-                continue
-            if incomplete is not None:
-                frames = _decode_gap(incomplete)
+                yield _INCOMPLETE
                 incomplete = None
-            if packet.is_corrupt and packet.size and count:
+            if incomplete is not None:
+                frames = _decode_gap(decoder, incomplete)
+                incomplete = None
+            if packet.is_corrupt and packet.size and begun:
                 incomplete = packet
             else:
-                frames += packet.decode()
+                frames += decoder.decode(packet)
+            failures = 0
         except av.error.EOFError:
             break
         except av.error.FFmpegError as error:
-            if count or packet is None or not packet.size:
-                failure = reason(error)
-        for frame in frames:
-            count += 1
-            yield frame
-    if failure is not None:
-        for frame in _held_back(stream):
-            count += 1
-            yield frame
-        raise DamagedVideo(_cut(info, count, failure))
-    if count == 0:
-        raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
+            failure = reason(error)
+            if packet is None:  # demuxing ended there; what follows may still be found
+                failures += 1
+                packets = container.demux(stream)
+        begun = begun or bool(frames)
+        yield from frames
+        if failure and (begun or packet is None):
+            yield failure
+            if not keep_going:
+                break
+    else:
+        yield from _held_back(decoder)
+        return
+    yield from _held_back(decoder)
+    if container.file.file.error is not None:
+        yield reason(container.file.file.error)
 
 
-def _decode_gap(packet: Any) -> list[Any]:
+_INCOMPLETE = "its data is incomplete there"
+_FAILURES_IN_A_ROW = 16
+
+
+def _decode_gap(decoder: Any, packet: Any) -> list[Any]:
     """What the decoder makes of an incomplete packet."""
     try:
-        return list(packet.decode())
+        return list(decoder.decode(packet))
     except av.error.FFmpegError:
         return []
 
 
-def _held_back(stream: Any) -> list[Any]:
-    """The frames that the decoder still holds after an error."""
+def _held_back(decoder: Any) -> list[Any]:
+    """The frames that the decoder still holds."""
     try:
-        return list(stream.decode(None))
+        return list(decoder.decode(None))
     except av.error.FFmpegError:
         return []
-
-
-def _check_end(stream: Any, info: VideoInfo, frames: int) -> None:
-    """Raise DamagedVideo where the container tells that the file should be longer."""
-    size = info.path.stat().st_size
-    names = info.container.split(",")
-    expected = 0
-    if info.container == "yuv4mpegpipe":
-        each = frame_bytes(info.pixel_format, info.width, info.height)
-        left_over = walk_y4m(info.path, each).left_over_bytes
-        expected = max(size + 1, size - left_over + len(b"FRAME\n") + each) if left_over else 0
-    elif info.raw is not None:
-        expected = info.raw.frame_bytes * (frames + 1) if info.frames != frames else 0
-    elif "mov" in names:
-        entries = stream.index_entries
-        tail = [entries[i] for i in range(max(0, len(entries) - 64), len(entries))]
-        expected = max((entry.pos + entry.size for entry in tail), default=0)
-    elif "avi" in names or "matroska" in names:
-        with info.path.open("rb") as file:
-            head = file.read(4096)
-        expected = _riff_bytes(head) if "avi" in names else _matroska_bytes(head)
-    if expected > size:
-        raise DamagedVideo(_cut(info, frames, f"{size} of at least {expected} bytes are there"))
-
-
-def _riff_bytes(head: bytes) -> int:
-    """The end of the first RIFF chunk; 0 where it is not stated."""
-    return 8 + int(struct.unpack("<I", head[4:8])[0]) if head[:4] == b"RIFF" else 0
-
-
-def _matroska_bytes(head: bytes) -> int:
-    """The end of the Segment that holds everything in a Matroska file; 0 where it is not stated."""
-    try:
-        size, begin = _vint(head, 4)  # after the identifier of the EBML header
-        segment = begin + size
-        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
-            return 0
-        size, begin = _vint(head, segment + 4)
-    except IndexError:
-        return 0
-    return begin + size if size else 0
-
-
-def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """An EBML number at ``at`` and where it ends; 0 for the reserved "unknown" (all ones)."""
-    length = 9 - data[at].bit_length()
-    if length > 8 or at + length > len(data):
-        raise IndexError
-    mask = (1 << 7 * length) - 1
-    value = int.from_bytes(data[at : at + length], "big") & mask
-    return (0 if value == mask else value), at + length
-
-
-def _cut(info: VideoInfo, frames: int, why: str) -> str:
-    return (
-        f"{info.path}: damaged after frame {frames - 1} ({frames} frames read): {why}; "
-        "copy or download it again, or restore the part before, up to `end_s`"
-    )

@@ -20,12 +20,16 @@ import numpy as np
 
 from unsmear.errors import OutputError
 from unsmear.files import WholeFile
-from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, FromRgb
+from unsmear.video.alpha import needs_matroska
+from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, FromRgb, siting_of_output
 from unsmear.video.encoding import Encoding, container_accepts, encoder_rate
 from unsmear.video.ffmpeg import file_url, kept_scheduling, reason, silence_encoder_libraries
+from unsmear.video.fields import is_interlaced
+from unsmear.video.frame import Frame
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo
+from unsmear.video.sidedata import dressed
 
-ORIGIN_KEY = "unsmear_origin"
+ORIGIN_KEY = "UNSMEAR_ORIGIN"  # in capitals, as Matroska has it
 _BT709 = 1
 _MAX_DELAY = 16  # frames that an encoder may hold back to reorder
 _LIMITED_RANGE = 1
@@ -57,8 +61,7 @@ class SegmentWriter:
         self._stream: Any = None
         self._encoder_rate = encoder_rate(encoding.codec, info)
         colorspace, color_range = _target_colours(info, encoding.pixel_format)
-        # What the decoder of the output will assume.
-        siting = "center" if encoding.codec in ("mjpeg", "mpeg1video") else "left"
+        siting = siting_of_output(encoding.codec, info.chroma_siting)
         self._convert = FromRgb(encoding.pixel_format, colorspace, color_range, siting)
         self._colours = (colorspace, color_range)
 
@@ -76,11 +79,12 @@ class SegmentWriter:
         else:
             self.abort()
 
-    def write(self, rgb: np.ndarray, pts: int | None, duration: int | None = None) -> None:
+    def write(self, rgb: np.ndarray, pts: int | None, duration: int | None = None, source: Frame | None = None) -> None:
         """Append one frame: ``(H, W, 3)`` uint8 or uint16 (full 16-bit range), at ``pts``.
 
         ``pts`` and ``duration`` are in ``time_base`` units; without a ``pts`` the frame follows the one
-        before at the average rate. ``pts`` must increase. Raises OutputError when the file cannot be written.
+        before at the average rate. ``pts`` must increase. Alpha, captions and the like are those of ``source``.
+        Raises OutputError when the file cannot be written.
         """
         if rgb.shape != (self.height, self.width, 3):
             raise ValueError(f"expected a frame of {(self.height, self.width, 3)}, got {rgb.shape}")
@@ -91,7 +95,9 @@ class SegmentWriter:
         try:
             if self._container is None:
                 self._start(pts)
-            frame = self._convert(rgb)
+            frame = self._convert(rgb, source.alpha if source else None)
+            if source is not None and source.carried is not None:
+                frame = dressed(frame, source.carried)
             frame.colorspace, frame.color_range = self._colours  # some encoders write those of each frame
             frame.color_primaries, frame.color_trc = self._info.color_primaries, self._info.color_trc
             frame.pts, frame.time_base = len(self._pts), 1 / self._encoder_rate
@@ -128,14 +134,11 @@ class SegmentWriter:
         silence_encoder_libraries()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         encoding, info = self._encoding, self._info
-        # NUT keeps any time base and nearly any codec; QuickTime takes the professional ones.
-        in_nut = container_accepts(".nut", encoding.codec)
+        format_name = segment_format(encoding)
         muxing = {"avoid_negative_ts": "disabled"}
-        if not in_nut:
+        if format_name == "mov":
             muxing["movflags"] = "use_metadata_tags"
-        self._container = av.open(
-            file_url(self._file.partial), "w", format="nut" if in_nut else "mov", container_options=muxing
-        )
+        self._container = av.open(file_url(self._file.partial), "w", format=format_name, container_options=muxing)
         self._container.metadata[ORIGIN_KEY] = f"{first_pts} {self.time_base}"
         stream = self._container.add_stream(encoding.codec, rate=self._encoder_rate)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, encoding.pixel_format
@@ -146,6 +149,8 @@ class SegmentWriter:
         context.thread_count = 0
         context.colorspace, context.color_range = self._colours
         context.color_primaries, context.color_trc = info.color_primaries, info.color_trc
+        if is_interlaced(info.field_order):
+            context.field_order = info.field_order
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         self._stream = stream
@@ -176,6 +181,16 @@ class SegmentWriter:
         if number + 1 < len(self._pts):
             return self._pts[number + 1] - self._pts[number]
         return self._durations[number] or self._step
+
+
+def segment_format(encoding: Encoding) -> str:
+    """FFmpeg's name of the container of segments: NUT keeps any time base and nearly any codec, MOV takes the rest.
+
+    Matroska alone holds alpha that is beside the pictures, and has times in milliseconds, as files with such alpha do.
+    """
+    if needs_matroska(encoding.codec, encoding.pixel_format):
+        return "matroska"
+    return "nut" if container_accepts(".nut", encoding.codec) else "mov"
 
 
 def segment_time_base(info: VideoInfo) -> Fraction:

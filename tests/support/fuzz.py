@@ -1,20 +1,28 @@
-"""The child of test_priors_fuzz: priors of mutated files, one after the other; every file ends in priors or an error.
+"""The child of the tests with hostile files: mutated files, one after the other, through one task of the library.
 
-``python fuzz_priors.py SEEDS WORK FIRST LAST MEMORY_MB SECONDS`` prints a line for each mutant, flushed. A crash, a
-hang (the alarm ends the process) or memory beyond the limit ends the output early.
+``python fuzz.py TASK SEEDS WORK FIRST LAST MEMORY_MB SECONDS`` prints a line for each mutant, flushed: what the task
+made of it, or the error it ended in. TASK is a key of ``TASKS``. A crash, a hang (the alarm ends the process), memory
+beyond the limit, an error that is not raised on purpose, files left over, or an output that is not what the report says
+end the output early.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 import unsmear
+from unsmear.video import open_video
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.restorers import Identity
 
 HEADER_BYTES = 1024
 EDGES = [bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\0\0\1\x67", b"\0\1\0\0"]
@@ -57,8 +65,33 @@ def mutant(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(out)
 
 
+def priors(path: Path) -> str:
+    return f"{sum(1 for _ in unsmear.extract_priors(path))} frames"
+
+
+def deblur(path: Path) -> str:
+    """Restore, read the output back, and remove it."""
+    report = unsmear.deblur(path, model=Identity(), window=8)
+    output = Path(report.output)
+    try:
+        with open_video(output) as reader:
+            found = [frame.rgb.shape for frame in reader]
+    except unsmear.UnsmearError as error:
+        raise AssertionError(f"the output of {report} cannot be read: {error}") from error
+    assert set(found) == {(report.height, report.width, 3)}, f"{path.name}: {set(found)} in {report}"
+    assert len(found) == report.frames, f"{path.name}: {len(found)} frames in the output of {report}"
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink()
+    return f"{report.frames} frames{', damaged' if report.damage else ''}"
+
+
+TASKS: dict[str, Callable[[Path], str]] = {"priors": priors, "deblur": deblur}
+
+
 def main() -> None:
-    seeds, work, first, last, memory_mb, seconds = sys.argv[1:]
+    task, seeds, work, first, last, memory_mb, seconds = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_mb) << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     files = sorted(Path(seeds).iterdir())
@@ -69,13 +102,14 @@ def main() -> None:
         path.write_bytes(mutant(seed.read_bytes(), rng))
         signal.alarm(int(seconds))
         try:
-            frames = sum(1 for _ in unsmear.extract_priors(path))
-            words = f"{frames} frames"
+            words = TASKS[task](path)
         except unsmear.UnsmearError as error:
             words = f"error {type(error).__name__}: {error}"
             assert "\n" not in str(error), words
         signal.alarm(0)
         path.unlink()
+        left = sorted(entry.name for entry in Path(work).iterdir())
+        assert not left, f"{path.name} leaves {left}"
         sys.stdout.write(f"{i} {seed.name} {words}\n")
         sys.stdout.flush()
     os._exit(0)
