@@ -16,7 +16,7 @@ from unsmear.priors import chunk_priors
 from unsmear.priors.duty import estimate_duty
 from unsmear.restore.options import Options
 from unsmear.restore.restorer import Clip, State
-from unsmear.video import open_video
+from unsmear.video import open_video, write_png
 from unsmear.video.colour import luma_of_rgb
 
 TYPES = {"Clip", "Frame", "Options", "Prior", "Progress", "Report", "Restorer"}
@@ -137,3 +137,30 @@ def test_priors_print_on_one_short_line():
     assert middle.startswith("Prior(128x96, motion 3.") and middle.endswith("% found, reencode)")
     assert "no past" in first and "no future" in last
     assert repr(unsmear.Prior.empty(16, 16)) == "Prior(16x16, neither past nor future, reencode)"
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["videos", "both"])
+def test_a_folder_of_videos_is_said_to_be_many_inputs(images, tmp_path, caplog):
+    """The command takes each of them; in Python one call is one input, and one report."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        make_clip(folder / name, frames=3)
+    if images:
+        write_png(folder / "thumb.png", moving_frames(frames=1)[0])
+    for call in (lambda: unsmear.deblur(folder, model=Half()), lambda: next(unsmear.extract_priors(folder))):
+        with pytest.raises(unsmear.UsageError, match=r"holiday holds 2 videos, .*give .*a\.mp4 and so on one by one"):
+            call()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["holiday"] and not caplog.records
+
+
+def test_names_of_nothing_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = make_clip(tmp_path / "a.mp4", frames=3)
+    for output in ("", " "):
+        with pytest.raises(unsmear.UsageError, match="`output` is empty"):
+            unsmear.deblur(source, output, model=Half())
+    for given in ("", "-", "https://example.com/a.mp4"):
+        with pytest.raises(unsmear.UnsmearError, match=r"no name|standard input|addresses"):
+            unsmear.deblur(given, model=Half())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -34,6 +34,7 @@ def deblur(
     window: int | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    fps: float | None = None,
     codec: str | None = None,
     crf: int | None = None,
     pix_fmt: str | None = None,
@@ -47,7 +48,7 @@ def deblur(
     """Deblur one video, folder of frames or image.
 
     Args:
-        source: the input file or folder.
+        source: a video, a folder of frames or an image; a folder of videos is refused, as each is an input of its own.
         output: a file, or a folder (``X/``, or one that is there) in which the result is ``NAME.deblurred.EXT``;
             PNG frames go right into it: with ``frames=True``, and if the input is a folder of frames. By default
             ``NAME.deblurred.EXT`` beside the input.
@@ -57,7 +58,7 @@ def deblur(
         steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
             folder; see ``load``.
         options: what may be chosen for an input, with its defaults: ``Options()``.
-        strength, tile, window, start_s, end_s, codec, crf, pix_fmt, deinterlace, frames, deep_frames, compare,
+        strength, tile, window, start_s, end_s, fps, codec, crf, pix_fmt, deinterlace, frames, deep_frames, compare,
             overwrite, resume: single fields of ``Options``, which says what they mean; they replace those of
             ``options``. None is as if not given.
 
@@ -68,6 +69,7 @@ def deblur(
 
     from unsmear.errors import UsageError
     from unsmear.restore.destination import in_folder
+    from unsmear.restore.inputs import single_input
     from unsmear.restore.job import restore_video
     from unsmear.restore.options import Options
 
@@ -77,6 +79,7 @@ def deblur(
         window=window,
         start_s=start_s,
         end_s=end_s,
+        fps=fps,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
@@ -87,7 +90,8 @@ def deblur(
         overwrite=overwrite,
         resume=resume,
     )
-    target, chosen = in_folder(Path(source), output, replace(options or Options(), **given))
+    path = single_input(source)
+    target, chosen = in_folder(path, output, replace(options or Options(), **given))
     sampling = _given(
         steps=steps,
         guidance=guidance,
@@ -102,7 +106,7 @@ def deblur(
         raise UsageError(f"`{next(iter(sampling))}`: the model is loaded already; give it to load()")
     else:
         restorer = model
-    return restore_video(Path(source), target, restorer, chosen, progress)
+    return restore_video(path, target, restorer, chosen, progress)
 
 
 def extract_priors(
@@ -111,7 +115,7 @@ def extract_priors(
     """Every frame of a video or folder of frames with its coding prior, in order, in bounded memory.
 
     Args:
-        source: the input file or folder.
+        source: a video, a folder of frames or an image.
         mode: ``native`` for the file's own motion vectors, ``reencode`` for those of a re-encode in memory,
             ``auto`` for its own where they qualify (see ``Prior.origin``).
         chunk_frames: N of the absolute chunks; part of the result.
@@ -120,10 +124,11 @@ def extract_priors(
         UnsmearError: the input cannot be read, or has no vectors that mode ``native`` could use.
     """
     from unsmear.priors import DEFAULT_CHUNK_FRAMES, PriorSettings, stream
+    from unsmear.restore.inputs import single_input
     from unsmear.video import open_video
 
     settings = PriorSettings(mode=mode, chunk_frames=chunk_frames or DEFAULT_CHUNK_FRAMES)
-    with open_video(source) as reader:
+    with open_video(single_input(source)) as reader:
         yield from stream(reader, settings)
 
 

@@ -4,6 +4,7 @@ A file is written beside its place under a name that begins with a dot, and rena
 whoever looks finds the old one, or the new one, or none. An error leaves nothing behind.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unsmear.errors import DataLayoutError, OutputError, UnsmearError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class WholeFile:
@@ -106,6 +110,66 @@ def whole_folder(path: Path | str, partial: Path | None = None) -> Iterator[Path
             shutil.rmtree(left_over, ignore_errors=True)
 
 
+def make_folder(path: Path | str) -> Path:
+    """Make a folder with those above it, if it is not there → its path. Raises OutputError when that fails."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made ({error.strerror}); free space or name another folder") from error
+    return path
+
+
+def refuse_foreign(folder: Path, ours: bool, what: str, *inputs: Path | None) -> None:
+    """Refuse to replace a folder that is none of ours, or that holds what is read.
+
+    Args:
+        folder: that is to be replaced as a whole; an empty one, and one that is not there, may be.
+        ours: whether it holds what the same command wrote before.
+        what: that command writes, for the message: ``set of shards``.
+        inputs: of the command.
+
+    Raises:
+        OutputError: one of these.
+    """
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputError(f"{folder} is no {what}, so it stays; choose another folder")
+    for path in inputs:
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{path} lies in {folder}, which would be replaced; choose another folder")
+
+
+def new_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """Create a ``.npy`` file of zeros, mapped into memory, with all its space on the disk.
+
+    A full disk would kill the process later, when a page of the map is written.
+
+    Raises:
+        OutputError: the file cannot be written, or the disk has too little space.
+    """
+    import numpy as np
+
+    with writing(file):
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        _reserve(file)
+    return array
+
+
+def _reserve(file: Path) -> None:
+    """Give a sparse file its space on the disk, or where no disk can do that compare it with what is free."""
+    size = file.stat().st_size
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+    if shutil.disk_usage(file).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def settle_folder(path: Path, partial: Path | None = None) -> None:
     """Give a folder its name back, where :func:`whole_folder` was killed between its two renames."""
     replaced = _replaced(partial or path.with_name(f".{path.name}.partial"))
@@ -121,6 +185,15 @@ def unwritable(path: Path, error: BaseException) -> OutputError:
     """The error for a file or folder that cannot be written, one line."""
     why = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     return OutputError(f"{path}: cannot be written ({why}); free space or choose another place")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Any OSError of the body is that ``path`` cannot be written: OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _concerns(error: OSError, *places: Path) -> bool:

@@ -149,3 +149,8 @@ def shown(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
     text = " ".join(text.split()) or "''"
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

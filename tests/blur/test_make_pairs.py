@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -455,6 +456,28 @@ def test_a_foreign_folder_is_not_changed(sharp, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
         make_pairs([sharp / "frames"], tmp_path / "file")
+
+
+def test_a_foreign_folder_is_not_replaced_either(sharp, tmp_path):
+    """Such as the input itself, beside which its pairs would be: their folders have one name."""
+    frames = shutil.copytree(sharp / "frames", tmp_path / "frames")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    made = make_pairs([frames], tmp_path, overwrite=True)
+    assert "is no clip of such a set, so it stays" in str(made.failures[0][1])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+    make_pairs([frames], tmp_path / "set")
+    assert not make_pairs([frames], tmp_path / "set", overwrite=True).failures
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("nothing", 1), ("bad.mp4", 1), ("", 2), ("https://example.com/a.mp4", 1)]
+)
+def test_where_nothing_is_made_nothing_is_left(name, status, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    done = unsmear("data", "blur", name, "-o", "set")
+    assert done.exit_code == status and name in done.complaint
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize(

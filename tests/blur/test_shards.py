@@ -245,3 +245,24 @@ def test_the_command_builds_and_the_tool_measures(material, tmp_path, monkeypatc
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[3:])
     assert float(rows["rendered on the device, sequences/s"]) > 0
     assert 0 <= float(rows["of it waiting for data"].rstrip(" %")) <= 100
+
+
+def test_only_a_folder_of_shards_is_replaced(material, shards, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    build_shards(mine, material / "photos", None, SMALL, overwrite=True)  # an empty folder is free
+    build_shards(mine, material / "photos", None, SMALL, overwrite=True)
+    (mine / "manifest.json").write_text('{"clips": []}')  # of pairs, which have a manifest, too
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_png(photos / "a.png", texture((320, 280)))
+    for folder in (mine, photos):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(OutputError, match="is no set of shards, so it stays"):
+            build_shards(folder, photos, None, SMALL, overwrite=True)
+        assert sorted(path.name for path in folder.iterdir()) == before
+    build_shards(tmp_path / "made", photos, None, SMALL)
+    photos.rename(tmp_path / "made" / "photos")
+    with pytest.raises(OutputError, match=r"photos lies in .*made, which would be replaced"):
+        build_shards(tmp_path / "made", tmp_path / "made" / "photos", None, SMALL, overwrite=True)
+    assert (tmp_path / "made" / "photos" / "a.png").exists()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import unsmear
 from support.clips import make_clip, moving_frames
+from unsmear.cli.choices import seconds
 from unsmear.cli.deblur import progress_words
 from unsmear.cli.main import run
 from unsmear.models.zoo import WEIGHTS_FILE
@@ -290,7 +291,13 @@ BAD_OPTIONS = {
     "pixel-format": (["--pix-fmt", "yuv999"], 2, "yuv999"),
     "crf": (["--crf", "99"], 2, "99"),
     "codec-in-container": (["-o", "HERE/x.webm", "--codec", "h264"], 2, ".webm"),
-    "container": (["-o", "HERE/x.xyz"], 2, ".xyz"),
+    "container": (["-o", "HERE/x.xyz"], 2, "can be written as .xyz; name an output that ends in .mp4 or .mkv"),
+    "no-video": (["-o", "HERE/out.txt"], 2, "can be written as .txt; name an output that ends in .mp4 or .mkv"),
+    "hardware": (["--codec", "h264_nvenc"], 2, "--codec h264_nvenc: this encoder does not start here"),
+    "words-for-start": (["--start", "soon"], 2, "soon: expected a time in seconds or as [HOURS:]MINUTES:SECONDS"),
+    "no-clock": (["--end", "1:75"], 2, "1:75: expected a time"),
+    "range-of-clock-times": (["--start", "0:01", "--end", "0:00:00.5"], 2, "a time after --start"),
+    "rate-of-a-video": (["--fps", "24"], 2, "--fps 24 is for folders of frames"),
     "image-of-a-video": (["-o", "HERE/x.png"], 2, "many frames"),
     "input-as-output": (["-o", "HERE/a.mp4", "--overwrite"], 1, "is the input itself"),
     "link-to-the-input": (["-o", "HERE/link.mp4", "--overwrite"], 1, "is the input itself"),
@@ -384,6 +391,33 @@ def test_wrong_arguments_are_one_line(arguments, capfd):
     assert "--help' tells more" in said.err
 
 
+@pytest.mark.parametrize(("arguments", "near"), [(["debur", "a.mp4"], "deblur"), (["data", "blurr"], "blur")])
+def test_a_word_that_is_nearly_a_command(arguments, near, capfd):
+    assert run(arguments) == 2
+    assert f". Did you mean '{near}'? 'unsmear" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("75", 75), ("75.5", 75.5), ("1:15.5", 75.5), ("01:02:03", 3723), ("100:00", 6000), ("0:0:1.25", 1.25)],
+)
+def test_times_as_people_write_them(text, expected):
+    assert seconds(text) == expected
+
+
+def test_clock_times_reach_the_job(deblur, clip, folder):
+    assert deblur(clip, "--start", "0:00:00.2", "--end", "0:0.36", "--frames")[0] == 0
+    assert listing(folder / "a.deblurred") == numbered(range(5, 9))
+
+
+def test_one_frame_into_a_name_of_an_image(deblur, folder):
+    one = make_clip(folder / "one.mp4", frames=1)
+    status, _, err = deblur(one, "-o", folder / "one.png")
+    assert status == 2 and "one.mp4 is a video; name a video file, or a folder for PNG --frames" in err[0]
+    status, out, _ = deblur(one, "-o", f"{folder}/f/", "--frames")
+    assert status == 0 and "f: 1 frame of" in out[0]
+
+
 def test_surprises_are_one_line_too(deblur, clip, folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the moon is full\nand a stack of words")
@@ -402,7 +436,8 @@ def test_surprises_are_one_line_too(deblur, clip, folder, monkeypatch):
 
 def test_help_and_version(capfd):
     assert run(["--version"]) == 0
-    assert capfd.readouterr().out == f"unsmear {unsmear.__version__}\n"
+    assert run(["-V"]) == 0
+    assert capfd.readouterr().out == f"unsmear {unsmear.__version__}\n" * 2
     assert run(["deblur", "--help"]) == 0
     assert "--strength" in capfd.readouterr().out
     assert run([]) == 2

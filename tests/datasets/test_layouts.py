@@ -268,5 +268,5 @@ def test_check_reads_videos_and_raw_yuv(tmp_path):
     assert result.exit_code == 0, result.output
     assert "layout: sorted by kind\nblur: 3 clips, 9 frames\n" in result.output
     (tmp_path / "list.txt").write_text("two 3\n")
-    assert "1 clips, 3 frames, 1 with a sharp" in run("--yuv", "48x32_30", "--list", str(tmp_path / "list.txt")).output
+    assert "1 clip, 3 frames, 1 with a sharp" in run("--yuv", "48x32_30", "--list", str(tmp_path / "list.txt")).output
     assert run("--yuv", "big").exit_code == 2

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from support.clips import make_clip, make_yuv, moving_frames
+from support.clips import hide_first, make_clip, make_yuv, moving_frames
 from unsmear.datasets.augment import augment
 from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.datasets.pairs import open_pairs, open_priors
@@ -263,3 +263,23 @@ def test_memory_does_not_depend_on_the_length(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         peaks_kb.append(int(done.stdout))
     assert peaks_kb[1] - peaks_kb[0] < 10 * 480 * 320 * 6 / 1024, peaks_kb  # ten pairs, of the 140 more
+
+
+def test_frames_that_an_edit_list_hides_belong_to_no_pair(tmp_path):
+    """A blurred clip that was cut without an encode states more frames than it shows, and than its partner has."""
+    pictures = moving_frames((96, 64), 12)
+    for kind in ("blur", "sharp"):
+        (tmp_path / kind).mkdir()
+    whole = make_clip(tmp_path / "whole.mp4", content=pictures, options={"bf": "0"})
+    hide_first(whole, tmp_path / "blur" / "a.mp4", 4)
+    make_clip(tmp_path / "sharp" / "a.mp4", content=pictures[4:], options={"bf": "0"})
+    [clip] = [clip for clip in find_clips(tmp_path) if clip.sharp]
+    with open_pairs(clip) as pairs:
+        assert len(pairs) == 8 and sum(1 for _ in pairs) == 8
+    assert not augment(tmp_path, workers=1).failures
+    archive = open_priors(clip)
+    assert archive is not None and len(archive) == 8
+    archive.close()
+    make_clip(tmp_path / "sharp" / "a.mp4", content=pictures[5:], options={"bf": "0"})
+    with pytest.raises(DataLayoutError, match=r"has 7 frames where .* has 8"):
+        open_pairs(clip)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from support.clips import moving_frames
+from support.clips import hide_first, make_clip, moving_frames
 from support.restorers import Negative
 from unsmear.blur.light import expose
 from unsmear.cli.main import run
@@ -21,7 +21,7 @@ from unsmear.metrics.meter import Measures
 from unsmear.metrics.protocols import PROTOCOLS
 from unsmear.restore.baselines import BASELINES, find_baseline
 from unsmear.restore.restorer import Clip, Restorer, State
-from unsmear.video import read_image, write_png
+from unsmear.video import open_video, read_image, write_png
 from unsmear.video.light import quantise
 
 FAST = Settings(metrics=("psnr", "ssim", "warp", "flicker", "blur"), pictures=1)
@@ -282,3 +282,44 @@ def test_wrong_usage_gives_a_one_line_error(
     names = {"SET": str(dataset), "X": str(tmp_path / "x"), "OUT": str(dataset), "TARGET": str(dataset)}
     assert run(["evaluate", *(names.get(a, a) for a in arguments)]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("protocol", ["basicsr", "bsst"])
+def test_frames_that_an_edit_list_hides_are_not_counted(protocol: str, tmp_path: Path) -> None:
+    """The container states 60 frames, players show 50: those are compared, and are what windows are laid over."""
+    pictures = moving_frames((96, 64), 60)
+    whole = make_clip(tmp_path / "whole.mp4", content=pictures, options={"bf": "0", "crf": "4"})
+    hidden = hide_first(whole, tmp_path / "hidden.mp4", 10)
+    with open_video(hidden) as reader:
+        assert reader.info.frames == 60
+        shown = [frame.rgb for frame in reader]
+    assert len(shown) == 50
+    (tmp_path / "frames").mkdir()
+    for i, picture in enumerate(shown):
+        write_png(tmp_path / "frames" / f"{i:06d}.png", picture)
+    settings = Settings(protocol, metrics=("psnr",), pictures=0)
+    expected = compare(tmp_path / "frames", tmp_path / "frames", None, settings).result.clips[0]
+    for output, target in ((tmp_path / "frames", hidden), (hidden, tmp_path / "frames")):
+        assert compare(output, target, None, settings).result.clips[0].frames == expected.frames > 0
+        assert compare(output, target, None, settings).result.mean("psnr") == 100
+    with pytest.raises(DataLayoutError, match="ends after 50 frames"):
+        compare(tmp_path / "frames", whole, None, settings)
+
+
+def test_a_clip_that_fails_is_said_once(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (dataset / "left/sharp/000005.png").write_bytes(b"no picture")
+    models = ["--model", "identity", "--model", "unsharp"]
+    assert run(["evaluate", "--data", str(dataset), *models, "--metrics", "psnr", "-o", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err
+    assert said.count("000005.png") == 1 and said.count("unsmear:") == 1
+
+
+def test_figures_of_another_version_are_measured_again(dataset: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    clips = one(dataset, "left")
+    assert clips[0].sharp is not None
+    method = Truth(clips[0].sharp)
+    for calls in (1, 1, 2):
+        if calls == 2:
+            monkeypatch.setattr("unsmear.restore.resume.__version__", "99.0")
+        Evaluator(clips, "set", tmp_path / "out", FAST).run(method)
+        assert method.calls == calls

@@ -166,3 +166,86 @@ def test_times_count_from_the_first_frame(tmp_path, tiny):
     report = unsmear.deblur(source, tmp_path / "out", model=tiny, window=8, start_s=0.4, end_s=0.6, frames=True)
     assert report.frames == 5
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.png" for i in range(10, 15)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_folder_of_frames_becomes_what_every_player_shows(kind, suffix, tmp_path):
+    source = tmp_path / "shots"
+    source.mkdir()
+    for i, picture in enumerate(moving_frames((96, 64), 9)):
+        cv2.imwrite(str(source / f"{i}{kind}"), picture[..., ::-1])
+    report = unsmear.deblur(source, tmp_path / f"out{suffix}", model=Negative(), window=8)
+    info = probe(tmp_path / f"out{suffix}")
+    assert (info.codec, info.pixel_format) == ("h264", "yuv420p")
+    assert "libx264 yuv420p at 25 frames/s; for others see `codec`, `pix_fmt`, `fps`" in report.note
+    for frame, before in zip(frames_of(tmp_path / f"out{suffix}"), frames_of(source), strict=True):
+        assert np.abs(frame.astype(int) - (255 - before)).mean() < 6
+    chosen = {"codec": "ffv1", "fps": 12} if suffix == ".mkv" else {"codec": "hevc", "pix_fmt": "yuv444p", "fps": 12}
+    report = unsmear.deblur(source, tmp_path / f"chosen{suffix}", model=Negative(), window=8, **chosen)
+    info = probe(tmp_path / f"chosen{suffix}")
+    assert (info.codec, info.pixel_format) == (chosen["codec"], chosen.get("pix_fmt", info.pixel_format))
+    assert ("for others see" in report.note) == ("pix_fmt" not in chosen)
+    if suffix == ".mkv":  # lossless on request stays lossless
+        made = np.stack(frames_of(tmp_path / "chosen.mkv"))
+        assert np.array_equal(made, 255 - np.stack(frames_of(source)))
+
+
+RATES = {24: "24", 23.976: "24000/1001", 59.94: "60000/1001", 1: "1", 12.5: "25/2"}
+
+
+@pytest.mark.parametrize(("fps", "rate"), RATES.items())
+def test_the_rate_of_a_folder_of_frames(fps, rate, tmp_path):
+    source, rate = write_folder(tmp_path / "shots", moving_frames((96, 64), 9)), Fraction(rate)
+    unsmear.deblur(source, tmp_path / "out.mp4", model=Negative(), window=8, fps=fps, compare=True)
+    for name in ("out.mp4", "out.compare.mp4"):
+        assert frame_times(tmp_path / name) == [i / rate for i in range(9)]
+        assert probe(tmp_path / name).duration_s == pytest.approx(9 / float(rate), abs=1e-3)
+    part = unsmear.deblur(source, tmp_path / "p", model=Negative(), window=8, fps=fps, frames=True, start_s=3.5 / fps)
+    assert part.frames == 5 and part.blur_per_second[0]["second"] == int(4 / float(rate))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png"])
+def test_a_rate_is_for_folders_alone(name, tmp_path):
+    make_clip(tmp_path / "a.mp4", frames=3)
+    write_png(tmp_path / "a.png", moving_frames(frames=1)[0])
+    with pytest.raises(unsmear.UsageError, match="`fps` 24 is for folders of frames"):
+        unsmear.deblur(tmp_path / name, model=Negative(), fps=24)
+    for wrong in (0, -1, float("nan"), 2000):
+        with pytest.raises(unsmear.UsageError, match="`fps`"):
+            unsmear.Options(fps=wrong)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("folder", [False, True], ids=["image", "frames"])
+def test_gray_stays_gray(folder, depth, tmp_path):
+    gray = moving_frames((96, 64), 3)
+    gray = [picture[..., 0].astype(np.uint16) * 257 if depth == 16 else picture[..., 0] for picture in gray]
+    (tmp_path / "in").mkdir()
+    for i, picture in enumerate(gray):
+        cv2.imwrite(str(tmp_path / "in" / f"{i:06d}.png"), picture)
+    source = tmp_path / "in" if folder else tmp_path / "in" / "000000.png"
+    output = tmp_path / "out" if folder else tmp_path / "out.png"
+    unsmear.deblur(source, output, model=Negative(), strength=0 if folder else 1)
+    for i, picture in enumerate(gray if folder else gray[:1]):
+        made = cv2.imread(str(output / f"{i:06d}.png" if folder else output), cv2.IMREAD_UNCHANGED)
+        assert made.shape == picture.shape and made.dtype == picture.dtype
+        assert np.array_equal(made, picture if folder else 255 - picture)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("size", [(97, 65), (320, 200)], ids=["small", "labelled"])
+def test_the_comparison_of_an_image_is_an_image(size, suffix, tmp_path):
+    picture = moving_frames(size, 1)[0]
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), picture[..., ::-1])
+    unsmear.deblur(tmp_path / f"a{suffix}", model=Negative(), compare=True)
+    names = ["a.deblurred.compare" + suffix, "a.deblurred" + suffix, "a" + suffix]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    both = frames_of(tmp_path / names[0])[0].astype(int)
+    assert both.shape == (size[1], 2 * size[0], 3)
+    given, made = (frames_of(tmp_path / name)[0] for name in (names[2], names[1]))
+    away = slice(size[1] // 3, None)  # from the labels, which are in the upper corners
+    for half, expected in zip(np.split(both, 2, axis=1), (given, made), strict=True):
+        assert np.abs(half - expected)[away].mean() < 4
+        differs = np.abs(half - expected)[:24, :60].mean() > 20
+        assert differs == (size[1] >= 160), "labels are where there is room for them"

@@ -170,6 +170,19 @@ def _marked(frame: Any, fields: str) -> Any:
     return graph.pull()
 
 
+def hide_first(source: Path, path: Path, frames: int) -> Path:
+    """Copy a video so that an edit list hides its first ``frames`` frames, as editors cut without a new encode."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        for packet in given.demux(stream):
+            if packet.size:
+                earlier = round(frames / stream.average_rate / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copy
+                made.mux(packet)
+    return path
+
+
 def packets_of(path: Path | str, kind: str = "video", number: int = 0) -> list[tuple[Fraction, bytes]]:
     """(presentation time in seconds, bytes) of every packet of one stream, in file order."""
     with av.open(str(path)) as container:

@@ -74,6 +74,16 @@ def test_a_pack_is_not_replaced_without_overwrite(place, capsys):
     assert len(open_pack(place / "pack")["duty"]) == 3
 
 
+def test_only_a_restored_pack_is_replaced(place, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    words = ["data", "restore", str(place / "pack"), "--model", str(place / "first"), "--first", "1", "--overwrite"]
+    assert run([*words, "-o", str(tmp_path)]) == 1
+    assert "is no restored pack, so it stays" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert run([*words, "-o", str(tmp_path / "made")]) == run([*words, "-o", str(tmp_path / "made")]) == 0
+    assert len(open_pack(tmp_path / "made")["duty"]) == 1
+
+
 def test_the_control_network_trains_from_shards(place):
     write_png(place / "photos.png", texture((320, 280)))
     (place / "photos").mkdir()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from unsmear.video import (
     read_image,
     write_png,
 )
+from unsmear.video.images import is_written_here
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -94,3 +96,35 @@ def test_png_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected"):
         write_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.float32))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(40, 51), (40, 51, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_marked_files_hold_the_same_picture(dtype: type, shape: tuple[int, ...], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+    for marked in (False, True):
+        path = tmp_path / f"{marked}.png"
+        write_png(path, pixels, marked=marked)
+        assert is_written_here(path) == marked
+        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(found if len(shape) == 2 else found[..., ::-1], pixels) and found.dtype == dtype
+    with av.open(str(tmp_path / "True.png")) as container:  # another decoder checks the chunk and its checksum
+        frame = next(container.decode(video=0))
+    assert frame.width == 51
+
+
+def test_files_of_others_are_not_taken_for_marked_ones(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((9, 9, 3), np.uint8), marked=True)
+    data = (tmp_path / "a.png").read_bytes()
+    foreign = {
+        "cut": data[:40],
+        "empty": b"",
+        "text": b"Software\0unsmear",
+        "other": data.replace(b"unsmear", b"another"),
+        "jpeg": b"\xff\xd8" + data,
+    }
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+        assert not is_written_here(tmp_path / name), name
+    assert not is_written_here(tmp_path / "missing")
+    assert not is_written_here(tmp_path)

@@ -184,7 +184,7 @@ class DegradeSettings:
 
 
 def make_degraded(
-    inputs: Iterable[Path],
+    inputs: Iterable[str | Path],
     folder: Path,
     settings: DegradeSettings | None = None,
     *,

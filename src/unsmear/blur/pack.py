@@ -7,7 +7,7 @@ caused the blur. Row i depends on the seed and i only.
 
 import json
 from collections.abc import Container, Iterable, Iterator, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
@@ -24,7 +24,7 @@ from unsmear.blur.exposure import Gap, Neighbourhood, blur_between, fitted_duty,
 from unsmear.blur.leaves import dead_leaves
 from unsmear.blur.light import expose
 from unsmear.errors import DataLayoutError, UnsmearError
-from unsmear.files import write_whole
+from unsmear.files import make_folder, new_array, write_whole
 from unsmear.metrics import psnr
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior, chunk_priors
@@ -403,6 +403,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
     }
 
 
+FINISHED = "pack.json"  # which makes a pack whole
 _worker: dict[str, Any] = {}
 
 
@@ -421,26 +422,29 @@ def _fill_row(i: int) -> None:
 
 
 def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
-    """Render ``config.sequences`` sequences to ``folder``; ``pack.json`` is written last.
-
-    Raises:
-        DataLayoutError: no usable sequence can be drawn.
-    """
+    """Render the sequences of a pack into ``folder``; ``pack.json`` is written last, and an error leaves nothing."""
     if config.camera.size_px % 16:
         raise DataLayoutError(f"sequence size {config.camera.size_px} must be a multiple of 16")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (shape, dtype) in _shapes(config).items():
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
+    make_folder(folder)
     rows, start = range(config.sequences), (sources, config, folder)
-    with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
-        for _ in filled:
-            pass
-    _worker.clear()
-    write_whole(folder / "pack.json", json.dumps(asdict(config), indent=2).encode())
+    try:
+        for name, (shape, dtype) in _shapes(config).items():
+            new_array(folder / f"{name}.npy", dtype, shape).flush()
+        with closing(in_processes(_fill_row, rows, workers, start=_start_worker, arguments=start, at_once=8)) as filled:
+            for _ in filled:
+                pass
+        _worker.clear()
+        write_whole(folder / FINISHED, json.dumps(asdict(config), indent=2).encode())
+    except BaseException:
+        for name in ARRAYS:
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+        with suppress(OSError):  # what holds something else stays
+            folder.rmdir()
+        raise
 
 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:
     """Open the arrays of a finished pack, memory-mapped, read-only. Raises DataLayoutError for other folders."""
-    if not (folder / "pack.json").is_file():
-        raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): make it with `unsmear data pack`")
+    if not (folder / FINISHED).is_file():
+        raise DataLayoutError(f"{folder} is not a finished pack (no {FINISHED}): make it with `unsmear data pack`")
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}

@@ -184,7 +184,7 @@ class BlurSettings:
 
 
 def make_pairs(
-    inputs: Iterable[Path],
+    inputs: Iterable[str | Path],
     folder: Path,
     settings: BlurSettings | None = None,
     *,

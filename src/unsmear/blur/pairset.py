@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from unsmear.blur.compress import h264_round_trip
-from unsmear.errors import DataLayoutError, OutputError, UnsmearError
-from unsmear.files import read_json, unwritable, whole_folder, write_whole
+from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.files import make_folder, read_json, refuse_foreign, unwritable, whole_folder, write_whole
 from unsmear.metrics import psnr
 from unsmear.processes import in_processes
 from unsmear.video import FrameFolderWriter, RawFormat, VideoReader, eight_bit, find_inputs, open_video, upright
@@ -79,7 +79,7 @@ class PairSet:
 
 
 def make_set(
-    inputs: Iterable[Path],
+    inputs: Iterable[str | Path],
     folder: Path,
     recipe: Recipe,
     *,
@@ -106,18 +106,19 @@ def make_set(
     """
     failures: list[tuple[Path, UnsmearError]] = []
     sources = _named_sources(inputs, failures)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
+    if not sources:
+        return PairSet({"clips": []}, [], failures)
+    new = not folder.exists()
+    make_folder(folder)
     skipped, todo = [], []
     for name, source in sources.items():
-        if overwrite or not (folder / name).exists():
-            todo.append((name, source))
-            continue
         try:
-            _check_same(folder / name, source, recipe)
-            skipped.append(name)
+            if (folder / name).exists() and not overwrite:
+                _check_same(folder / name, source, recipe)
+                skipped.append(name)
+                continue
+            refuse_foreign(folder / name, (folder / name / ENTRY).is_file(), "clip of such a set", source)
+            todo.append((name, source))
         except UnsmearError as error:
             failures.append((source, error))
 
@@ -132,6 +133,9 @@ def make_set(
         for (_, source), result in zip(todo, results, strict=True):
             finished(source, result)
     shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+    if new and not any(folder.iterdir()):
+        folder.rmdir()
+        return PairSet({"clips": []}, skipped, failures)
     return PairSet(write_manifest(folder), skipped, failures)
 
 
@@ -156,13 +160,13 @@ def upright_frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray
         yield upright(eight_bit(frame.rgb), reader.info)
 
 
-def _named_sources(inputs: Iterable[Path], failures: list[tuple[Path, UnsmearError]]) -> dict[str, Path]:
+def _named_sources(inputs: Iterable[str | Path], failures: list[tuple[Path, UnsmearError]]) -> dict[str, Path]:
     sources: dict[str, Path] = {}
     for argument in inputs:
         try:
             paths = find_inputs(argument)
         except UnsmearError as error:
-            failures.append((argument, error))
+            failures.append((Path(argument), error))
             continue
         for path in paths:
             name = path.resolve().name if path.is_dir() else path.stem

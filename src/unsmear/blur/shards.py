@@ -21,7 +21,7 @@ import numpy as np
 from unsmear.blur.compress import SMALL_PX
 from unsmear.blur.pack import Sources, material, read_clip, read_photo, some_leaves
 from unsmear.errors import DataLayoutError, OutputError, UsageError
-from unsmear.files import sha256, whole_folder
+from unsmear.files import refuse_foreign, sha256, whole_folder
 from unsmear.options import Limits, check
 from unsmear.video.images import IMAGE_SUFFIXES
 from unsmear.video.probe import VIDEO_SUFFIXES
@@ -94,6 +94,7 @@ def build_shards(
         raise UsageError("`permissive_only` needs `listing`, a CSV with the licence of every file")
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder} exists: give `overwrite` or another folder")
+    refuse_foreign(folder, _is_shards(folder), "set of shards", photos, clips, listing)
     with whole_folder(folder) as fresh:
         origins = _Origins(listing, settings.permissive_only)
         shards = list(_write_shards(fresh, photos, clips, settings, origins))
@@ -108,6 +109,13 @@ def build_shards(
         manifest = {"settings": asdict(settings), "bytes": total, "shards": shards}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _is_shards(folder: Path) -> bool:
+    try:
+        return "shards" in json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def open_shards(folder: Path) -> Sources:

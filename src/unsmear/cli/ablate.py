@@ -146,11 +146,11 @@ def _write(table: str, rows: "list[AblationRow]", out: Path) -> list[Path]:
     from unsmear.evaluation.formats import LATEX_HEAD, block_latex, block_markdown
     from unsmear.evaluation.page import write_page
     from unsmear.evaluation.variants import FIGURES, TITLES
-    from unsmear.files import write_whole
+    from unsmear.files import make_folder, write_whole
     from unsmear.video.images import write_png
 
     block = ablation_block(table, rows)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     base = out / f"ablation-{table}"
     texts = {
         ".md": block_markdown(block),

@@ -9,6 +9,7 @@ from unsmear.cli import choices
 from unsmear.cli.choices import WORKERS
 from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
+from unsmear.options import counted
 from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def augment(
     )
     for _, error in done.failures:
         complain(error)
-    typer.echo(f"{dataset}: {len(done.made)} clips augmented, {len(done.kept)} were, {len(done.failures)} failed")
+    made = counted(len(done.made), "clip")
+    typer.echo(f"{dataset}: {made} augmented, {len(done.kept)} were, {len(done.failures)} failed")
     if done.failures:
         raise typer.Exit(EXIT_FAILED)
 
@@ -84,7 +86,8 @@ def check(
     bad = sum(1 for clip in found if clip.problems)
     paired, augmented = (sum(1 for clip in found if getattr(clip, name)) for name in ("paired", "augmented"))
     typer.echo(
-        f"{dataset}: {len(found)} clips, {sum(clip.frames for clip in found)} frames, {paired} with a sharp partner, "
+        f"{dataset}: {counted(len(found), 'clip')}, "
+        f"{counted(sum(clip.frames for clip in found), 'frame')}, {paired} with a sharp partner, "
         f"{augmented} with priors, {bad} with problems"
     )
     if bad:
@@ -93,13 +96,13 @@ def check(
 
 def _report_made(name: str, made: "Extraction") -> None:
     typer.echo(
-        f"{name}: {made.frames} frames, coverage {100 * made.coverage:.0f} %, "
+        f"{name}: {counted(made.frames, 'frame')}, coverage {100 * made.coverage:.0f} %, "
         f"median motion {made.motion_median_px:.1f} px"
     )
 
 
 def _report_checked(clip: "ClipCheck") -> None:
     if not clip.problems:
-        typer.echo(f"{clip.name}: {clip.frames} frames of {clip.width}x{clip.height}")
+        typer.echo(f"{clip.name}: {counted(clip.frames, 'frame')} of {clip.width}x{clip.height}")
     for problem in clip.problems:
         complain(problem)

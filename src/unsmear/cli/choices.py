@@ -6,6 +6,7 @@ duty: Annotated[tuple[float, float], field(BlurSettings, "duty", metavar="MIN MA
 import ast
 import inspect
 import os
+import re
 import textwrap
 from functools import cache
 from itertools import pairwise
@@ -16,8 +17,13 @@ import typer
 
 from unsmear.errors import UsageError
 
+MODEL = "cpfp"
+"""The model that is used where none is named."""
 WORKERS = min(os.cpu_count() or 1, 8)
 
+Inputs = Annotated[  # of text: a Path would make an empty name the current folder, and Typer refuse what is unreadable
+    list[str], typer.Argument(metavar="INPUT...", help="Videos, folders of videos or frames, images.")
+]
 Split = Annotated[str | None, typer.Option(help="Only train, valid or test.", show_default="all")]
 ClipList = Annotated[
     Path | None,
@@ -43,6 +49,21 @@ Workers = Annotated[int, typer.Option(min=1, help="Clips worked on at the same t
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def seconds(text: str) -> float:
+    """A time as people write it: ``75``, ``75.5``, ``1:15`` or ``00:01:15.5``. Raises UsageError for anything else."""
+    found = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)([0-5]?\d(?:\.\d*)?)", text.strip())
+    if found is not None:
+        hours, minutes, rest = found.groups(default="0")
+        return int(hours) * 3600 + int(minutes) * 60 + float(rest)
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text}: expected a time in seconds or as [HOURS:]MINUTES:SECONDS, such as 1:15.5") from None
+
+
+TIME: dict[str, Any] = {"parser": seconds, "metavar": "S|[H:]M:S"}
 
 
 def field(kind: type, name: str, *spelled: str, **more: Any) -> Any:

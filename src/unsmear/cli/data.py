@@ -12,8 +12,9 @@ from unsmear.blur.pairs import BlurSettings
 from unsmear.blur.shards import ShardSettings
 from unsmear.cli import augment, choices
 from unsmear.cli.choices import WORKERS, field
-from unsmear.cli.errors import EXIT_FAILED, complain
+from unsmear.cli.errors import complain, leave_with
 from unsmear.errors import OutputError, UsageError
+from unsmear.options import counted
 
 if TYPE_CHECKING:
     from unsmear.blur.pairset import PairSet
@@ -36,7 +37,7 @@ Clips = Annotated[Path | None, typer.Option(help="Folder of sharp videos.", show
 @app.command()
 def blur(
     sharp: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="SHARP...",
             help="Sharp videos, folders of frames (a clip each), folders of videos, or photographs.",
@@ -112,17 +113,16 @@ def _finish(out: Path, pairs: "PairSet") -> None:
         complain(error)
     if pairs.manifest["clips"]:
         typer.echo(
-            f"{len(pairs.manifest['clips'])} clips in {out}, "
+            f"{counted(len(pairs.manifest['clips']), 'clip')} in {out}, "
             f"mean input PSNR {pairs.manifest['mean_input_psnr_db']:.2f} dB"
         )
-    if pairs.failures:
-        raise typer.Exit(EXIT_FAILED)
+    leave_with([error for _, error in pairs.failures], pairs.manifest["clips"])
 
 
 @app.command()
 def degrade(
     sharp: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="HQ...",
             help="High-quality videos (raw YUV too), folders of frames (a clip each), folders of videos.",
@@ -208,7 +208,7 @@ def pack(
 ) -> None:
     """A training pack: short blurred and sharp sequences with the priors of the blurred ones."""
     del debug
-    from unsmear.blur.pack import build_pack, load_sources
+    from unsmear.blur.pack import FINISHED, build_pack, load_sources
 
     if photos is None and clips is None and not leaves:
         raise UsageError("nothing to render from: give `photos`, `clips`, `leaves` or several of them")
@@ -241,14 +241,14 @@ def pack(
         psnr_range=psnr_range,
         clip_motion_px=clip_motion_px or speed_px,
     )
-    finished = out / "pack.json"
+    finished = out / FINISHED
     if finished.exists():
         if not overwrite:
             raise OutputError(f"{out} holds a finished pack: give `overwrite` or another folder")
         finished.unlink()
     sources = load_sources(photos, clips, leaves=leaves, seed=seed, exclude=exclude or (), clip_frames=clip_frames)
     build_pack(sources, out, config, workers)
-    typer.echo(f"{sequences} sequences in {out}")
+    typer.echo(f"{counted(sequences, 'sequence')} in {out}")
 
 
 @app.command()
@@ -315,7 +315,7 @@ def restore(
             typer.echo(f"{done} of {count}", err=True)
 
     count = restore_pack(pack, out, model, first=first, overwrite=overwrite, on_sequence=report)
-    typer.echo(f"{count} restored sequences in {out}")
+    typer.echo(f"{counted(count, 'restored sequence')} in {out}")
 
 
 def _crf(text: str) -> float | tuple[float, float] | None:
@@ -343,14 +343,15 @@ def _windows(text: str | None) -> "tuple[int, ...] | Literal['name'] | None":
 
 def _report(entry: dict[str, Any]) -> None:
     typer.echo(
-        f"{entry['name']}: {entry['frames']} frames, duty {entry['duty']:.2f}, "
+        f"{entry['name']}: {counted(entry['frames'], 'frame')}, duty {entry['duty']:.2f}, "
         f"input PSNR {entry['input_psnr_db']:.2f} dB"
     )
 
 
 def _report_degraded(entry: dict[str, Any]) -> None:
     typer.echo(
-        f"{entry['name']}: {entry['frames']} frames, sigma {entry['sigma_px'][0]:.1f} {entry['sigma_px'][1]:.1f}, "
+        f"{entry['name']}: {counted(entry['frames'], 'frame')}, "
+        f"sigma {entry['sigma_px'][0]:.1f} {entry['sigma_px'][1]:.1f}, "
         f"scale {entry['scale']:.2f}, noise {entry['noise_level']:.1f}, JPEG {entry['jpeg_quality']}, "
         f"input PSNR {entry['input_psnr_db']:.2f} dB"
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -11,25 +12,25 @@ import typer
 
 from unsmear.cli import choices
 from unsmear.cli.choices import field
-from unsmear.cli.errors import complain, each, leave_with
-from unsmear.errors import DamagedVideo, OutputError, UnsmearError, UsageError
+from unsmear.cli.errors import complain, each, in_options, leave_with
+from unsmear.errors import DamagedVideo, UsageError
+from unsmear.options import counted
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
+    from unsmear.restore.inputs import Batch
     from unsmear.restore.options import Progress
     from unsmear.restore.report import Report
     from unsmear.restore.restorer import Restorer
 
 
 def deblur(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Videos, folders of videos or frames, images.")
-    ],
+    inputs: choices.Inputs,
     output: Annotated[  # a str, since Path drops the slash at the end
         str | None,
         typer.Option("-o", "--output", help="File, or folder (ends in /) that takes the result under its name."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
+    model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = choices.MODEL,
     strength: Annotated[float, field(Options, "strength")] = Options.strength,
     steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,
@@ -40,8 +41,9 @@ def deblur(
     dtype: choices.Dtype = "auto",
     tile: Annotated[str, field(Options, "tile")] = str(Options.tile),
     window: Annotated[int, field(Options, "window")] = Options.window,
-    start_s: Annotated[float | None, field(Options, "start_s", "--start")] = Options.start_s,
-    end_s: Annotated[float | None, field(Options, "end_s", "--end")] = Options.end_s,
+    start_s: Annotated[float | None, field(Options, "start_s", "--start", **choices.TIME)] = Options.start_s,
+    end_s: Annotated[float | None, field(Options, "end_s", "--end", **choices.TIME)] = Options.end_s,
+    fps: Annotated[float | None, field(Options, "fps")] = Options.fps,
     codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
     crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
     pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
@@ -57,17 +59,18 @@ def deblur(
     debug: choices.Debug = False,
 ) -> None:
     """Deblur videos, folders of frames or images."""
-    from unsmear.api import load
-    from unsmear.restore.destination import writable_folder
+    from unsmear.restore.destination import refuse_existing, writable_folder
+    from unsmear.restore.inputs import find_batch
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
-    paths, failures, several = _expand(inputs)
+    batch = find_batch(inputs)
     options = Options(
         strength=strength,
         tile=tile,
         window=window,
         start_s=start_s,
         end_s=end_s,
+        fps=fps,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
@@ -77,20 +80,20 @@ def deblur(
         overwrite=overwrite,
         resume=not no_resume,
     )
-    if several:
-        targets = _targets(paths, output, options, len(paths) + len(failures))
-    elif paths:
-        targets, options = _target(paths[0], output, options)
-    else:
-        targets = []
-    _refuse_clashes(paths, targets)
-    if report is not None and report.exists() and not overwrite:
-        raise OutputError(f"{report} exists already; give `overwrite` or choose another `report`")
+    jobs, options = _jobs(batch, output, options, report)
+    failures = batch.failures
     for error in failures:
         complain(error)
-    with nullcontext() if report is None else writable_folder(report.parent):
+    if not quiet:
+        for note in batch.notes:
+            typer.echo(note)
+    if report is not None and jobs:
+        refuse_existing(report, "report", overwrite)
+    with nullcontext() if report is None or not jobs else writable_folder(report.parent):
         reports: list[Report] = []
-        if paths:
+        if jobs:
+            from unsmear.api import load
+
             restorer = load(
                 model,
                 device=device,
@@ -109,54 +112,54 @@ def deblur(
                     complain(failures[-1])
                 return done
 
-            reports = each(zip(paths, targets, strict=True), one, failures, debug)
+            reports = each(jobs, one, failures, debug)
         if report is not None and reports:
             _write_report(report, reports)
         leave_with(failures, reports)
 
 
-def _target(path: Path, output: str | None, options: Options) -> tuple[list[Path | None], Options]:
-    """Where the result of a single input goes, and the options with it."""
-    from unsmear.restore.destination import in_folder
+def _jobs(
+    batch: "Batch", output: str | None, options: Options, report: Path | None
+) -> tuple[list[tuple[Path, Path | None]], Options]:
+    """Every input that is to be done with its output, and the options with it; finished ones become notes.
 
-    target, options = in_folder(path, output, options)
-    return [target], options
+    Raises:
+        UnsmearError: an output would replace an input, another output or the report.
+    """
+    from unsmear.restore.destination import in_folder, is_finished, outputs_of, refuse_clashes
+
+    if batch.several:
+        targets = _targets(batch, output, options)
+    elif batch.paths:
+        target, options = in_folder(batch.paths[0], output, options)
+        targets = [target]
+    else:
+        targets = []
+    jobs = dict(zip(batch.paths, targets, strict=True))
+    outputs = {path: outputs_of(path, target, options) for path, target in jobs.items()}
+    if batch.several and not options.overwrite:
+        finished = [path for path, target in jobs.items() if is_finished(path, target, options)]
+        made = {os.path.realpath(file) for path in finished for file in outputs[path]}
+        again = {path for path in jobs if os.path.realpath(path) in made}
+        for path in finished:
+            also = os.path.realpath(outputs[path][0]) in {os.path.realpath(path) for path in again}
+            batch.notes.append(f"{outputs[path][0]}: already there{', and not restored again' if also else ''}")
+        jobs = {path: target for path, target in jobs.items() if path not in {*finished, *again}}
+        outputs = {path: files for path, files in outputs.items() if path not in again}
+    refuse_clashes(list(outputs.items()), {"report": report})
+    return list(jobs.items()), options
 
 
-def _targets(paths: list[Path], output: str | None, options: Options, count: int) -> list[Path | None]:
-    """Where the results of a batch of ``count`` inputs go, some of which may not be readable."""
-    from unsmear.restore.destination import default_output, names_folder
+def _targets(batch: "Batch", output: str | None, options: Options) -> list[Path | None]:
+    """Where the results of a batch go."""
+    from unsmear.restore.destination import default_output, names_folder, refuse_empty
 
     if output is None:
-        return [None] * len(paths)
+        return [None] * len(batch.paths)
+    refuse_empty(output)
     if not names_folder(output):
-        _refuse_file(Path(output), count)
-    return [Path(output) / default_output(path, options).name for path in paths]
-
-
-def _expand(inputs: list[Path]) -> tuple[list[Path], list[Exception], bool]:
-    """The clips that the arguments stand for, what is wrong with others, and whether this is a batch."""
-    from unsmear.video import find_inputs
-
-    paths: list[Path] = []
-    failures: list[Exception] = []
-    batch = len(inputs) > 1
-    for given in inputs:
-        try:
-            found = find_inputs(given)
-        except UnsmearError as error:
-            failures.append(error)
-            continue
-        if found != [given]:
-            batch = True
-            found = [path for path in found if not _is_ours(path)] or found
-        paths += found
-    return paths, failures, batch
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether the name is one that an earlier run over the same folder gave."""
-    return path.stem.endswith((".deblurred", ".deblurred.compare"))
+        _refuse_file(Path(output), len(batch.paths) + len(batch.failures))
+    return [Path(output) / default_output(path, options).name for path in batch.paths]
 
 
 def _refuse_file(target: Path, count: int) -> None:
@@ -165,17 +168,6 @@ def _refuse_file(target: Path, count: int) -> None:
 
     if target.exists() or is_image(target) or target.suffix.lower() in VIDEO_SUFFIXES:
         raise UsageError(f"`output` {target} is a file, but there are {count} inputs; name a folder, with / at its end")
-
-
-def _refuse_clashes(paths: list[Path], targets: list[Path | None]) -> None:
-    """No input may replace what another one of the same batch gave."""
-    seen: dict[Path, Path] = {}
-    for path, target in zip(paths, targets, strict=True):
-        if target is None:
-            target = path.resolve()
-        if target in seen:
-            raise UsageError(f"{seen[target]} and {path} would both become {target}; restore them one by one")
-        seen[target] = path
 
 
 def _one(path: Path, target: Path | None, restorer: "Restorer", options: Options, quiet: bool) -> "Report":
@@ -191,12 +183,12 @@ def _one(path: Path, target: Path | None, restorer: "Restorer", options: Options
 def summary(report: "Report") -> str:
     """One line that says what was done."""
     line = (
-        f"{report.output}: {report.frames} frames of {report.width}x{report.height} "
+        f"{report.output}: {counted(report.frames, 'frame')} of {report.width}x{report.height} "
         f"at {report.frames_per_second:.2f} frames/s ({report.device}, {report.dtype}), {report.sharpness}"
     )
     if report.resumed_frames:
         line += f"; {report.resumed_frames} of them were there from an earlier run"
-    return f"{line}\n  {report.note}" if report.note else line
+    return f"{line}\n  {in_options(report.note)}" if report.note else line
 
 
 def _write_report(path: Path, reports: list["Report"]) -> None:

@@ -11,6 +11,7 @@ from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import EXIT_FAILED, complain
 from unsmear.errors import UsageError
+from unsmear.options import counted
 from unsmear.restore.options import Options
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def evaluate(
     if data is None:
         raise UsageError("give OUTPUT and TARGET, or `data` (and `model`)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
-    methods = [_method(name, device, dtype) for name in model or ["cpfp"]]
+    methods = [_method(name, device, dtype) for name in model or [choices.MODEL]]
     labels = [method.name for method in methods]
     if len(set(labels)) < len(labels):
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
@@ -131,4 +132,4 @@ def _write(runs: "list[Evaluation]", out: Path | None) -> None:
 
 def _report(method: str, row: "ClipResult") -> None:
     figures = ", ".join(f"{name} {row.values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in row.values)
-    typer.echo(f"{method}: {row.clip}: {row.frames} frames, {figures}", err=True)
+    typer.echo(f"{method}: {row.clip}: {counted(row.frames, 'frame')}, {figures}", err=True)

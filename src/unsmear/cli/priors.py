@@ -10,11 +10,13 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, leave_with
-from unsmear.errors import OutputError, UnsmearError, UsageError
+from unsmear.errors import UsageError
+from unsmear.options import counted
 from unsmear.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
     from unsmear.priors.extract import Extraction
+    from unsmear.restore.inputs import Batch
 
 Mode = Annotated[Literal["auto", "native", "reencode"], field(PriorSettings, "mode")]
 Profile = Annotated[Literal["fast", "best"], field(PriorSettings, "profile")]
@@ -25,9 +27,7 @@ MotionBack = Annotated[str, field(PriorSettings, "motion_back")]
 
 
 def priors(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Videos, folders of videos or frames, images.")
-    ],
+    inputs: choices.Inputs,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for NAME.priors.npz.", show_default=False)],
     mode: Mode = PriorSettings.mode,
     preview: Annotated[
@@ -45,8 +45,8 @@ def priors(
 ) -> None:
     """Motion and residual of every frame, from the codec, into an archive."""
     from unsmear.models.motion_sources import find_source
-    from unsmear.priors.archive import SUFFIX
-    from unsmear.video import find_inputs
+    from unsmear.restore.destination import refuse_existing
+    from unsmear.restore.inputs import find_batch
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
     settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
@@ -54,33 +54,41 @@ def priors(
         find_source(name)
     if out.exists() and not out.is_dir():
         raise UsageError(f"`out` {out} is a file; name a folder")
-    if report is not None and report.exists() and not overwrite:
-        raise OutputError(f"{report} exists already; give `overwrite` or choose another `report`")
-    failures: list[Exception] = []
-    targets: dict[Path, Path] = {}
-    for given in inputs:
-        try:
-            for path in find_inputs(given):
-                name = path.resolve().name if path.is_dir() else path.stem
-                target = out / f"{name}{SUFFIX}"
-                if target in targets:
-                    raise UsageError(f"{targets[target]} and {path} would both become {target}; rename one of them")
-                targets[target] = path
-        except UsageError:
-            raise
-        except UnsmearError as error:
-            failures.append(error)
-            complain(error)
-    if preview is not None and len(targets) > 1:
-        raise UsageError(f"`preview` {preview} is one file, but there are {len(targets)} inputs; give one input")
+    batch = find_batch(inputs)
+    if preview is not None and len(batch.paths) > 1:
+        raise UsageError(f"`preview` {preview} is one file, but there are {len(batch.paths)} inputs; give one input")
+    jobs = _jobs(batch, out, overwrite, {"preview": preview, "report": report})
+    for error in batch.failures:
+        complain(error)
+    if not quiet:
+        for note in batch.notes:
+            typer.echo(note)
+    if report is not None and jobs:
+        refuse_existing(report, "report", overwrite)
 
-    def one(target: Path, path: Path) -> "Extraction":
+    def one(path: Path, target: Path) -> "Extraction":
         return _one(path, target, settings, preview, overwrite, quiet)
 
-    done = each(targets.items(), one, failures, debug)
+    done = each(jobs, one, batch.failures, debug)
     if report is not None and done:
         _write_report(report, [extraction.as_dict() for extraction in done])
-    leave_with(failures, done)
+    leave_with(batch.failures, done)
+
+
+def _jobs(batch: "Batch", out: Path, overwrite: bool, others: "dict[str, Path | None]") -> list[tuple[Path, Path]]:
+    """Every input that is to be done with its archive; of a batch, finished ones become notes.
+
+    Raises:
+        UnsmearError: an archive would replace an input, another archive or one of ``others``.
+    """
+    from unsmear.priors.archive import SUFFIX
+    from unsmear.restore.destination import refuse_clashes
+
+    targets = {path: out / f"{path.resolve().name if path.is_dir() else path.stem}{SUFFIX}" for path in batch.paths}
+    refuse_clashes([(path, [target]) for path, target in targets.items()], others)
+    finished = [path for path, target in targets.items() if batch.several and not overwrite and target.exists()]
+    batch.notes += [f"{targets.pop(path)}: already there" for path in finished]
+    return list(targets.items())
 
 
 def _one(
@@ -95,14 +103,15 @@ def _one(
         if 0 < done.native_frames < done.frames:
             origin = f"{done.native_frames} native, {done.frames - done.native_frames} re-encoded"
         typer.echo(
-            f"{target}: {done.frames} frames of {done.width}x{done.height} in {done.seconds:.1f} s, {origin} "
-            f"({done.reason}), coverage {100 * done.coverage:.0f} %, median motion {done.motion_median_px:.1f} px"
+            f"{target}: {counted(done.frames, 'frame')} of {done.width}x{done.height} in {done.seconds:.1f} s, "
+            f"{origin} ({done.reason}), "
+            f"coverage {100 * done.coverage:.0f} %, median motion {done.motion_median_px:.1f} px"
         )
     return done
 
 
 def _write_report(report: Path, entries: list[dict[str, Any]]) -> None:
-    from unsmear.files import write_whole
+    from unsmear.files import make_folder, write_whole
 
-    report.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(report.parent)
     write_whole(report, (json.dumps(entries, indent=2) + "\n").encode())

@@ -11,6 +11,7 @@ from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.datasets.pairs import name_problem
 from unsmear.datasets.published import DVD_TEST, GOPRO_TEST, is_gopro_name, published_split
 from unsmear.errors import UnsmearError
+from unsmear.options import counted
 from unsmear.priors.archive import PriorArchive
 from unsmear.processes import in_processes
 from unsmear.video import RawFormat, VideoInfo, open_video
@@ -76,7 +77,7 @@ def describe(found: Sequence[ClipCheck]) -> list[str]:
     for split, role in parts:
         clips = [clip for clip in found if (clip.split or "", clip.role) == (split, role)]
         words = " ".join(word for word in (split, role) if word) or "all"
-        lines.append(f"{words}: {len(clips)} clips, {sum(clip.frames for clip in clips)} frames")
+        lines.append(f"{words}: {counted(len(clips), 'clip')}, {counted(sum(clip.frames for clip in clips), 'frame')}")
         difference = _difference(clips, split)
         if difference:
             lines.append(f"{words}: {difference}")

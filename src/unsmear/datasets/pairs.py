@@ -59,6 +59,7 @@ class PairReader:
             raise
         try:
             self._compare(self._blurred.info, self._sharp.info)
+            self.frames = self._count()
         except BaseException:
             self.close()
             raise
@@ -76,18 +77,26 @@ class PairReader:
                 f"{sharp.path}: has {sharp.bit_depth} bits where the blurred frames in {blurred.path} have "
                 f"{blurred.bit_depth}; convert one of them"
             )
-        if blurred.frames and sharp.frames and blurred.frames != sharp.frames:
+
+    def _count(self) -> int | None:
+        """Frames of each side, as far as they are known. Raises DataLayoutError: partners of another length."""
+        listed = self.clip.listed_frames
+        counts = [reader.info.frames for reader in (self._blurred, self._sharp)]
+        if len({count for count in (*counts, listed) if count}) > 1:
+            counts = [frames_shown(reader) for reader in (self._blurred, self._sharp)]
+        blurred, sharp = counts
+        if blurred and sharp and blurred != sharp:
             raise DataLayoutError(
-                f"{sharp.path}: has {sharp.frames} frames where {blurred.path} has {blurred.frames}; "
+                f"{self._sharp.info.path}: has {sharp} frames where {self._blurred.info.path} has {blurred}; "
                 "give the partner of the same length"
             )
-        self.frames = blurred.frames or sharp.frames
-        listed = self.clip.listed_frames
-        if listed is not None and self.frames is not None and self.frames != listed:
+        count = blurred or sharp
+        if listed is not None and count is not None and count != listed:
             raise DataLayoutError(
-                f"{blurred.path}: has {self.frames} frames where the list states {listed}; "
+                f"{self.clip.source}: has {count} frames where the list states {listed}; "
                 "complete the clip or correct the list"
             )
+        return count
 
     def __enter__(self) -> Self:
         return self
@@ -203,12 +212,14 @@ def open_priors(clip: DataClip) -> PriorArchive | None:
     if not clip.archive.exists():
         return None
     with _opened(clip, clip.source) as reader:
-        info = reader.info
-    archive = PriorArchive(clip.archive)
+        archive = PriorArchive(clip.archive)
+        info, frames = reader.info, reader.info.frames
+        if frames not in (None, len(archive)):
+            frames = frames_shown(reader)
     if (archive.width, archive.height) != (info.width, info.height):
         problem = f"{archive.width}x{archive.height} where the clip is {info.width}x{info.height}"
-    elif info.frames and len(archive) != info.frames:
-        problem = f"{len(archive)} frames where the clip has {info.frames}"
+    elif frames and len(archive) != frames:
+        problem = f"{len(archive)} frames where the clip has {frames}"
     else:
         return archive
     archive.close()
@@ -258,6 +269,16 @@ def name_problem(blurred: Path, sharp: Path, names: list[str], partners: list[st
         f"{sharp}: has {len(partners)} frames where {blurred} has {len(names)}; {unmatched[0]} is missing in {where}, "
         "copy it there"
     )
+
+
+def frames_shown(reader: VideoReader) -> int | None:
+    """How many frames a reader gives; of a damaged video None. A container may state more: edit lists hide some."""
+    if reader.info.kind != "video":
+        return reader.info.frames
+    try:
+        return sum(1 for _ in reader)
+    except UnsmearError:
+        return None
 
 
 def _opened(clip: DataClip, path: Path) -> VideoReader:

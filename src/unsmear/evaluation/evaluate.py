@@ -20,13 +20,14 @@ from unsmear.datasets.pairs import open_pairs
 from unsmear.errors import DataLayoutError, UnsmearError
 from unsmear.evaluation.pictures import Picture
 from unsmear.evaluation.results import ClipResult, Result
-from unsmear.files import write_whole
+from unsmear.files import make_folder, write_whole
 from unsmear.metrics.meter import DEFAULT_METRICS, Measures, Meter
 from unsmear.metrics.protocols import Protocol, find_protocol
 from unsmear.restore.job import restore_video
 from unsmear.restore.options import Options
 from unsmear.restore.report import reset_peak_memory
 from unsmear.restore.restorer import Restorer
+from unsmear.restore.resume import stamp, versions
 from unsmear.video import VideoReader, eight_bit, open_video, read_image, upright
 from unsmear.video.images import write_png
 
@@ -188,8 +189,8 @@ class Evaluator:
 
     def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict[str, Any]:
         """Everything that the result of a clip depends on; a stored result with the same identity is reused."""
-        files = [(str(p.resolve()), _stamp(p)) for p in (clip.source, clip.sharp) if p is not None]
-        identity: dict[str, Any] = {"files": [list(f) for f in files], "protocol": self.protocol.name}
+        files = [stamp(path) for path in (clip.source, clip.sharp) if path is not None]
+        identity: dict[str, Any] = {"files": files, "versions": versions(), "protocol": self.protocol.name}
         identity["metrics"] = list(self.settings.metrics)
         if restorer is not None:
             identity["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
@@ -211,7 +212,7 @@ class Evaluator:
             for path, name in ((clip.source, INPUT_METHOD), (clip.sharp, "truth"), (frames, method)):
                 file = self._picture_file(clip, name, i)
                 if name == method or not file.exists():
-                    file.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(file.parent)
                     assert path is not None
                     write_png(file, eight_bit(_frame(path, i)))
 
@@ -233,7 +234,8 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
     """
     name = name or str(images)
     with open_video(images) as a, open_video(truth) as b:
-        count = b.info.frames or sum(1 for _ in b)
+        # What a container states is not always shown: edit lists hide some, a copy may hold fewer.
+        count = sum(1 for _ in b) if b.info.kind == "video" else b.info.frames or 0
         windows = protocol.window_of_frames(count, name)
         pairs = zip_longest(_upright(a), _upright(b))
         meter, note = None, ""
@@ -250,10 +252,6 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
                 protocol.check_size(image.shape[0], image.shape[1], name)
                 names, note = measures.possible(*image.shape[:2])
                 meter = Meter(measures, protocol, names)
-            if i >= count:
-                raise DataLayoutError(
-                    f"{truth}: states {count} frames and holds more: convert it to a folder of images"
-                )
             meter.add(image, target, windows[i])
     if meter is None:
         raise DataLayoutError(f"{images}: holds no frame: give a video or a folder of frames")
@@ -329,15 +327,6 @@ def _frame(path: Path, index: int) -> np.ndarray:
         return upright(frame.rgb, reader.info)
 
 
-def _stamp(path: Path) -> list[int]:
-    """Size and modification time of a file; number of files and latest time of a folder."""
-    if path.is_dir():
-        stats = [p.stat() for p in path.iterdir()]
-        return [len(stats), max((s.st_mtime_ns for s in stats), default=0)]
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _read_stored(path: Path, identity: dict[str, Any]) -> tuple[ClipResult, list[int]] | None:
     try:
         stored = json.loads(path.read_text())
@@ -349,5 +338,5 @@ def _read_stored(path: Path, identity: dict[str, Any]) -> tuple[ClipResult, list
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, (json.dumps(value) + "\n").encode())

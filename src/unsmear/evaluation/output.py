@@ -10,7 +10,7 @@ from unsmear.evaluation.formats import csv_text, latex, markdown
 from unsmear.evaluation.page import write_page
 from unsmear.evaluation.pictures import Picture, most_blurred_crop, side_by_side
 from unsmear.evaluation.results import write_results
-from unsmear.files import write_whole
+from unsmear.files import make_folder, write_whole
 from unsmear.video.images import write_png
 
 
@@ -21,7 +21,7 @@ def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:
         Paths of the files and of the folder of strips.
     """
     results = [run.result for run in runs]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     texts = {"results.md": markdown(results), "results.csv": csv_text(results), "results.tex": latex(results)}
     for name, text in texts.items():
         write_whole(folder / name, text.encode())
@@ -30,7 +30,7 @@ def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:
     write_page(folder / "index.html", results, pictures)
     for picture in pictures:
         name = f"{picture.clip.replace('/', '~')}.{picture.frame:06d}.{picture.method}.png"
-        (folder / "crops").mkdir(exist_ok=True)
+        make_folder(folder / "crops")
         write_png(folder / "crops" / name, strip(picture))
     return [folder / name for name in (*texts, "results.json", "index.html", *(["crops"] if pictures else []))]
 

@@ -83,7 +83,7 @@ class CPFPRestorer(Restorer):
             frame = levels_to_unit(frames[:, i])
             restored[:, i] = pinned(frame, restored[:, i], self.model.motion_gate(priors, i, (height, width)))
         h, w = clip.frames.shape[1:3]
-        made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype)
+        made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype, clip.first)
         return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))
 
     def _run(

@@ -106,7 +106,7 @@ class CPGDRestorer(Restorer):
                     carried=carried,
                 )
                 carried = made.carried
-                out[part] = tensor_to_frames(made.frames[..., :height, :width], sharper.dtype)
+                out[part] = tensor_to_frames(made.frames[..., :height, :width], sharper.dtype, clip.first + start)
         mine = {name: value for name in CARRIED if (value := getattr(carried, name)) is not None}
         return out, mine | {f"first.{name}": value for name, value in of_first.items()}
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from unsmear.errors import Interrupted, UnsmearError, UsageError
+from unsmear.errors import Interrupted, UnsmearError, UsageError, WeightsError
 from unsmear.restore.destination import OutputKind, check_free, ending_note, place, writable_folder
 from unsmear.restore.interlaced import field_notes, refuse_interlaced, wanted_frames
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
 from unsmear.restore.output import make_sink
 from unsmear.restore.report import Report, measure, notes, peak_memory_mb, summarise
 from unsmear.restore.restorer import Clip, OutOfMemory, Restorer, State
-from unsmear.restore.resume import WorkFolder
+from unsmear.restore.resume import WorkFolder, only_run, stamp
 from unsmear.restore.sharpness import restrained
 from unsmear.restore.timerange import TimeRange
 from unsmear.restore.windows import Window, windows
@@ -55,11 +55,16 @@ def restore_video(
     """
     options = options or Options()
     began = time.monotonic()
-    with open_video(source, keep_going=True, deinterlace=wanted_frames(options)) as reader:
+    with open_video(
+        source, keep_going=True, deinterlace=wanted_frames(options), frame_rate=options.frame_rate
+    ) as reader:
+        if options.frame_rate not in (None, reader.info.frame_rate):
+            raise UsageError(f"`fps` {options.fps:g} is for folders of frames; {source} is none, so leave it out")
         target, kind = place(reader.info, output, options)
         check_free(target, kind, reader.info.path, options)
         try:
-            with writable_folder(target.parent):
+            with writable_folder(target.parent), only_run(target):
+                check_free(target, kind, reader.info.path, options)  # once more: another run may have ended meanwhile
                 return _Job(reader, target, kind, restorer, options, progress, began).run()
         except MemoryError:
             raise UnsmearError(
@@ -92,10 +97,9 @@ class _Job:
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
-        stat = self.info.path.stat()
         restorer = self.restorer
         return {
-            "input": [str(self.info.path.resolve()), stat.st_size, stat.st_mtime_ns],
+            "input": stamp(self.info.path),
             "output": str(self.output.resolve()),
             "model": [restorer.name, restorer.device, restorer.dtype, restorer.fingerprint],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "resume")},
@@ -188,6 +192,8 @@ class _Job:
         while True:
             try:
                 return self.restorer.restore(clip, so_far.state, so_far.tile_px)
+            except WeightsError as error:
+                raise WeightsError(f"{self.info.path}: {error}") from None
             except OutOfMemory as error:
                 side = min(so_far.tile_px or np.inf, max(self.info.height, self.info.width))
                 smaller = int(side) // 2 // 16 * 16

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from unsmear.errors import UsageError
@@ -23,15 +24,18 @@ class Options:
     """
 
     strength: Share = 1.0
-    """0 keeps the input bit for bit, 1 restores fully."""
+    """0 keeps the input's frames as they are before they are encoded, 1 restores fully."""
     tile: str | int = "auto"
     """``auto``, ``off`` or the side of square tiles in pixels: smaller ones need less memory."""
     window: Annotated[int, Limits(MIN_WINDOW_FRAMES, unit="frames")] = DEFAULT_CHUNK_FRAMES
-    """Frames worked on at once, which sets memory. N of the absolute chunks."""
+    """Frames worked on at once, 8 or more: fewer need less memory, and change the picture a little. N of the absolute
+    chunks."""
     start_s: Annotated[float | None, Limits(0, unit="seconds")] = None
     """Restore from this time on, seconds after the first frame."""
     end_s: float | None = None
     """Restore the frames before this time, seconds after the first frame."""
+    fps: Annotated[float | None, Limits(0, 1000, above=True, unit="frames a second")] = None
+    """Frame rate of a folder of frames, 25 by default. 23.976, 29.97 and 59.94 stand for 24000/1001 and so on."""
     codec: str | None = None
     """Video encoder, by default as the source."""
     crf: int | None = None
@@ -42,11 +46,11 @@ class Options:
     """Of interlaced video ``auto`` makes progressive frames, ``keep`` takes frames as they are, ``refuse`` stops;
     ``top`` and ``bottom`` make progressive ones of any video, with that field first."""
     frames: bool = False
-    """PNG frames, right into the output folder, instead of a video."""
+    """PNG frames, right into the output folder, instead of a video; named by their number in the input, from 000000."""
     deep_frames: bool = False
     """PNG frames of 16 bits a channel, whatever the source has: what a model says before it is rounded to 8."""
     compare: bool = False
-    """Also write OUT.compare.mp4: before | after."""
+    """Also write OUT.compare.mp4: before | after. Of an image, an image."""
     overwrite: bool = False
     """Replace what is there."""
     resume: bool = True
@@ -64,6 +68,16 @@ class Options:
             raise OptionError("start_s", start, "a time in the video (seconds)")
         if self.end_s is not None and not start < self.end_s:
             raise OptionError("end_s", self.end_s, f"a time after `start_s`, {start:g} (seconds)")
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """``fps`` exactly."""
+        if self.fps is None:
+            return None
+        for whole in (24, 30, 48, 60, 120):
+            if abs(self.fps - whole * 1000 / 1001) < 0.005:
+                return Fraction(whole * 1000, 1001)
+        return Fraction(self.fps).limit_denominator(1000)
 
     @property
     def tile_px(self) -> int | None:

@@ -1,5 +1,6 @@
 """Writing restored frames: a video in segments, a folder of PNG frames, or one image."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,14 @@ import numpy as np
 
 from unsmear.errors import OutputError, UsageError
 from unsmear.files import write_whole
-from unsmear.restore.destination import OutputKind, comparison_path, numbered_frames
+from unsmear.restore.comparison import ComparedImage, side_by_side
+from unsmear.restore.destination import (
+    OutputKind,
+    comparison_path,
+    numbered_frames,
+    placed_frames,
+    refuse_foreign_frames,
+)
 from unsmear.restore.options import Options
 from unsmear.restore.resume import WorkFolder
 from unsmear.restore.timerange import TimeRange
@@ -28,8 +36,9 @@ from unsmear.video import (
 from unsmear.video.alpha import is_transparent
 from unsmear.video.animated import ANIMATIONS, lossless_encoding, write_animation
 from unsmear.video.fields import PROGRESSIVE
-from unsmear.video.images import write_png
+from unsmear.video.images import gray_of_rgb, write_png
 from unsmear.video.pictures import encode_picture, holds_alpha, is_written, not_held
+from unsmear.video.probe import DEFAULT_RATE
 from unsmear.video.rehearsal import Plan, plan_join
 from unsmear.video.sidedata import CAPTIONS, left_out
 from unsmear.video.upright import upright_info
@@ -67,7 +76,10 @@ def make_sink(
         notes += [ALPHA_KEPT] if info.alpha else []
         notes += [left_out(kind) for kind in (info.side_data if info.kind == "video" else ())]
     elif kind == "image":
-        sink = ImageSink(output, info.bit_depth)
+        sink = ImageSink(output, info)
+        if options.compare:
+            sink = ComparedImage(sink, ImageSink(comparison_path(output, kind), replace(info, bit_depth=8)))
+        return sink, notes
     elif output.suffix.lower() in ANIMATIONS:
         sink = AnimationSink(work.segment, info, output, part, options, reader)
         notes += [ALPHA_KEPT] if info.alpha else []
@@ -77,12 +89,30 @@ def make_sink(
         )
         notes += [ALPHA_KEPT] if info.alpha and encoding.has_alpha else []
         notes += [encoding.note] if encoding.note else []
+        notes += _chosen_for_frames(info, encoding, options)
         sink = VideoSink(work.segment, info, encoding, output, part, reader, plan_join(info, encoding, output))
     if kind == "video" and info.kind != "video":
         notes += [left_out(kind) for kind in info.side_data]
     if options.compare:
-        sink = WithComparison(sink, work, reader, comparison_path(output), part)
+        sink = WithComparison(sink, work, reader, comparison_path(output, kind), part)
     return sink, notes
+
+
+def _chosen_for_frames(info: VideoInfo, encoding: Encoding, options: Options) -> list[str]:
+    """What became of a folder of frames that nobody decided: it has neither a codec nor a frame rate of its own."""
+    open_ones = [name for name in ("codec", "pix_fmt", "fps") if getattr(options, name) is None]
+    if info.container:  # a file of pictures with times of its own
+        open_ones = [name for name in open_ones if name != "fps"]
+    if info.kind != "frames" or not open_ones:
+        return []
+    rate = float(info.frame_rate or DEFAULT_RATE)
+    others = ", ".join(f"`{name}`" for name in open_ones)
+    return [f"the frames become {encoding.codec} {encoding.pixel_format} at {rate:g} frames/s; for others see {others}"]
+
+
+def is_gray(info: VideoInfo) -> bool:
+    """Whether the colours of a source are equal but for what a model makes of them."""
+    return info.pixel_format.startswith("gray")
 
 
 class VideoSink:
@@ -216,8 +246,8 @@ class WithComparison:
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
         self.inner.write(frame, restored)
-        both = np.concatenate([upright(frame.rgb, self.source), upright(restored, self.source)], 1)
-        self.video.write(replace(frame, alpha=None, carried=None), eight_bit(both))
+        both = side_by_side(upright(frame.rgb, self.source), upright(restored, self.source))
+        self.video.write(replace(frame, alpha=None, carried=None), both)
 
     def end_segment(self) -> None:
         self.inner.end_segment()
@@ -238,18 +268,21 @@ class WithComparison:
 
 
 class FramesSink:
-    """Upright PNG frames in the working folder, moved into place when all are there."""
+    """Upright PNG frames in the working folder, moved into place when all are there; gray ones of a gray source."""
 
     def __init__(self, work: WorkFolder, output: Path, info: VideoInfo):
         self.folder, self.output, self.info = work.frames, output, info
         self.lost: set[str] = set()
 
     def begin_segment(self, number: int) -> None:
-        self.writer = FrameFolderWriter(self.folder)
+        self.writer = FrameFolderWriter(self.folder, marked=True)
 
     def write(self, frame: Frame, restored: np.ndarray) -> None:
+        pixels = upright(restored, self.info)
         alpha = None if frame.alpha is None else upright(frame.alpha, self.info)
-        self.writer.write(frame.index, upright(restored, self.info), alpha, frame.tags)
+        if is_gray(self.info) and alpha is None:
+            pixels = gray_of_rgb(pixels)
+        self.writer.write(frame.index, pixels, alpha, frame.tags)
         self.lost |= {left_out(kind) for kind in frame.tags.left_out(".png")}
 
     def end_segment(self) -> None:
@@ -259,16 +292,26 @@ class FramesSink:
         pass
 
     def finish(self, segments: int) -> list[str]:
-        """Frames of an earlier run are replaced; whatever else lies in the output folder stays."""
+        """Frames of an earlier run are replaced; whatever else lies in the output folder stays.
+
+        Which frames there are to be is noted before the first one is moved: a run that is stopped meanwhile leaves
+        what a second one needs to move the rest.
+        """
         del segments
+        noted = placed_frames(self.output)
         try:
             if not self.output.exists():
                 self.folder.replace(self.output)
                 return sorted(self.lost)
-            for old in numbered_frames(self.output):
-                old.unlink()
+            refuse_foreign_frames(self.output)
+            if not noted.exists():
+                write_whole(noted, json.dumps([path.name for path in numbered_frames(self.folder)]).encode())
             for new in numbered_frames(self.folder):
                 new.replace(self.output / new.name)
+            kept = set(json.loads(noted.read_bytes()))
+            for old in numbered_frames(self.output):
+                if old.name not in kept:
+                    old.unlink()
         except OSError as error:
             raise OutputError(f"{self.output} cannot be written ({error.strerror}); choose another `output`") from None
         return sorted(self.lost)
@@ -279,14 +322,15 @@ class ImageSink:
 
     Args:
         output: the file, whose ending says the format.
-        bits: of a sample of the source.
+        info: of the source, whose depth is kept, and whether it is gray.
 
     Raises:
         UsageError: no image of this format can be written.
     """
 
-    def __init__(self, output: Path, bits: int):
-        self.output, self.suffix, self.bits = output, output.suffix.lower(), bits
+    def __init__(self, output: Path, info: VideoInfo):
+        self.output, self.suffix, self.bits = output, output.suffix.lower(), info.bit_depth
+        self.gray = is_gray(info)
         self.frame: Frame | None = None
         if not is_written(self.suffix):
             raise UsageError(f"{self.output}: {self.suffix} is no image format that can be written; use .png")
@@ -307,6 +351,8 @@ class ImageSink:
         del segments
         assert self.frame is not None
         image, alpha, tags = self.frame.rgb, self.frame.alpha, self.frame.tags
+        if self.gray and alpha is None:
+            image = gray_of_rgb(image)
         if self.suffix == ".png":
             write_png(self.output, image, alpha, tags)
         else:

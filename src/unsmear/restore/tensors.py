@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unsmear.errors import WeightsError
 from unsmear.models.cpfp.network import PriorTensors
 from unsmear.priors import Prior
 
@@ -31,11 +32,24 @@ def levels_to_unit(levels: Tensor) -> Tensor:
     return levels.float() / (255 if levels.dtype == torch.uint8 else 65535)
 
 
-def tensor_to_frames(frames: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(T, 3, H, W) → (T, H, W, 3) of ``dtype``, clipped and rounded to nearest."""
+def tensor_to_frames(frames: Tensor, dtype: np.dtype, first: int = 0) -> np.ndarray:
+    """(T, 3, H, W) → (T, H, W, 3) of ``dtype``, clipped and rounded to nearest.
+
+    Args:
+        frames: what a network made, in [0, 1] or near it.
+        dtype: uint8 or uint16, whose full range is used.
+        first: number of the first frame in its video.
+
+    Raises:
+        WeightsError: a value is not finite: no picture follows from it.
+    """
     top = np.iinfo(dtype).max
     out = np.empty((frames.shape[0], *frames.shape[2:], 3), dtype)
-    for place, frame in zip(out, frames, strict=True):  # one by one, for memory
+    for number, (place, frame) in enumerate(zip(out, frames, strict=True), first):  # one by one, for memory
+        if not torch.isfinite(frame).all():
+            raise WeightsError(
+                f"frame {number}: values of the network are not finite; try `dtype` fp32, other weights or options"
+            )
         place[:] = frame.float().clamp(0, 1).mul(top).round().permute(1, 2, 0).cpu().numpy()
     return out
 

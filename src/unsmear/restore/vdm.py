@@ -60,5 +60,5 @@ class VDMRestorer(Restorer):
         reset = [prior.reset for prior in clip.priors]
         with memory_errors():
             made = self.pipe(frames, reset, clip.wanted, tiled(self.sampling, frames, tile_px, self.pipe.cell), carried)
-        out = tensor_to_frames(made.frames[..., :height, :width], clip.frames.dtype)
+        out = tensor_to_frames(made.frames[..., :height, :width], clip.frames.dtype, clip.first)
         return out, {} if made.carried.path is None else {"path": made.carried.path}

@@ -9,10 +9,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.files import settle_folder, whole_folder
+from unsmear.files import make_folder, settle_folder, unwritable, whole_folder, writing
 from unsmear.training.config import LoopConfig, OptimiserConfig
 from unsmear.video.images import write_png
 
@@ -99,13 +99,14 @@ def train(
 
     Raises:
         UsageError: without ``resume``, ``folder`` holds a run.
-        WeightsError: the checkpoint cannot be resumed; the loss is not finite.
+        WeightsError: the checkpoint cannot be resumed; the loss, or a weight, is not finite.
+        OutputError: ``folder`` cannot be written; checkpoints that were saved before stay.
     """
     from accelerate import Accelerator
 
     refuse_run(folder, resume)
     accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if config.channels_last:
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = recipe.parameter_groups()
@@ -113,8 +114,9 @@ def train(
     optimiser = _optimiser(groups, config.optimiser)
     average = deepcopy(model).eval().requires_grad_(False)
     start, best = 0, -math.inf
-    last = folder / "last"
-    settle_folder(last)
+    last, best_folder = folder / "last", folder / "best"
+    for checkpoint in (last, best_folder):
+        settle_folder(checkpoint)
     if resume and (last / "state.json").is_file():
         start, best = _load(last, model, average, optimiser)
         log.info("resumed at step %d", start)
@@ -137,7 +139,7 @@ def train(
                     with accelerator.autocast():
                         loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
                     if not math.isfinite(value := loss.item()):
-                        raise _diverged(value, step, last)
+                        raise _diverged(f"the loss is {value}", step, last)
                     accelerator.backward(loss)
                     if config.optimiser.clip_norm and accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(parameters, config.optimiser.clip_norm)
@@ -155,21 +157,27 @@ def train(
                 row = {k: v / counted for k, v in figures_sum.items()}
                 row |= {"waited": round(waiting / (waiting + working), 4)}
                 row |= {"step": done, "seconds": round(time.monotonic() - began, 3)}
-                journal.write(json.dumps(row) + "\n")
+                _log(journal, row)
                 if on_step:
                     on_step(done, row)
                 figures_sum, counted, waiting, working = {}, 0, 0.0, 0.0
-            if done % config.validate_every == 0 or done == config.steps:
+            validated, saved = (
+                done % every == 0 or done == config.steps for every in (config.validate_every, config.checkpoint_every)
+            )
+            if (validated or saved) and not (_finite(trained) and _finite(average)):
+                raise _diverged("weights are not finite", step, last)
+            if validated:
                 scores = recipe.validate(average)
-                journal.write(json.dumps({"step": done, "validation": scores}) + "\n")
+                _log(journal, {"step": done, "validation": scores})
                 log.info("step %d: %s", done, scores)
                 if isinstance(recipe, Pictured):
                     _write_pictures(recipe.pictures(average), folder / "pictures", done)
                 if scores.get("score", -math.inf) > best:
                     best = scores["score"]
                     contiguous = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-                    contiguous.save_pretrained(folder / "best")
-            if done % config.checkpoint_every == 0 or done == config.steps:
+                    with _checkpoint(best_folder) as fresh:
+                        contiguous.save_pretrained(fresh)
+            if saved:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average
 
@@ -181,9 +189,13 @@ def refuse_run(folder: Path, resume: bool) -> None:
         raise UsageError(f"{folder} holds a run already: give `resume` to continue it, or another folder")
 
 
-def _diverged(loss: float, step: int, last: Path) -> WeightsError:
+def _finite(model: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def _diverged(what: str, step: int, last: Path) -> WeightsError:
     kept = f"{last} holds the last good checkpoint" if last.is_dir() else "no checkpoint was written yet"
-    return WeightsError(f"step {step + 1}: the loss is {loss}; {kept}, lower loop.optimiser.lr or set clip_norm")
+    return WeightsError(f"step {step + 1}: {what}; {kept}, lower loop.optimiser.lr or set clip_norm")
 
 
 def _to(batch: Any, device: torch.device) -> Any:
@@ -197,7 +209,7 @@ def _to(batch: Any, device: torch.device) -> Any:
 
 def _write_pictures(pictures: list[tuple[str, np.ndarray]], folder: Path, step: int) -> None:
     if pictures:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     for name, image in pictures:
         write_png(folder / f"{step:06d}-{name}.png", image)
 
@@ -208,9 +220,24 @@ def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         mean.lerp_(current, 1 - decay)
 
 
+def _log(journal: TextIO, row: dict[str, Any]) -> None:
+    with writing(Path(journal.name)):
+        journal.write(json.dumps(row) + "\n")
+
+
+@contextmanager
+def _checkpoint(folder: Path) -> Generator[Path, None, None]:
+    """A folder to save a checkpoint in, which takes the place of the old one when it is whole."""
+    try:
+        with whole_folder(folder) as fresh:
+            yield fresh
+    except (SafetensorError, RuntimeError) as error:  # what their writers raise on a full disk
+        raise unwritable(folder, error) from error
+
+
 def _save(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float) -> None:
     """Write a checkpoint and replace the old one by it."""
-    with whole_folder(folder) as fresh:
+    with _checkpoint(folder) as fresh:
         for name, module in (("model", model), ("ema", average)):
             save_file({k: v.contiguous() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")
         torch.save(optimiser.state_dict(), fresh / "optimiser.pt")

@@ -127,7 +127,8 @@ def choose_encoding(
 
     ``codec`` names a codec (h264, hevc, av1, …) or an encoder (libx264, …); default: the source's, or where
     that has no encoder or does not fit ``container_suffix`` (such as ".mp4") the nearest that does, with a
-    note. ``crf`` overrides the quality where the encoder has one; ``pix_fmt`` the pixel format. Every choice
+    note. Images of 8 bits become what every player shows: H.264, and yuv420p where the encoder is
+    lossy. ``crf`` overrides the quality where the encoder has one; ``pix_fmt`` the pixel format. Every choice
     is tried on the real encoder at the real size. Raises UsageError for options that cannot be met.
     """
     notes: list[str] = []
@@ -135,6 +136,7 @@ def choose_encoding(
         container_suffix = find_container(container_suffix).suffixes[0]
     if crf is not None:
         info = replace(info, lossless=False)
+    images = info.kind != "video" and info.bit_depth <= 8 and not info.alpha and pix_fmt is None
     wanted = pix_fmt or _plain_format(info)
     if pix_fmt is not None and not _is_pixel_format(pix_fmt):
         raise UsageError(f"`pix_fmt` {pix_fmt}: no such pixel format; yuv420p and yuv420p10le are common ones")
@@ -144,29 +146,40 @@ def choose_encoding(
         if container_suffix and not container_accepts(container_suffix, encoder):
             raise UsageError(f"`codec` {codec}: {container_suffix} files cannot hold it; use .mkv or another codec")
     else:
-        candidates = list(_candidates(info, wanted, container_suffix))
+        source, form = (replace(info, codec="h264"), "yuv420p") if images else (info, wanted)
+        candidates = list(_candidates(source, form, container_suffix))
+        if not candidates:
+            raise UsageError(f"no video can be written as {container_suffix}; name an output that ends in .mp4 or .mkv")
     tries = [
-        (encoder, form, defaults)
+        (encoder, form, defaults, goal)
         for encoder, defaults in candidates
-        for form in _formats(encoder, wanted, strict=pix_fmt is not None)
+        for goal in ("yuv420p" if images and _is_lossy_420(encoder) else wanted,)
+        for form in _formats(encoder, goal, strict=pix_fmt is not None)
         if container_suffix in (None, ".mkv", ".webm") or not needs_matroska(encoder, form)
     ]
-    tries.sort(key=lambda one: _falls_to_8_bits(one[1], wanted))  # another encoder first
-    for encoder, form, defaults in tries:
+    tries.sort(key=lambda one: _falls_to_8_bits(one[1], one[3]))  # another encoder first
+    for encoder, form, defaults, goal in tries:
         options = _with_details(encoder, form, dict(defaults), info, container_suffix)
         if not _opens(encoder, form, options, info, container_suffix):
             continue
-        _note_departures(notes, info, encoder, form, wanted, container_suffix, chosen=codec is not None)
+        _note_departures(notes, info, encoder, form, goal, container_suffix, chosen=codec is not None)
         if crf is not None:
             _set_crf(encoder, options, crf, notes)
         return Encoding(encoder, form, options, "; ".join(notes) or None)
     size = f"{info.width}x{info.height}"
+    if codec is not None and not _starts(*candidates[0], info):
+        raise UsageError(f"`codec` {codec}: this encoder does not start here; it may need hardware, so choose another")
     if codec is not None or pix_fmt is not None:
         raise UsageError(
             f"`codec` {codec or info.codec} `pix_fmt` {pix_fmt or wanted}: cannot encode {size}; "
             "leave one of them out or choose others"
         )
-    raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output ending in .mkv")
+    raise UsageError(f"{container_suffix} files cannot hold {size} {wanted}; name an output that ends in .mkv")
+
+
+def _is_lossy_420(encoder: str) -> bool:
+    found = av.Codec(encoder, "w")
+    return found.lossy and "yuv420p" in [form.name for form in found.video_formats or ()]
 
 
 def container_accepts(suffix: str, encoder: str) -> bool:
@@ -295,6 +308,13 @@ def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, su
     except (av.error.FFmpegError, ValueError, OSError):
         return begun  # some muxers refuse to end a file without packets, which does not matter here
     return True
+
+
+def _starts(encoder: str, options: dict[str, str], info: VideoInfo) -> bool:
+    """True if the encoder starts at all: at a common size, with a format of its own."""
+    common = replace(info, width=640, height=368, frame_rate=Fraction(25), color_range=0)
+    forms = [form.name for form in av.Codec(encoder, "w").video_formats or []] or ["yuv420p"]
+    return any(_opens(encoder, form, options, common, None) for form in forms)
 
 
 def encoder_rate(encoder: str, info: VideoInfo) -> Fraction:

@@ -1,6 +1,8 @@
 """Single images and folders of numbered frames."""
 
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 _PNG_LEVEL = 2  # zlib level: a third of the time of the default for some per cent of size
+_PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
+_HEADER_END = len(_PNG_BEGIN) + 25  # of a PNG's first chunk, IHDR
+_MARK = b"Software\0unsmear"
 
 
 def is_image(path: Path) -> bool:
@@ -49,33 +54,64 @@ def read_image(path: Path | str) -> np.ndarray:
     return read_picture(Path(path)).rgb
 
 
+def gray_of_rgb(rgb: np.ndarray) -> np.ndarray:
+    """``(H, W, 3)`` uint8 or uint16 → ``(H, W)``, BT.601 luma; what has three equal values keeps them."""
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
+
+
 def write_png(
     path: Path | str,
-    rgb: np.ndarray,
+    pixels: np.ndarray,
     alpha: np.ndarray | None = None,
     tags: PictureTags = NO_TAGS,
+    *,
+    marked: bool = False,
 ) -> None:
-    """Write ``(H, W, 3)`` uint8 or uint16 RGB as PNG of the same depth, losslessly, with ``(H, W)`` alpha and tags.
+    """Write ``(H, W, 3)`` RGB or ``(H, W)`` gray, uint8 or uint16, as PNG of the same depth, losslessly.
 
-    The file appears whole or not at all. Raises OutputError when it cannot be written.
+    ``alpha``, ``(H, W)``, is for RGB; ``marked`` adds unsmear as ``Software``, which ``is_written_here`` finds. The
+    file appears whole or not at all. Raises OutputError when it cannot be written.
     """
     path = Path(path)
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {rgb.shape} {rgb.dtype}")
-    bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
-    pixels = bgr if alpha is None else np.dstack([bgr, as_deep(alpha, rgb)])
-    data = tags.encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    if data is None:
+    if not (pixels.ndim == 2 or pixels.shape[2:] == (3,)) or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected (H, W, 3) or (H, W), uint8 or uint16, got {pixels.shape} {pixels.dtype}")
+    whole = np.ascontiguousarray(pixels)
+    bgr = whole if pixels.ndim == 2 else cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)
+    if alpha is not None:
+        bgr = np.dstack([bgr, as_deep(alpha, pixels)])
+    encoded = tags.encoded(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+    if encoded is None:
         raise OutputError(f"{path}: cannot be encoded as PNG")
-    write_whole(path, data.tobytes())
+    data = encoded.tobytes()
+    if marked:
+        chunk = b"tEXt" + _MARK
+        mark = struct.pack(">I", len(_MARK)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        data = data[:_HEADER_END] + mark + data[_HEADER_END:]
+    write_whole(path, data)
+
+
+def is_written_here(path: Path) -> bool:
+    """Whether a file can be read and is a PNG that ``write_png`` marked."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_PNG_BEGIN)) != _PNG_BEGIN:
+                return False
+            while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+                length = int.from_bytes(head[:4], "big")
+                if head[4:] == b"tEXt" and file.read(len(_MARK)) == _MARK:
+                    return True
+                file.seek(length + 4 - len(_MARK) * (head[4:] == b"tEXt"), 1)
+    except OSError:
+        pass
+    return False
 
 
 class FrameFolderWriter:
     """Frames as PNG files named by frame number, ``000000.png`` onwards, in one folder."""
 
-    def __init__(self, folder: Path | str) -> None:
-        """Make ``folder`` if it does not exist. Raises OutputError when that fails."""
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, *, marked: bool = False) -> None:
+        """Make ``folder`` if it does not exist; ``marked`` is for ``write_png``. Raises OutputError when that fails."""
+        self.folder, self.marked = Path(folder), marked
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -92,11 +128,11 @@ class FrameFolderWriter:
     def write(
         self,
         index: int,
-        rgb: np.ndarray,
+        pixels: np.ndarray,
         alpha: np.ndarray | None = None,
         tags: PictureTags = NO_TAGS,
     ) -> Path:
         """Write frame ``index`` as ``write_png`` does and return its path."""
         target = self.path(index)
-        write_png(target, rgb, alpha, tags)
+        write_png(target, pixels, alpha, tags, marked=self.marked)
         return target

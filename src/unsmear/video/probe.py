@@ -9,10 +9,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from unsmear.errors import DamagedVideo, UnsupportedVideo
+from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.video.alpha import decoder_of, shows_through
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, Siting, chroma_siting_of
-from unsmear.video.contents import Contents, contents, is_folder
+from unsmear.video.contents import Contents, contents, is_folder, unreadable
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason, refuse_other_than_files
 from unsmear.video.fields import field_order_of, is_interlaced
 from unsmear.video.images import list_images, natural_key
@@ -142,35 +142,42 @@ def probe(path: Path | str, raw: RawFormat | None = None) -> VideoInfo:
     return info
 
 
+def named_input(given: str | Path) -> Path:
+    """The path of an input, which need not exist. Raises UsageError where the name is empty: not the current folder."""
+    if not str(given).strip():
+        raise UsageError("an input has no name; give a video, an image or a folder")
+    return Path(given)
+
+
 def find_inputs(path: Path | str) -> list[Path]:
     """What ``path`` stands for, as a list of paths that ``probe`` and ``open_video`` take.
 
     A file stands for itself; a folder of images is one clip (the folder itself); a folder of videos is the
     list of them in natural order. Of a folder that holds both, as those of cameras do, the videos are taken, and a
-    warning is logged that says how many images are not. Raises UnsupportedVideo when the path is missing or when a
-    folder holds neither.
+    warning is logged that says how many images are not. Raises UnsupportedVideo when the path is missing or cannot be
+    read, or when a folder holds neither, and UsageError as ``named_input``.
     """
-    path = Path(path)
+    path = named_input(path)
     if not is_folder(path):
         refuse_other_than_files(path)
         return [path]
-    images = list_images(path)
-    videos = sorted(
-        (
-            entry
-            for entry in path.iterdir()
-            if entry.suffix.lower() in VIDEO_SUFFIXES | _CAMERA_SUFFIXES
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        ),
-        key=natural_key,
-    )
+    try:
+        images, videos = list_images(path), list_videos(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
     if not images and not videos:
         raise UnsupportedVideo(f"{path}: the folder holds neither images nor videos; give one that does")
     if images and videos:
         count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
         log.warning("%s/: %s skipped; name images one by one, or give a folder without videos", path, count)
     return videos or [path]
+
+
+def list_videos(folder: Path) -> list[Path]:
+    """The videos directly in ``folder``, by their endings, in natural order; hidden files are left out."""
+    found = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    videos = (entry for entry in found if entry.suffix.lower() in VIDEO_SUFFIXES | _CAMERA_SUFFIXES)
+    return sorted((entry for entry in videos if entry.is_file()), key=natural_key)
 
 
 def _probe_folder(path: Path) -> VideoInfo:

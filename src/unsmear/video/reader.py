@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,16 +28,21 @@ from unsmear.video.sidedata import carried
 
 
 def open_video(
-    path: Path | str, raw: RawFormat | None = None, *, keep_going: bool = False, deinterlace: Deinterlace = True
+    path: Path | str,
+    raw: RawFormat | None = None,
+    *,
+    keep_going: bool = False,
+    deinterlace: Deinterlace = True,
+    frame_rate: Fraction | None = None,
 ) -> "VideoReader":
     """Open a video, an image or a folder of images for reading.
 
     ``raw`` is the format of a ``.yuv`` file, instead of its name; with ``keep_going`` every frame of a damaged input
     that can be read is returned. Interlaced frames are deinterlaced, one frame each, unless ``deinterlace`` is False;
-    "top" or "bottom" treats all frames as interlaced, with that field first. Raises UnsupportedVideo or DamagedVideo
-    as ``probe`` does.
+    "top" or "bottom" treats all frames as interlaced, with that field first. ``frame_rate`` is that of pictures without
+    times of their own, and is ignored for all else. Raises UnsupportedVideo or DamagedVideo as ``probe`` does.
     """
-    return VideoReader(path, raw, keep_going=keep_going, deinterlace=deinterlace)
+    return VideoReader(path, raw, keep_going=keep_going, deinterlace=deinterlace, frame_rate=frame_rate)
 
 
 class VideoReader:
@@ -58,8 +64,11 @@ class VideoReader:
         *,
         keep_going: bool = False,
         deinterlace: Deinterlace = True,
+        frame_rate: Fraction | None = None,
     ) -> None:
         self.info: VideoInfo = probe(path, raw)
+        if frame_rate is not None and self.info.kind == "frames" and self.info.time_base is None:
+            self.info = replace(self.info, frame_rate=frame_rate, time_base=1 / frame_rate)
         self.damage = DamageLog(self.info)
         self.restarts: list[Restart] = []
         self.deinterlaced = False
@@ -121,7 +130,7 @@ class VideoReader:
                         raise
                     log.lost(str(error))
                     continue
-            time_s = float(index / DEFAULT_RATE if pts is None else pts * WEBP_TIME_BASE)
+            time_s = float(index / (info.frame_rate or DEFAULT_RATE) if pts is None else pts * WEBP_TIME_BASE)
             log.frame(time_s)
             if picture is None or not needed:
                 continue

@@ -12,7 +12,7 @@ def first_frame_at(info: VideoInfo, time_s: float) -> int:
     Counts packets in presentation order; where some packets hold no frame the index may be a little high.
     """
     if info.kind != "video":
-        return max(0, -int(-time_s * DEFAULT_RATE // 1))
+        return max(0, -int(-time_s * (info.frame_rate or DEFAULT_RATE) // 1))
     with open_input(info.path, info.raw) as container:
         stream = main_video_stream(container, info.path)
         base = stream.time_base

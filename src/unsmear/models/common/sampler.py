@@ -1,6 +1,7 @@
 """Sampling loop of both diffusion pipelines: from noise to latents, and decoding to frames."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -44,6 +45,8 @@ class SamplerSettings:
             raise ValueError(f"start {self.start} of sampling must lie above 0 and be at most 1, which is pure noise")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: give at least 1")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance {self.guidance} must be a finite number, such as 1 (off) or 4")
 
     def overridden(self, steps: int | None, guidance: float | None, seed: int | None) -> Self:
         """Return these settings with the arguments that are not None."""

@@ -1,5 +1,6 @@
 """Stage 2 of CPGD-Net as a diffusers pipeline: from frames and their priors to generated frames (§III-C, Eq. 5)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class Sampling(SamplerSettings):
         for name in ("fidelity", "carry_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
-        if self.still_px < 0:
+        if not 0 <= self.still_px < math.inf:
             raise ValueError(f"still_px {self.still_px} is a length: give 0 (no reduction) or more")
 
 
