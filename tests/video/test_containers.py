@@ -224,7 +224,7 @@ def test_endings_name_one_container_each() -> None:
     endings = [suffix for container in CONTAINERS for suffix in container.suffixes]
     assert len(endings) == len(set(endings))
     assert find_container(".MP4").muxer == "mp4"
-    with pytest.raises(UsageError, match=r"use \.mp4 or \.mkv"):
+    with pytest.raises(UsageError, match=r"ends in \.mp4 or \.mkv"):
         find_container(".xyz")
     assert {find_container(suffix).muxer for suffix in ANIMATIONS} == {c.muxer for c in CONTAINERS if c.one_stream}
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from unsmear.errors import UnsmearError
 from unsmear.video.containers import Container
-from unsmear.video.copies import is_chapter_track, is_gap, is_picture, is_timecode_track
 from unsmear.video.ffmpeg import open_input, reason
 from unsmear.video.raw import RawFormat
 from unsmear.video.timeline import Timeline, video_packets
+from unsmear.video.tracks import is_chapter_track, is_gap, is_picture, is_timecode_track
 
 # Packets of these are cut anew by whoever writes or reads them: their bytes count.
 _ANY_PACKETS = ("pcm_", "adpcm_", "wmav")

@@ -211,7 +211,7 @@ def find_container(suffix: str) -> Container:
     for container in CONTAINERS:
         if suffix.lower() in container.suffixes:
             return container
-    raise UsageError(f"no container is known by {suffix or 'no suffix'}; use .mp4 or .mkv")
+    raise UsageError(f"no video can be written as {suffix or 'that'}; name an output that ends in .mp4 or .mkv")
 
 
 def holds_video(container: Container, encoder: str) -> bool:

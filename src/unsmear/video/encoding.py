@@ -148,8 +148,6 @@ def choose_encoding(
     else:
         source, form = (replace(info, codec="h264"), "yuv420p") if images else (info, wanted)
         candidates = list(_candidates(source, form, container_suffix))
-        if not candidates:
-            raise UsageError(f"no video can be written as {container_suffix}; name an output that ends in .mp4 or .mkv")
     tries = [
         (encoder, form, defaults, goal)
         for encoder, defaults in candidates
@@ -294,8 +292,7 @@ def _opens(encoder: str, form: str, options: dict[str, str], info: VideoInfo, su
     rate = encoder_rate(encoder, info)
     begun = False
     try:
-        with av.open(f"x{suffix or '.nut'}", "w") as named:  # nothing is created: no header is written
-            format_name = named.format.name
+        format_name = find_container(suffix).muxer if suffix else ""
         if suffix is None or (format_name == "matroska" and encoder in _BY_TAG_IN_MATROSKA):
             format_name = "nut" if container_accepts(".nut", encoder) else "mov"
         with av.open(io.BytesIO(), "w", format=format_name) as scratch:

@@ -130,9 +130,9 @@ def open_input(path: Path, raw: RawFormat | None = None) -> Any:
     return container
 
 
-def open_in_memory(file: bytes) -> Any:
-    """Open an MP4 that we have made ourselves."""
-    return av.open(io.BytesIO(file), "r", format="mov")
+def open_in_memory(file: bytes, demuxer: str = "mov") -> Any:
+    """Open an MP4, or what else ``demuxer`` reads, that we have made ourselves."""
+    return av.open(io.BytesIO(file), "r", format=demuxer)
 
 
 def refuse_other_than_files(path: Path) -> None:

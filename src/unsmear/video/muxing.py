@@ -16,7 +16,7 @@ from unsmear.video.alpha import TAG as ALPHA_TAG
 from unsmear.video.check import Finding, Written, differences
 from unsmear.video.clock import Restart
 from unsmear.video.containers import Container
-from unsmear.video.copies import Choice, OtherStreams, Part, kept_tags
+from unsmear.video.copies import Choice, OtherStreams, kept_tags
 from unsmear.video.ffmpeg import file_url, main_video_stream, open_input
 from unsmear.video.outgoing import add_coded_stream
 from unsmear.video.probe import DEFAULT_RATE, VideoInfo, probe
@@ -26,6 +26,7 @@ from unsmear.video.sidedata import left_out
 from unsmear.video.timecode import TAG as TIMECODE
 from unsmear.video.timecode import later
 from unsmear.video.timeline import Timeline, read_timeline, video_packets
+from unsmear.video.tracks import Part
 
 MUXER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "software"})
 _NO_NAME = "Service01"  # what FFmpeg's muxer writes for want of one
@@ -276,7 +277,8 @@ class Muxing:
                     ready.duration = timeline.duration(ready.pts)
                     if i == len(timeline.pts) - 1 and self.container.muxer in _QUICKTIME:
                         # It adds up what packets last in the order of decoding, in which another may be the last one.
-                        ready.duration = timeline.end - timeline.ordered[0] - (ready.dts - timeline.dts(0))
+                        whole = timeline.end - timeline.ordered[0]
+                        ready.duration = max(ready.duration, whole - (ready.dts - timeline.dts(0)))
                     ready.time_base = timeline.time_base
                     i += 1
                     yield ready
