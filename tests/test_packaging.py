@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "unsmear"
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
 
-MODULES = {"opencv-python-headless": "cv2", "pyyaml": "yaml"}
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
 """Names to import by, where they are not those of the packages."""
 
 BY_HAND = {"torchvision": "built for one torch; whoever wants RAFT installs the one that fits"}
