@@ -62,6 +62,9 @@ def deblur(
             overwrite, resume: single fields of ``Options``, which says what they mean; they replace those of
             ``options``. None is as if not given.
 
+    Returns:
+        Measurements. Of a damaged input every frame that can be read is restored, and ``damage`` describes the rest.
+
     Raises:
         UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
     """

@@ -38,11 +38,14 @@ def videos(folder: Path) -> list[str]:
 def test_a_name_that_is_none_does_not_stop_the_others(deblur, folder):
     (folder / "l1.mp4").symlink_to("l2.mp4")
     (folder / "l2.mp4").symlink_to("l1.mp4")
-    wrong = ["", "https://example.com/c.mp4", "l1.mp4", "gone.mp4", f"{'n' * 300}.mp4"]
+    long = f"{'m' * 245}.mp4"  # that of its output would be longer than names can be
+    shutil.copy("a.mp4", long)
+    wrong = ["", "https://example.com/c.mp4", "l1.mp4", "gone.mp4", f"{'n' * 300}.mp4", long]
     done = deblur("a.mp4", *wrong, "b.mp4")
     assert done.exit_code == 1
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["a.deblurred.mp4", "b.deblurred.mp4"]
     expected = ["has no name", "https://example.com/c.mp4: addresses are not read", "l1.mp4", "gone.mp4", "nn"]
+    expected.append("m.deblurred.mp4: cannot be written (File name too long)")
     for line, words in zip(done.stderr.splitlines(), expected, strict=True):
         assert words in line and "unexpected" not in line
 

@@ -160,12 +160,12 @@ def test_pages_become_frames_at_their_depth(tmp_path):
     assert all(np.array_equal(read_image(path), frame) for path, frame in zip(found, frames, strict=True))
 
 
-def test_what_of_a_picture_is_left_out_is_said(tmp_path):
+def test_what_of_a_picture_is_kept_and_left_out_is_said(tmp_path):
     data = io.BytesIO()
     Image.new("RGBA", SIZE, (200, 120, 60, 128)).save(data, "PNG")
     (tmp_path / "a.png").write_bytes(data.getvalue() + b"a video" * 100)
     note = deblur(tmp_path / "a.png").note
-    assert "the alpha channel is dropped" in note
+    assert "the alpha channel is kept as it is" in note
     assert "700 bytes after the end of the picture" in note
 
 

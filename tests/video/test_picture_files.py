@@ -170,7 +170,7 @@ def test_pages_of_other_sizes_are_said_and_previews_are_not_pages(save):
     large.save(data, "TIFF", save_all=True, append_images=[large, small])
     info = probe(save("a.tif", data.getvalue()))
     assert (info.kind, info.frames) == ("frames", 2)
-    assert "1 pages of another size are left out" in info.notes
+    assert "1 page of another size left out" in info.notes
     data = io.BytesIO()
     small.encoderinfo = {"tiffinfo": {254: 1}}
     large.save(data, "TIFF", save_all=True, append_images=[small])

@@ -13,7 +13,7 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import field
 from unsmear.cli.errors import complain, each, in_options, leave_with
-from unsmear.errors import DamagedVideo, UsageError
+from unsmear.errors import DamagedVideo, OutputError, UsageError
 from unsmear.options import counted
 from unsmear.restore.options import Options
 
@@ -135,10 +135,19 @@ def _jobs(
         targets = [target]
     else:
         targets = []
-    jobs = dict(zip(batch.paths, targets, strict=True))
-    outputs = {path: outputs_of(path, target, options) for path, target in jobs.items()}
-    if batch.several and not options.overwrite:
-        finished = [path for path, target in jobs.items() if is_finished(path, target, options)]
+    jobs: dict[Path, Path | None] = {}
+    outputs: dict[Path, list[Path]] = {}
+    finished: list[Path] = []
+    for path, target in zip(batch.paths, targets, strict=True):
+        try:
+            files = outputs_of(path, target, options)
+            if batch.several and not options.overwrite and is_finished(files):
+                finished.append(path)
+        except OutputError as error:  # a name that no file can have
+            batch.failures.append(error)
+            continue
+        jobs[path], outputs[path] = target, files
+    if finished:
         made = {os.path.realpath(file) for path in finished for file in outputs[path]}
         again = {path for path in jobs if os.path.realpath(path) in made}
         for path in finished:

@@ -176,9 +176,9 @@ def is_taken(target: Path, folder: bool) -> bool:
     return bool(numbered_frames(target)) if folder else exists(target)
 
 
-def is_finished(source: Path, output: Path | None, options: Options) -> bool:
-    """Whether everything that a job writes is there already, and no work of an unfinished one."""
-    target, *more = outputs_of(source, output, options)
+def is_finished(outputs: Sequence[Path]) -> bool:
+    """Whether all ``outputs_of`` a job are there already, and no work of an unfinished one."""
+    target, *more = outputs
     return is_taken(target, is_folder(target)) and all(map(exists, more)) and not exists(work_folder(target))
 
 

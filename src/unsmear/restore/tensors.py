@@ -46,7 +46,7 @@ def tensor_to_frames(frames: Tensor, dtype: np.dtype, first: int = 0) -> np.ndar
     top = np.iinfo(dtype).max
     out = np.empty((frames.shape[0], *frames.shape[2:], 3), dtype)
     for number, (place, frame) in enumerate(zip(out, frames, strict=True), first):  # one by one, for memory
-        if not torch.isfinite(frame).all():
+        if not all(bound.isfinite() for bound in torch.aminmax(frame)):  # a tenth of the time of isfinite(frame)
             raise WeightsError(
                 f"frame {number}: values of the network are not finite; try `dtype` fp32, other weights or options"
             )

@@ -33,7 +33,7 @@ _ANY_PIXELS = 2**31 - 1  # beyond what decoders support
 Holding = Literal["picture", "pictures", "playlist"]
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
-    (rb"\x89PNG\r\n\x1a\n", "png"),
+    (rb"\x89PNG", "png"),
     (rb"\xff\xd8\xff", "jpeg"),
     (rb"(?:II[*+]\0|MM\0[*+])", "tiff"),
     (rb"RIFF....WEBP", "webp"),

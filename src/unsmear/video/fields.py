@@ -5,6 +5,7 @@ Field orders are FFmpeg's numbers: 0 unknown, 1 progressive, 2 and 4 top field f
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -35,7 +36,6 @@ MARKS_ALL = frozenset(("dvvideo",))
 """Encoders that flag all frames as interlaced, progressive ones too."""
 _STATED_BY_CONTAINER = frozenset((".mov", ".mkv", ".mxf"))  # whatever the codec is
 _ANY_TIME_BASE = Fraction(1, 25)
-_SMALLEST = 4  # rows and columns that bwdif needs
 
 
 Deinterlace = bool | Literal["top", "bottom"]
@@ -132,15 +132,17 @@ class Fields:
             raise failure
 
     def _next(self, frame: Any) -> Iterator[Any]:
-        interlaced = self._flag or frame.interlaced_frame
-        if (self._graph is None and not interlaced) or min(frame.width, frame.height) < _SMALLEST:
+        interlaced = self._flag or (self._deinterlace and frame.interlaced_frame)
+        key = (frame.format.name, frame.width, frame.height)
+        if self._graph is not None and key != self._key:
+            yield from self._rest()
+        if self._graph is None and interlaced:
+            with suppress(av.error.FFmpegError):  # too small for the filter: taken as it is
+                self._key, self._graph = key, self._made(frame)
+        if self._graph is None:
             yield frame
             return
-        key = (frame.format.name, frame.width, frame.height)
-        if key != self._key:
-            yield from self._rest()
-            self._key, self._graph = key, self._made(frame)
-        self.made_progressive += self._deinterlace and interlaced
+        self.made_progressive += bool(self._deinterlace and interlaced)
         self._inside.append((frame.pts, frame.duration))
         self._graph.push(frame)
         yield from self._ready()

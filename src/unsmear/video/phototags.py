@@ -1,6 +1,7 @@
 """Colour profiles and camera data of picture files."""
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from unsmear.video.walk import Data, png_chunk, webp_chunks
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # damaged tags are no errors here
 
 _EXIF, _ICC, _CICP = 0, 2, 3  # OpenCV's numbers of kinds of metadata
 _ORIENTATION = 0x0112

@@ -233,7 +233,8 @@ def _probe_sequence(path: Path, held: Contents) -> VideoInfo:
     _, read, begin, _ = next(pictures_in(path))
     info = _of_picture(path, "frames", read(), held, held.count)
     if begin is None:
-        left_out = (f"{held.left_out} pages of another size are left out",) if held.left_out else ()
+        plural = "pages" if held.left_out > 1 else "page"
+        left_out = (f"{held.left_out} {plural} of another size left out",) if held.left_out else ()
         return replace(info, suffix="", notes=info.notes + left_out)
     total_s = float(sum(duration for _, duration in webp_times(path)) * WEBP_TIME_BASE)
     rate = Fraction(held.count / total_s).limit_denominator(1000) if total_s else DEFAULT_RATE
