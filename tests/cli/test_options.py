@@ -61,8 +61,8 @@ def test_defaults_are_those_of_the_dataclass(path, kinds):
 
 
 def test_help_is_the_first_sentence_below_a_field():
-    known = docstrings(ShardSettings)
-    assert known["permissive_only"] == "Leave out files under a copyleft licence: GPL, LGPL, CC-BY-SA."
+    help_texts = docstrings(ShardSettings)
+    assert help_texts["permissive_only"] == "Leave out files under a copyleft licence: GPL, LGPL, CC-BY-SA."
     assert docstrings(BlurSettings)["crf"].startswith("Constant rate factor of the H.264 encode")
 
 
