@@ -34,6 +34,7 @@ def deblur(
     window: int | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    priors: str | None = None,
     codec: str | None = None,
     crf: int | None = None,
     pix_fmt: str | None = None,
@@ -56,9 +57,9 @@ def deblur(
         steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
             folder; see ``load``.
         options: what may be chosen for an input, with its defaults: ``Options()``.
-        strength, tile, window, start_s, end_s, codec, crf, pix_fmt, frames, deep_frames, compare, overwrite, resume:
-            single fields of ``Options``, which says what they mean; they replace those of ``options``. None is as if
-            not given.
+        strength, tile, window, start_s, end_s, priors, codec, crf, pix_fmt, frames, deep_frames, compare, overwrite,
+            resume: single fields of ``Options``, which says what they mean; they replace those of ``options``. None is
+            as if not given.
 
     Raises:
         UnsmearError: one line that says what is wrong and what to do; nothing is left behind.
@@ -76,6 +77,7 @@ def deblur(
         window=window,
         start_s=start_s,
         end_s=end_s,
+        priors=priors,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,

@@ -31,10 +31,11 @@ def deblur(
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = "cpfp",
     strength: Annotated[float, field(Options, "strength")] = Options.strength,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the video shows, of those with a text encoder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise: same seed, same frames.")] = None,
+    steps: choices.Steps = None,
+    guidance: choices.Guidance = None,
+    prompt: choices.Prompt = None,
+    negative_prompt: choices.NegativePrompt = None,
+    seed: choices.Seed = None,
     fidelity: Annotated[float | None, typer.Option(help="0 generates freely, 1 stays with stage 1.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
@@ -42,6 +43,7 @@ def deblur(
     window: Annotated[int, field(Options, "window")] = Options.window,
     start_s: Annotated[float | None, field(Options, "start_s", "--start")] = Options.start_s,
     end_s: Annotated[float | None, field(Options, "end_s", "--end")] = Options.end_s,
+    priors: Annotated[str | None, field(Options, "priors")] = Options.priors,
     codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
     crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
     pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
@@ -67,6 +69,7 @@ def deblur(
         window=window,
         start_s=start_s,
         end_s=end_s,
+        priors=priors,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
@@ -75,6 +78,8 @@ def deblur(
         overwrite=overwrite,
         resume=not no_resume,
     )
+    if several and priors:
+        raise UsageError(f"`priors` {priors} are those of one input; restore it by itself")
     if several:
         targets = _targets(paths, output, options, len(paths) + len(failures))
     elif paths:
@@ -96,6 +101,7 @@ def deblur(
                 steps=steps,
                 guidance=guidance,
                 prompt=prompt,
+                negative_prompt=negative_prompt,
                 seed=seed,
                 fidelity=fidelity,
             )

@@ -1,16 +1,19 @@
 """Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from unsmear.datasets.layouts import DataClip, find_clips
-from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.errors import DataLayoutError, UnsmearError, UsageError
+from unsmear.files import sha256
 from unsmear.models.motion_sources import find_source
 from unsmear.priors.archive import PriorArchive
-from unsmear.priors.extract import Extraction, extract
+from unsmear.priors.extract import Extraction, extract, settings_kept
+from unsmear.priors.published import PublishedArrays, find_published
 from unsmear.priors.settings import DEFAULTS, PriorSettings
 from unsmear.processes import in_processes
 from unsmear.video import RawFormat
@@ -34,7 +37,10 @@ def augment(
     on_clip: Callable[[str, Extraction], None] | None = None,
     split: str | None = None,
     clip_list: Path | None = None,
+    role: str | None = None,
     raw: RawFormat | None = None,
+    published: Path | None = None,
+    raft: Path | None = None,
 ) -> Augmented:
     """Write an archive of priors beside every clip of a data set.
 
@@ -45,24 +51,30 @@ def augment(
         overwrite: make finished archives again. Otherwise they are kept, if they were made with the same
             settings, so that a run which was stopped goes on where it was.
         on_clip: called as a clip is finished.
-        split, clip_list, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
+        split, clip_list, role, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
+        published: folder of the arrays of CPGD-Net's authors (:mod:`unsmear.priors.published`), from which priors are
+            taken instead of made. Arrays beside the frames of a clip, as BSD's are, go before others of its name.
+        raft: weights of RAFT, where a motion source is one.
 
     Returns:
         What was made and kept, and the clips that failed, which do not stop the others.
 
     Raises:
-        DataLayoutError: no clips.
-        UsageError: an unknown motion source.
+        DataLayoutError: no clips; no arrays.
+        UsageError: an unknown motion source; settings of an encode together with ``published``.
     """
+    if published is not None and settings != DEFAULTS:
+        raise UsageError("`published`: these priors are there already; leave the settings of an encode out")
+    how = _How(settings, raft, None if published is None else find_published(published))
     for name in (settings.motion, settings.motion_back):
-        find_source(name)
+        find_source(name, raft)
     result, todo = Augmented(), []
-    for clip in find_clips(dataset, split=split, clip_list=clip_list, raw=raw):
+    for clip in find_clips(dataset, split=split, clip_list=clip_list, role=role, raw=raw):
         if overwrite or not clip.archive.exists():
             todo.append(clip)
             continue
         try:
-            _check_same(clip, settings)
+            _check_same(clip, how)
             result.kept.append(clip.name)
         except UnsmearError as error:
             result.failures.append((clip.name, error))
@@ -75,29 +87,67 @@ def augment(
         if on_clip is not None:
             on_clip(clip.name, outcome)
 
-    make = partial(_try, settings=settings, overwrite=overwrite)
+    make = partial(_try, how=how, overwrite=overwrite)
     with closing(in_processes(make, todo, workers)) as outcomes:
         for clip, outcome in zip(todo, outcomes, strict=True):
             finished(clip, outcome)
     return result
 
 
-def _try(clip: DataClip, settings: PriorSettings, overwrite: bool) -> Extraction | UnsmearError:
+@dataclass(frozen=True)
+class _How:
+    """How the priors of a data set are made."""
+
+    settings: PriorSettings
+    raft: Path | None
+    published: Mapping[str, Sequence[Path]] | None
+
+    def of(self, clip: DataClip) -> PriorSettings | PublishedArrays:
+        if self.published is None:
+            return self.settings
+        places = self.published.get(clip.sequence, ())
+        beside = [place for place in places if place.parent == clip.source.parent]
+        if not places:
+            known = ", ".join(sorted(self.published)[:3])
+            raise DataLayoutError(
+                f"{clip.source}: no arrays are called {clip.sequence}; there are {known} and the like"
+            )
+        if len(beside or places) > 1:
+            raise DataLayoutError(f"{clip.source}: its arrays may be {places[0]} or {places[1]}; give one of them")
+        return PublishedArrays((beside or places)[0], clip.sequence)
+
+    def provenance(self) -> dict[str, Any]:
+        """What archives say beside the settings."""
+        sources = (self.settings.motion, self.settings.motion_back)
+        named = self.raft is not None and any(name.startswith("raft") for name in sources)
+        return {"raft_sha256": sha256(self.raft)} if named and self.raft else {}
+
+
+def _try(clip: DataClip, how: _How, overwrite: bool) -> Extraction | UnsmearError:
     try:
         return extract(
-            clip.source, clip.archive, settings, overwrite=overwrite, workers=1, raw=clip.raw, find_source=find_source
+            clip.source,
+            clip.archive,
+            how.of(clip),
+            overwrite=overwrite,
+            workers=1,
+            raw=clip.raw,
+            find_source=partial(find_source, weights=how.raft),
+            provenance=how.provenance(),
         )
     except UnsmearError as error:
         return error
 
 
-def _check_same(clip: DataClip, settings: PriorSettings) -> None:
-    """Refuse to pass off priors made in another way as made with these settings."""
+def _check_same(clip: DataClip, how: _How) -> None:
+    """Refuse to pass off priors made in another way as made in this one."""
+    wanted = settings_kept(how.of(clip)) | how.provenance()
     with PriorArchive(clip.archive) as archive:
-        made = archive.provenance.get("settings")
-        if not isinstance(made, dict):
-            made = {}
-        for key, value in asdict(settings).items():
+        kept = archive.provenance.get("settings")
+        made: dict[str, Any] = {key: archive.provenance.get(key) for key in how.provenance()}
+        if isinstance(kept, dict):
+            made |= {"codec": "h264"} | kept  # what states no codec was made before there was a choice
+        for key, value in wanted.items():
             if made.get(key) != value:
                 raise DataLayoutError(
                     f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use `overwrite`"

@@ -9,7 +9,7 @@ import numpy as np
 
 from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
-from unsmear.priors.archive import PriorArchive
+from unsmear.priors.archive import PriorArchive, open_archive
 from unsmear.video import VideoInfo, VideoReader, eight_bit, open_video, upright, upright_size
 from unsmear.video.images import list_images
 
@@ -205,16 +205,7 @@ def open_priors(clip: DataClip) -> PriorArchive | None:
     if not clip.archive.exists():
         return None
     with _opened(clip, clip.source) as reader:
-        info = reader.info
-    archive = PriorArchive(clip.archive)
-    if (archive.width, archive.height) != (info.width, info.height):
-        problem = f"{archive.width}x{archive.height} where the clip is {info.width}x{info.height}"
-    elif info.frames and len(archive) != info.frames:
-        problem = f"{len(archive)} frames where the clip has {info.frames}"
-    else:
-        return archive
-    archive.close()
-    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again with `unsmear data augment`")
+        return open_archive(clip.archive, reader.info)
 
 
 def _partner(clip: DataClip) -> Path:

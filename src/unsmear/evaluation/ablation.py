@@ -1,4 +1,4 @@
-"""The ablations of CPGD-Net (Tables II, III and IV; Figs. 6, 9 and 11) and of stage 2's options, beside the paper.
+"""CPGD-Net's tables (I compares, II to IV ablate; Figs. 6 to 9 and 11) and stage 2's options, beside the paper.
 
 One network, trained with coding motion and residuals, runs every row that has no checkpoint of its own and that it can
 express; whether the paper trained one a row it does not say.
@@ -6,7 +6,7 @@ express; whether the paper trained one a row it does not say.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from unsmear.errors import UsageError
 from unsmear.evaluation.generation import Generators
 from unsmear.evaluation.motion import MovedRestorer, motion_cost
 from unsmear.evaluation.pictures import Picture, Rgb, most_blurred_crop, side_by_side
-from unsmear.evaluation.published import ablation_rows
+from unsmear.evaluation.published import PublishedRow, ablation_rows
 from unsmear.evaluation.results import Result
 from unsmear.evaluation.tables import MISSING, Block, Cell, best_of, figure_cell, heading
 from unsmear.evaluation.variants import TABLES, TITLES, Variant, find_table
@@ -51,8 +51,13 @@ class AblationRow:
     """The weights of ``full`` ran it, which were not trained for what it changes."""
     model: str = ""
     """Name or folder of the model that ran it, where it generates."""
-    paper: Mapping[str, str] = field(default_factory=dict)
-    """The paper's own figures by metric, as printed; empty for rows of ours."""
+    published: Sequence[PublishedRow] = ()
+    """The paper's own figures, a group a protocol; empty for rows of ours."""
+
+    @property
+    def paper(self) -> dict[str, str]:
+        """Those figures by metric, as printed."""
+        return {metric: text for group in self.published for metric, text in group.printed.items()}
 
     @property
     def label(self) -> str:
@@ -68,19 +73,21 @@ def run_ablation(
     only: Sequence[str] | None = None,
     raft: Path | None = None,
     sample: Sequence[np.ndarray] = (),
+    dataset: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> list[AblationRow]:
     """Measure every row that can be.
 
     Args:
-        table: ``II``, ``III``, ``IV`` or ``options``.
+        table: ``I``, ``II``, ``III``, ``IV`` or ``options``.
         load: a restorer from the name of a shipped model or a folder of weights.
         evaluate: scores it.
         models: by row, the model it runs. One for ``mv`` or ``without_cpc`` serves as stage 1 wherever none is given,
             else ``cpfp`` does; one for ``full`` runs the rows of stage 2, else the shipped one does.
         only: keys of the rows to measure; None for all.
-        raft: torchvision's RAFT weights.
+        raft: RAFT's weights.
         sample: consecutive frames on which the cost of motion is measured, ``(H, W, 3)``; none, no cost.
+        dataset: its name, which says whose figures of Table I stand beside ours.
         progress: called with the label of each row before it is measured.
 
     Raises:
@@ -99,13 +106,16 @@ def run_ablation(
     for variant in variants:
         if variant.part == "own" and variant.key in models:
             _check_lacks(variant, models[variant.key])
+        if variant.part == "other" and variant.key in models:
+            raise UsageError(f"`models` {variant.key}={models[variant.key]}: {_OTHER}")
     generators = Generators(load, models, variants)
-    published = {row.method: row.printed for row in ablation_rows(table)}
+    published = ablation_rows(table, dataset)
     reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # all, before any hours of work
     reasons |= {v.key: "left out" for v in variants if only is not None and v.key not in only}
     rows = []
     for variant in variants:
-        row = AblationRow(variant, reason=reasons[variant.key], paper=published.get(variant.key, {}))
+        beside = tuple(group for group in published if group.method == (variant.published or variant.key))
+        row = AblationRow(variant, reason=reasons[variant.key], published=beside)
         if not row.reason:
             if progress:
                 progress(variant.label)
@@ -121,10 +131,15 @@ def run_ablation(
     return rows
 
 
+_OTHER = "another method: `unsmear evaluate OUTPUT TARGET` measures its frames"
+
+
 def _reason(variant: Variant, models: Mapping[str, str], generators: Generators, raft: Path | None) -> str:
     """Why a row cannot be measured; empty where it can."""
     if variant.part == "stage 2":
         return generators.reason(variant)
+    if variant.part == "other":
+        return _OTHER
     if variant.part == "own" and variant.key not in models:
         return f"needs a checkpoint trained without {variant.lacks}: give {variant.key}=DIR as `models`"
     if variant.motion.startswith("raft"):
@@ -172,7 +187,7 @@ def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
             "result": row.result.as_dict() if row.result else None,
             "cost": row.cost.as_dict() if row.cost else None,
             "reason": row.reason,
-            "paper": dict(row.paper),
+            "paper": row.paper,
         }
         for row in rows
     ]
@@ -214,7 +229,6 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
 
 
 def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
-    published = ablation_rows(table)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
@@ -225,7 +239,10 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
             "Same weights: the networks of `full` ran the row, though they were trained otherwise; networks trained "
             "for it may do better."
         )
-    if published:
+    published = [group for row in rows for group in row.published]
+    if table == "I":
+        notes += _by_protocol(published)
+    elif published:
         remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
         first = published[0]
         notes.append(
@@ -239,6 +256,25 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
             "with its residuals, and the arithmetic counts as none, as in the paper."
         )
     return notes
+
+
+def _by_protocol(published: Sequence[PublishedRow]) -> list[str]:
+    """How the figures of Table I were measured: not all in one way."""
+    if not published:
+        return ["The paper prints this table for GoPro and for DVD; the name of this data set says neither."]
+    ways: dict[str, list[str]] = {}
+    remarks: dict[str, list[str]] = {}
+    for group in published:
+        names = ", ".join(METRICS[name].label for name in group.printed)
+        ways.setdefault(f"{names} by {group.protocol}", []).append(group.method)
+        for remark in group.remarks:
+            remarks.setdefault(remark, []).append(group.method)
+    told, said = (
+        "; ".join(f"{words} ({', '.join(dict.fromkeys(methods))})" for words, methods in found.items())
+        for found in (ways, remarks)
+    )
+    whose = f"The paper's figures for {published[0].dataset}"
+    return [f"{whose} were measured in several ways, and no column can be compared downwards: {told}.", f"{said}."]
 
 
 def _printed(row: AblationRow, metric: str) -> Cell:

@@ -52,6 +52,8 @@ class Settings:
     """Also restore the sharp clips themselves: ``kept`` is the PSNR in dB of what comes out against what went in."""
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
+    archived_priors: bool = False
+    """Restore with the priors in the archives beside the blurred clips, not with those of a re-encode."""
 
 
 @dataclass
@@ -133,7 +135,13 @@ class Evaluator:
         assert clip.sharp is not None
         before = self._before(clip)
         frames = self.folder / "frames" / self.protocol.name / restorer.name / flat_name(clip)
-        options = replace(self.settings.options, frames=True, deep_frames=not self.protocol.rounded, overwrite=True)
+        options = replace(
+            self.settings.options,
+            frames=True,
+            deep_frames=not self.protocol.rounded,
+            overwrite=True,
+            priors=self._archive(clip),
+        )
         reset_peak_memory()
         report = restore_video(clip.source, frames, restorer, options)
         meter, note = measure(frames, clip.sharp, self.measures, self.protocol, clip_name(clip))
@@ -154,6 +162,13 @@ class Evaluator:
         if not self.settings.keep_frames:
             shutil.rmtree(frames, ignore_errors=True)
         return row, shown
+
+    def _archive(self, clip: DataClip) -> str | None:
+        if not self.settings.archived_priors:
+            return None
+        if not clip.archive.exists():
+            raise DataLayoutError(f"{clip.source}: has no priors beside it; run `unsmear data augment` first")
+        return str(clip.archive)
 
     def _sharp_kept(self, clip: DataClip, restorer: Restorer) -> float:
         """PSNR in dB between the sharp clip and what the method makes of it; the protocol does not matter here."""
@@ -197,6 +212,8 @@ class Evaluator:
             o = self.settings.options
             made["options"] = [o.strength, o.tile, o.window]
             made["pictures"] = self.settings.pictures
+            if self.settings.archived_priors and clip.archive.exists():
+                made["priors"] = _stamp(clip.archive)
             if self.settings.sharp:
                 made["sharp"] = True
         return json.loads(json.dumps(made))

@@ -3,14 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from safetensors import safe_open
+
 from unsmear.errors import UsageError
 from unsmear.evaluation.variants import Variant
 from unsmear.models import zoo
 from unsmear.restore.cpgd import CPGDRestorer
+from unsmear.restore.load import FIRST_STAGE
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
 """The shipped model that generates, where there is one."""
+
+_NO_GENERATOR = (
+    "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
+)
 
 UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
 """Options of a control network that its configuration leaves out, or that is not there."""
@@ -54,7 +61,7 @@ class Generators:
         if variant.only_trained and not (self.full and self._is_full_anyway(variant)):
             return f"needs {variant.only_trained}: give {variant.key}=DIR as `models`"
         if not self.full:
-            return "needs a model that generates: give full=DIR as `models`"
+            return _NO_GENERATOR
         return "is what `full` does" if self._is_full_anyway(variant) else ""
 
     def model(self, variant: Variant) -> str:
@@ -62,10 +69,15 @@ class Generators:
         return self.models.get(variant.key) or self.full or ""
 
     def restorer(self, variant: Variant) -> Restorer:
-        """The restorer of a row for which there is no reason not to run it."""
+        """The restorer of a row for which there is no reason not to run it.
+
+        A model without a stage 1 of its own takes that of the ``full`` one that was given: rows differ in one thing.
+        """
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"
+        if "full" in self.models and not (zoo.find(model).folder / FIRST_STAGE).is_dir():
+            inner = inner.after(self._full().first)
         return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
 
     def _full(self) -> CPGDRestorer:
@@ -92,11 +104,21 @@ class Generators:
         control = entry.parts.get("control")
         config = UNCONTROLLED | (control.config if control else {})
         for name, wanted in variant.trained.items():
+            if name == "guided" and control and _priors_have_no_part(control):
+                continue  # IRControlNet as it comes: the sampler of the row leaves the priors out anyway
             if config[name] != wanted:
                 raise UsageError(
                     f"`models` {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
                     f"give one trained with {name}: {_yaml(wanted)}"
                 )
+
+
+def _priors_have_no_part(control: zoo.ModelEntry) -> bool:
+    """Whether a control network gives what it gave without priors, as one of DiffBIR that was imported."""
+    ending = ".mask.weight" if control.config.get("shared_query") else ".to_qm.weight"
+    with safe_open(control.weights, "pt") as file:
+        keys = [key for key in file.keys() if key.endswith(ending)]  # noqa: SIM118  # it is no mapping
+        return not any(bool(file.get_tensor(key).any()) for key in keys)
 
 
 def _generating(restorer: Restorer, model: str) -> CPGDRestorer:

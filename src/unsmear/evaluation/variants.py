@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from unsmear.errors import UsageError
 
-Part = Literal["stage 1", "own", "stage 2"]
+Part = Literal["stage 1", "own", "stage 2", "other"]
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,16 @@ class Variant:
     """One row of a table."""
 
     key: str
-    """Its key where weights are given as KEY=DIR; for the paper's rows also their key in ``published.csv``."""
+    """Its key where weights are given as KEY=DIR; for the paper's rows also their key in ``published.csv``, if
+    ``published`` gives no other."""
     label: str
     part: Part = "stage 1"
-    """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates."""
+    """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates;
+    ``other`` is a method that unsmear does not run."""
     motion: str = "mv"
     residual: bool = True
     lacks: str = ""
-    """For ``own``: what its checkpoint must do without."""
+    """For ``own``: what its checkpoint must do without, and how one is trained."""
     blurred_hint: bool = False
     """For ``stage 2``: the control network is given the blurred frames in place of stage 1's."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -29,7 +31,14 @@ class Variant:
     trained: Mapping[str, Any] = field(default_factory=dict)
     """For ``stage 2``: how the control network of a checkpoint of the row's own is configured."""
     only_trained: str = ""
-    """For ``stage 2``: why the weights of ``full`` cannot stand in; empty where they can."""
+    """For ``stage 2``: what it needs in place of the weights of ``full``, and how that is trained; empty where these
+    can stand in."""
+    published: str = ""
+
+
+def _trained_with(option: str, value: str) -> str:
+    command = f"`unsmear train cpgd CONFIG control.{option}={value}`"
+    return f"a control network trained with {option}: {value} ({command})"
 
 
 def _options() -> tuple[Variant, ...]:
@@ -64,7 +73,14 @@ _IRCONTROLNET = Variant(
     trained={"guided": False},
 )
 
+_COMPARED = ("PVDNet", "TSP", "STDAN", "DSTNet", "VRT", "RVRT", "Shift-Net", "BSSTNet")
+
 TABLES: dict[str, tuple[Variant, ...]] = {
+    "I": (
+        *(Variant(name, name, "other") for name in _COMPARED),
+        Variant("without_cpc", "CPFP, stage 1 alone (ours)"),
+        Variant("full", "CPGD-Net", "stage 2", published="CPGD-Net"),
+    ),
     "II": (
         _WITHOUT_CPFP,
         Variant("without_cpc", "without CPC (stage 1 alone)"),
@@ -72,7 +88,12 @@ TABLES: dict[str, tuple[Variant, ...]] = {
         Variant("full", "stage 1 and CPC", "stage 2"),
     ),
     "III": (
-        Variant("without_crs", "without CRs", "own", lacks="coding residuals"),
+        Variant(
+            "without_crs",
+            "without CRs",
+            "own",
+            lacks="coding residuals (`unsmear train cpfp CONFIG model.use_residual=false`)",
+        ),
         Variant("mv", "MVs"),
         Variant("raft-4", "RAFT, 4 iterations", motion="raft-4"),
         Variant("raft-4-warm", "RAFT, 4 iterations from MVs", motion="raft-4-warm"),
@@ -86,7 +107,7 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             "without_extra_data",
             "without additional data",
             "stage 2",
-            only_trained="a control network trained without additional data (hybrid: 0)",
+            only_trained="a control network trained without additional data (`unsmear train cpgd CONFIG hybrid=0`)",
         ),
         Variant("full", "with additional data", "stage 2"),
     ),
@@ -99,14 +120,14 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             "L_qm is L_q (the authors' release)",
             "stage 2",
             trained={"shared_query": True},
-            only_trained="a control network trained with shared_query: true",
+            only_trained=_trained_with("shared_query", "true"),
         ),
         Variant(
             "prior_width-1",
             "A has one channel",
             "stage 2",
             trained={"prior_width": 1},
-            only_trained="a control network trained with prior_width: 1",
+            only_trained=_trained_with("prior_width", "1"),
         ),
         *_options(),
     ),
@@ -114,6 +135,7 @@ TABLES: dict[str, tuple[Variant, ...]] = {
 """CPGD-Net's tables by their numbers; ``options`` is ours: what may be chosen of stage 2, one change a row."""
 
 FIGURES = {
+    "I": "Figs. 7 and 8",
     "II": "Figs. 6 and 9",
     "III": "no figure of its own in the paper",
     "IV": "Fig. 11",
@@ -128,8 +150,8 @@ TITLES = {
 
 
 def find_table(name: str) -> str:
-    """``II``, ``III`` or ``IV``, also as 2, 3, 4 and in small letters, or ``options``. Raises UsageError for others."""
-    known = {"2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
+    """``I`` to ``IV``, also as 1 to 4 and in small letters, or ``options``. Raises UsageError for others."""
+    known = {"1": "I", "2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
     try:
         return known[name.upper()]
     except KeyError:

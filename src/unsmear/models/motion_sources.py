@@ -10,7 +10,8 @@ def find_source(name: str, weights: Path | None = None, device: str = "cpu") -> 
 
     Args:
         name: of the source.
-        weights: of RAFT, torchvision's ``raft_large`` as ``.pth`` or safetensors; None: torchvision fetches its own.
+        weights: of RAFT, torchvision's ``raft_large`` or princeton-vl's ``raft-things``, ``.pth`` or safetensors; None:
+            torchvision fetches its own.
         device: where RAFT runs.
 
     Raises:

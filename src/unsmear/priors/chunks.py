@@ -9,6 +9,7 @@ a streamed, a windowed, a resumed and a whole run are equal bit for bit (ours).
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -38,7 +39,7 @@ def chunk_priors(
         lumas: the chunk's N >= 1 frames, ``(H, W)`` uint8 luma each.
         before: the last frame of the previous chunk, None at the video's start.
         after: the first frame of the next chunk, None at the video's end.
-        settings: ``profile`` and ``qp`` of the re-encode.
+        settings: ``codec``, ``profile`` and ``qp`` of the re-encode.
         workers: passes run side by side (forward and backward). Not part of the result.
 
     Returns:
@@ -56,11 +57,12 @@ def chunk_priors(
     head = [] if before is None else [before]
     tail = [] if after is None else [after]
 
+    encode = partial(encode_steps, profile=settings.profile, qp=settings.qp, codec=settings.codec)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        forward_run = pool.submit(encode_steps, [*head, *lumas], settings.profile, settings.qp)
-        backward_run = pool.submit(encode_steps, [*tail, *reversed(lumas)], settings.profile, settings.qp)
+        forward_run = pool.submit(encode, [*head, *lumas])
+        backward_run = pool.submit(encode, [*tail, *reversed(lumas)])
         # Whether a cut lies behind the chunk is asked of the very pass with which the next chunk starts.
-        seam_run = pool.submit(encode_steps, [lumas[-1], *tail], settings.profile, settings.qp)
+        seam_run = pool.submit(encode, [lumas[-1], *tail])
         steps = [*forward_run.result(), *seam_run.result()]
         test = CutTest([*head, *lumas, *tail])
 

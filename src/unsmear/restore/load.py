@@ -90,11 +90,21 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
         raise UsageError(f"prompt: {entry.name} takes none, the video is its only condition; leave the prompt out")
     if kind.sampling:
         given["sampling"] = _options(_named(kind.sampling), entry, chosen)
+        if texts.get("negative_prompt") and given["sampling"].guidance == 1:
+            raise UsageError(
+                "`negative_prompt` has a part with guidance alone: give `guidance` above 1, or leave it out"
+            )
     if kind.first_stage:
         own = entry.folder / FIRST_STAGE
         first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
         given["first"] = _restorer(first, KINDS["CPFP"], {}, place, number_format)
     return _restorer(entry, kind, given, place, number_format)
+
+
+def samples(model: str) -> bool:
+    """Whether a model, by name or folder, generates by sampling. Raises UsageError: there is none."""
+    kind = KINDS.get(find(model).kind)
+    return bool(kind and kind.sampling)
 
 
 class Kind(NamedTuple):

@@ -32,6 +32,8 @@ class Options:
     """Restore from this time on, seconds after the first frame."""
     end_s: float | None = None
     """Restore the frames before this time, seconds after the first frame."""
+    priors: str | None = None
+    """Archive of the input's priors, used in place of a re-encode."""
     codec: str | None = None
     """Video encoder, by default as the source."""
     crf: int | None = None

@@ -144,12 +144,14 @@ class TrainedVDM(VDM):
 
     frozen: tuple[tuple[str, Any], ...] = ()
     """Name of the folder → what is saved there; in tuples, so that they are neither trained nor averaged."""
+    sampling: tuple[tuple[str, Any], ...] = ()
+    """Settings of the sampler that the folder gives, those of the one that it started from."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         super().save_pretrained(folder)
         for name, part in self.frozen:
             part.save_pretrained(Path(folder) / name)
-        write_index(Path(folder))
+        write_index(Path(folder), dict(self.sampling) or None)
 
 
 class ClipBatch(NamedTuple):
@@ -324,6 +326,7 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
         pipe = VDMPipeline(vae, made.unet, made.blur_encoder, made.image_tokens, sampler)
     model = TrainedVDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
     kept = {"vae": pipe.vae, "scheduler": sampler, "image_encoder": pipe.image_encoder}
+    model.sampling = tuple((pipe.config["sampling"] or {}).items())
     model.frozen = tuple((name, part) for name, part in kept.items() if part is not None)
     select(model, config)
     for layer in model.modules():
