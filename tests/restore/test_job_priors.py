@@ -73,7 +73,10 @@ def test_every_frame_gets_its_own_prior(source, tmp_path, tiny):
 
 def test_priors_of_other_frames_are_refused(source, tmp_path):
     others = {
-        "size": (make_clip(tmp_path / "size.mp4", frames=21, size=(64, 64)), "holds priors of 64x64 where the clip is 96x64"),
+        "size": (
+            make_clip(tmp_path / "size.mp4", frames=21, size=(64, 64)),
+            "holds priors of 64x64 where the clip is 96x64",
+        ),
         "length": (make_clip(tmp_path / "length.mp4", frames=20), "holds priors of 20 frames where the clip has 21"),
         "frames": (
             make_clip(tmp_path / "frames.mp4", frames=21, options={"crf": "45"}),

@@ -52,8 +52,9 @@ def ablate(
     raft: choices.Raft = None,
     protocol: choices.ProtocolName = "basicsr",
     metrics: Annotated[
-        str | None, typer.Option(help="Comma-separated names.", show_default="all that are installed")
+        str | None, typer.Option(help="Comma-separated names.", show_default="all that need nothing more")
     ] = None,
+    musiq: choices.Musiq = None,
     split: choices.Split = None,
     clip_list: choices.ClipList = None,
     role: choices.Role = None,
@@ -79,16 +80,22 @@ def ablate(
     from unsmear.evaluation.evaluate import Evaluator, Settings
     from unsmear.evaluation.formats import block_markdown
     from unsmear.evaluation.variants import TABLES, find_table
-    from unsmear.metrics.meter import DEFAULT_METRICS
     from unsmear.restore.load import choose_device, load_restorer, samples
 
     table = find_table(table)
     weights = dict(_row_and_model(text) for text in models or [])
-    names = choices.names_of(metrics, _all_metrics(DEFAULT_METRICS))
+    names = choices.metric_names(metrics, musiq)
     sampling = choices.sampling(steps, guidance, prompt, negative_prompt, seed)
     if sampling and not any(row.part == "stage 2" for row in TABLES[table]):
         raise UsageError(f"`{next(iter(sampling))}`: no row of table {table} samples; leave it out")
-    settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1, archived_priors=archived_priors)
+    settings = Settings(
+        protocol,
+        names,
+        device=str(choose_device(device)),
+        pictures=1,
+        musiq=musiq,
+        archived_priors=archived_priors,
+    )
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     failures: dict[str, UnsmearError] = {}
     with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
@@ -132,13 +139,6 @@ def _row_and_model(text: str) -> tuple[str, str]:
     if not (row and equals and folder):
         raise UsageError(f"`models` {text!r} is not ROW=DIR, such as without_crs=runs/without-crs/best")
     return row, folder
-
-
-def _all_metrics(default: tuple[str, ...]) -> tuple[str, ...]:
-    """MUSIQ, which the paper prints, is in an extra of its own."""
-    from importlib.util import find_spec
-
-    return (*default, "musiq") if find_spec("pyiqa") else default
 
 
 def _sample(clip: "DataClip") -> "list[np.ndarray]":

@@ -83,12 +83,25 @@ def docstrings(kind: type) -> dict[str, str]:
     return found
 
 
+Musiq = Annotated[
+    Path | None,
+    typer.Option(help="Weights of MUSIQ, musiq_koniq_ckpt-e95806b9.pth; measures it too.", show_default=False),
+]
+
+
 def sampling(
     steps: int | None, guidance: float | None, prompt: str | None, negative_prompt: str | None, seed: int | None
 ) -> dict[str, Any]:
     """What was given of these, for ``load_restorer``."""
     named = {"steps": steps, "guidance": guidance, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
     return {name: value for name, value in named.items() if value is not None}
+
+
+def metric_names(text: str | None, musiq: Path | None) -> tuple[str, ...]:
+    """Metrics by name; without names, the default ones, and MUSIQ where its weights are given."""
+    from unsmear.metrics.meter import DEFAULT_METRICS
+
+    return names_of(text, DEFAULT_METRICS if musiq is None else (*DEFAULT_METRICS, "musiq"))
 
 
 def names_of(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

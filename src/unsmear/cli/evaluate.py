@@ -45,6 +45,7 @@ def evaluate(
     lpips_vgg: Annotated[
         Path | None, typer.Option(help="Weights for the metric lpips_vgg.", show_default=False)
     ] = None,
+    musiq: choices.Musiq = None,
     blurred: Annotated[
         Path | None, typer.Option(help="With OUTPUT TARGET: the input, measured too.", show_default=False)
     ] = None,
@@ -74,10 +75,9 @@ def evaluate(
     del debug
     from unsmear.datasets.pairs import find_pairs
     from unsmear.evaluation.evaluate import Evaluator, Settings
-    from unsmear.metrics.meter import DEFAULT_METRICS
     from unsmear.restore.load import choose_device
 
-    names = choices.names_of(metrics, DEFAULT_METRICS)
+    names = choices.metric_names(metrics, musiq)
     settings = Settings(
         protocol,
         names,
@@ -87,6 +87,7 @@ def evaluate(
         keep_frames,
         sharp,
         Options(strength=strength, tile=tile, window=window),
+        musiq,
         archived_priors,
     )
     if given:

@@ -52,8 +52,14 @@ class Settings:
     """Also restore the sharp clips themselves: ``kept`` is the PSNR in dB of what comes out against what went in."""
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
+    musiq: Path | None = None
+    """Weights of the metric ``musiq``."""
     archived_priors: bool = False
     """Restore with the priors in the archives beside the blurred clips, not with those of a re-encode."""
+
+    def measures(self) -> Measures:
+        """The metrics with their networks. Raises UsageError, WeightsError: as ``Measures``."""
+        return Measures(self.metrics, self.lpips_vgg, self.device, self.musiq)
 
 
 @dataclass
@@ -86,7 +92,7 @@ class Evaluator:
         self.clips, self.dataset, self.folder = clips, dataset, folder
         self.settings = settings or Settings()
         self.protocol: Protocol = find_protocol(self.settings.protocol)
-        self.measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
+        self.measures = self.settings.measures()
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
         """Restore and measure every clip. One that fails is reported and does not stop the others.
@@ -207,6 +213,8 @@ class Evaluator:
         files = [(str(p.resolve()), _stamp(p)) for p in (clip.source, clip.sharp) if p is not None]
         made: dict = {"files": [list(f) for f in files], "protocol": self.protocol.name}
         made["metrics"] = list(self.settings.metrics)
+        if self.settings.musiq is not None and "musiq" in self.settings.metrics:
+            made["musiq"] = _stamp(self.settings.musiq)
         if restorer is not None:
             made["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
             o = self.settings.options
@@ -301,7 +309,7 @@ def compare(
     """
     settings = settings or Settings()
     protocol = find_protocol(settings.protocol)
-    measures = Measures(settings.metrics, settings.lpips_vgg, settings.device)
+    measures = settings.measures()
     meter, note = measure(output, target, measures, protocol)
     before = measure(blurred, target, measures, protocol)[0] if blurred else None
     row = ClipResult(
