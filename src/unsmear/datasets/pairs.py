@@ -1,14 +1,16 @@
 """Blurred and sharp frames of a data set's clips, pair by pair, and the priors that were made of them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
 from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
+from unsmear.options import check
 from unsmear.priors.archive import PriorArchive, open_archive
 from unsmear.video import VideoInfo, VideoReader, eight_bit, open_video, upright, upright_size
 from unsmear.video.images import list_images
@@ -166,6 +168,49 @@ def find_pairs(
     return pairs
 
 
+@dataclass(frozen=True)
+class PairSet:
+    """A data set of blurred and sharp clips, and which of them are meant."""
+
+    dataset: str
+    """Its top folder."""
+    split: Literal["train", "valid", "test", "all"] | None = None
+    """``train``, ``valid``, ``test`` or ``all``; None for what its purpose asks for."""
+    role: str | None = None
+    """Only clips in folders of this name, such as blur_gamma."""
+    clip_list: str | None = None
+    """Only the clips of a list file."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @classmethod
+    def of(cls, given: "str | PairSet") -> "PairSet":
+        """A folder's name alone means the data set in it."""
+        return cls(given) if isinstance(given, str) else given
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (Path(self.dataset).resolve().name, self.split, self.role)))
+
+    def clips(self, split: str | None = None) -> list[DataClip]:
+        """Its clips, where it names no split those of ``split``. Raises DataLayoutError: as ``find_pairs``."""
+        wanted = self.split or split
+        listed = None if self.clip_list is None else Path(self.clip_list)
+        chosen = None if wanted == "all" else wanted
+        return find_pairs(Path(self.dataset), split=chosen, clip_list=listed, role=self.role)
+
+    def held_out(self) -> list[DataClip]:
+        """Its clips to validate on: where it names no split, those of ``valid``, else of ``test``, else all.
+
+        Raises:
+            DataLayoutError: as ``find_pairs``.
+        """
+        clips = self.clips()
+        if self.split is not None or self.clip_list is not None:
+            return clips
+        return next((part for name in ("valid", "test") if (part := [c for c in clips if c.split == name])), clips)
+
+
 def open_pairs(clip: DataClip) -> PairReader:
     """Open a clip and its sharp partner, from :func:`unsmear.datasets.layouts.find_clips`, for reading side by side.
 
@@ -176,17 +221,17 @@ def open_pairs(clip: DataClip) -> PairReader:
     return PairReader(clip)
 
 
-def read_pieces(dataset: Path, spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
-    """Pieces of every pair of clips of a data set, in natural order of the clips.
+def read_pieces(clips: Iterable[DataClip], spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
+    """Pieces of every pair of clips, in their order.
 
     Args:
-        dataset: its top folder.
+        clips: with partners.
         spans: which frames of a clip of so many frames are read, a piece for each span.
 
     Raises:
-        DataLayoutError: as ``find_pairs`` and ``open_pairs``.
+        DataLayoutError: as ``open_pairs``.
     """
-    for clip in find_pairs(dataset):
+    for clip in clips:
         with open_pairs(clip) as pairs:
             for span in spans(len(pairs)):
                 yield pairs.piece(span)

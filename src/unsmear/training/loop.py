@@ -91,9 +91,9 @@ def train(
         model: with start values; when resuming they are replaced.
         recipe: data, loss and validation.
         config: lengths and rates.
-        folder: receives ``log.jsonl``, ``last/`` (to resume from), ``best/`` (best validation score) and, where the
-            recipe has them, ``pictures/STEP-NAME.png`` of each validation. In the log ``waited`` is the share of the
-            time of a step that passed before its batches were there.
+        folder: receives ``log.jsonl``, ``last/`` (to resume from), ``best/`` (of the best validation score; without
+            validation the latest) and, where the recipe has them, ``pictures/STEP-NAME.png`` of each validation. In
+            the log ``waited`` is the share of the time of a step that passed before its batches were there.
         resume: continue from ``folder/last`` where it exists.
         on_step: called after each step with its number and figures.
 
@@ -165,8 +165,9 @@ def train(
                 log.info("step %d: %s", done, scores)
                 if isinstance(recipe, Pictured):
                     _show(recipe.pictures(average), folder / "pictures", done)
-                if scores.get("score", -math.inf) > best:
-                    best = scores["score"]
+                score = scores.get("score")
+                if score is None or score > best:
+                    best = best if score is None else score
                     whole = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                     whole.save_pretrained(folder / "best")  # type: ignore[operator]
             if done % config.checkpoint_every == 0 or done == config.steps:

@@ -180,7 +180,7 @@ class VDMRecipe:
             else None
         )
         without = self.sharp is not None and config.clips_share == 1
-        self.pairs = None if without else open_batches(data, loop.seed, loop.batch)
+        self.pairs = None if without else open_batches(data, loop.seed, loop.batch, priors=False)
 
     @cached_property
     def validation(self) -> list[ClipPair]:
