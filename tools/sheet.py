@@ -1,9 +1,9 @@
-"""One picture of what a model does to footage without a truth: pieces of frames, before and after, side by side.
+"""Contact sheet of a model's results on footage without ground truth: crops before and after, side by side.
 
     python tools/sheet.py CLIP... -o sheet.png [--model cpfp]
 
-Of every video, folder of frames or picture the frame in the middle is taken, restored as part of its shot, and the
-piece of it shown that holds the most detail along its motion. Nobody chooses.
+Of every video, folder of frames or picture, the middle frame is restored with its neighbours; the crop with the most
+detail and change is selected automatically.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from unsmear.blur.pairset import upright_frames
 from unsmear.video import FrameFolderWriter, find_inputs, open_video
 
 AROUND = 8
-"""Frames to each side of the one that is shown."""
+"""Neighbouring frames on each side of the middle frame."""
 PIECE = (176, 264)
-"""Height and width of a piece, pixels; shown at half as much again."""
+"""Height and width of a crop, pixels; enlarged by ``ZOOM``."""
 ZOOM, GAP, LABEL = 1.5, 6, 22
 
 
 def busiest(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice]:
-    """Where the most has been done to what has the most detail."""
+    """Return rows and columns of the crop with the highest product of mean gradient and 1 + mean change."""
     gray = cv2.cvtColor(before, cv2.COLOR_RGB2GRAY).astype(np.float32)
     detail = np.abs(cv2.Sobel(gray, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(gray, cv2.CV_32F, 0, 1))
     change = np.abs(after.astype(np.float32) - before).mean(-1)
@@ -38,7 +38,7 @@ def busiest(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice]:
 
 
 def pair(source: Path, restorer: Restorer) -> tuple[np.ndarray, np.ndarray]:
-    """The middle frame and what becomes of it, uint8 (H, W, 3)."""
+    """Return the middle frame before and after restoration, uint8 (H, W, 3)."""
     with open_video(source) as reader:
         frames = list(upright_frames(reader, None))
     middle = len(frames) // 2
@@ -48,16 +48,17 @@ def pair(source: Path, restorer: Restorer) -> tuple[np.ndarray, np.ndarray]:
         writer = FrameFolderWriter(Path(folder) / "in")
         for i, frame in enumerate(taken):
             writer.write(i, frame)
-        given = Path(folder) / "in" if len(taken) > 1 else writer.path(0)
-        deblur(given, f"{folder}/out/", model=restorer)
+        clip = Path(folder) / "in" if len(taken) > 1 else writer.path(0)
+        deblur(clip, f"{folder}/out/", model=restorer)
         with open_video(Path(folder) / "out") as reader:
             restored = list(upright_frames(reader, None))
     return taken[middle - first], restored[middle - first]
 
 
 def row(name: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    where = busiest(before, after)
-    pieces = [cv2.resize(x[where], None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC) for x in (before, after)]
+    """Return the labelled pair of crops, before | after, uint8 (h, w, 3)."""
+    crop = busiest(before, after)
+    pieces = [cv2.resize(x[crop], None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC) for x in (before, after)]
     height, width = pieces[0].shape[:2]
     out = np.full((height + LABEL, 2 * width + GAP, 3), 255, np.uint8)
     out[LABEL:, :width], out[LABEL:, width + GAP :] = pieces
@@ -71,21 +72,21 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG or JPEG")
     parser.add_argument("--model", default="cpfp")
     parser.add_argument("--columns", type=int, default=2)
-    given = parser.parse_args()
-    restorer = load(given.model)
-    sources = [path for clip in given.clips for path in find_inputs(clip)]
+    args = parser.parse_args()
+    restorer = load(args.model)
+    sources = [path for clip in args.clips for path in find_inputs(clip)]
     rows = [row(path.stem, *pair(path, restorer)) for path in sources]
     height, width = (max(r.shape[k] for r in rows) for k in (0, 1))
     rows = [
         np.pad(r, ((0, height - r.shape[0] + GAP), (0, width - r.shape[1] + GAP), (0, 0)), constant_values=255)
         for r in rows
     ]
-    while len(rows) % given.columns:
+    while len(rows) % args.columns:
         rows.append(np.full_like(rows[0], 255))
-    lines = [np.hstack(rows[i : i + given.columns]) for i in range(0, len(rows), given.columns)]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if given.out.suffix.lower() in (".jpg", ".jpeg") else []
-    cv2.imwrite(str(given.out), np.vstack(lines)[..., ::-1], quality)
+    lines = [np.hstack(rows[i : i + args.columns]) for i in range(0, len(rows), args.columns)]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if args.out.suffix.lower() in (".jpg", ".jpeg") else []
+    cv2.imwrite(str(args.out), np.vstack(lines)[..., ::-1], quality)
 
 
 if __name__ == "__main__":

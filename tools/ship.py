@@ -1,10 +1,10 @@
-"""Put a trained checkpoint into the package: half-precision weights, configuration, and its card.
+"""Copy a trained checkpoint into the package: half-precision weights, configuration and model card.
 
     unsmear evaluate --data PAIRS --model unsharp --model richardson-lucy --model RUN/best --sharp -o OUT
     python tools/ship.py RUN/best --config configs/cpfp-compact.yaml --results OUT/results.json --notes NOTES.md
 
-A checkpoint is a folder of weights, or a pipeline: a folder of such folders. `data.csv` (every training file with
-author, licence and checksum) must already lie in the target folder.
+A checkpoint is a folder of weights, or a pipeline: a folder of such folders. The target folder must already contain
+`data.csv` (every training file with author, licence and checksum).
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SUMMARIES = {
     "cpfp": "stage 1 of CPGD-Net, compact: coding-prior feature propagation along the motion line",
-    "cpgd": "CPGD-Net, compact: latent diffusion steered by stage 1 (`cpfp`) and by coding priors",
+    "cpgd": "CPGD-Net, compact: latent diffusion conditioned on stage 1 (`cpfp`) and on coding priors",
     "vdm": "video diffusion model, compact: whole clips in latent space, conditioned on the blurred frames",
 }
 
@@ -38,59 +38,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="folder written by save_pretrained, or a pipeline")
     parser.add_argument("--name", default="cpfp", choices=SUMMARIES)
-    parser.add_argument("--config", type=Path, nargs="+", required=True, help="training configurations, in their order")
-    parser.add_argument("--steps", type=int, required=True, help="optimiser steps taken")
-    parser.add_argument("--hours", type=float, required=True, help="hours that training took")
-    parser.add_argument("--machine", required=True, help="what it was trained on")
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="training configurations, in order")
+    parser.add_argument("--steps", type=int, required=True, help="number of optimiser steps")
+    parser.add_argument("--hours", type=float, required=True, help="duration of training, hours")
+    parser.add_argument("--machine", required=True, help="hardware of the training")
     parser.add_argument(
         "--results", type=Path, nargs="+", help="results.json of `unsmear evaluate`; the last method is this model"
     )
-    parser.add_argument("--notes", type=Path, help="Markdown put at the end of the card")
-    given = parser.parse_args()
+    parser.add_argument("--notes", type=Path, help="Markdown appended to the card")
+    args = parser.parse_args()
 
-    folder = ROOT / "src" / "unsmear" / "weights" / given.name
-    parameters = ship(ModelEntry(given.name, given.checkpoint), folder)
-    entry = ModelEntry(given.name, folder)
+    folder = ROOT / "src" / "unsmear" / "weights" / args.name
+    parameters = ship(ModelEntry(args.name, args.checkpoint), folder)
+    entry = ModelEntry(args.name, folder)
     with (folder / "data.csv").open() as file:
         data = list(csv.DictReader(file))
     revision = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    results = [result for path in given.results or () for result in read_results(path)]
+    results = [result for path in args.results or () for result in read_results(path)]
     if results:
-        results[-1] = replace(results[-1], method=given.name)
+        results[-1] = replace(results[-1], method=args.name)
     card = {
-        "name": given.name,
-        "summary": SUMMARIES[given.name],
+        "name": args.name,
+        "summary": SUMMARIES[args.name],
         "parameters": sum(parameters.values()),
         "parts": parameters,
         "dtype": "float16",
         "licence": "Apache-2.0",
         "sha256": entry.checksum(),
-        "steps": given.steps,
-        "hours": given.hours,
-        "machine": given.machine,
-        "config": [config.name for config in given.config],
+        "steps": args.steps,
+        "hours": args.hours,
+        "machine": args.machine,
+        "config": [config.name for config in args.config],
         "revision": revision,
         "training_files": len(data),
         "validation": results[-1].as_dict() if results else None,
     }
-    commands = [command for config in given.config for command in training_commands(config)]
+    commands = [command for config in args.config for command in training_commands(config)]
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
-    (folder / "README.md").write_text(as_markdown(card, commands, results, given.notes))
+    (folder / "README.md").write_text(as_markdown(card, commands, results, args.notes))
     size = sum(file.stat().st_size for file in folder.rglob(f"*{WEIGHTS_FILE}"))
     print(f"{folder}: {card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.2f} MB")
 
 
 def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
-    """Copy weights in half precision, and what belongs to them. Parameters of each network, by the name of its part."""
+    """Copy weights in half precision and their configuration; return the number of parameters of each part."""
     if source.kind in PIPELINES:
-        counted = {}
+        parameters = {}
         for name, part in source.parts.items():
-            counted[name] = sum(ship(part, folder / name).values())
+            parameters[name] = sum(ship(part, folder / name).values())
         shutil.copytree(source.folder / "scheduler", folder / "scheduler", dirs_exist_ok=True)
         write_index(folder, sampling_defaults(source, dict))
-        return counted
+        return parameters
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(source.weights).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -100,7 +100,7 @@ def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
 
 
 def training_commands(config: Path) -> list[str]:
-    """The training command in the head of a configuration."""
+    """Return the training command in the header comment of a configuration: the last one, as a list."""
     return re.findall(r"^#\s+(unsmear train .*)$", config.read_text(), re.MULTILINE)[-1:]
 
 
@@ -127,12 +127,12 @@ measured by `{command}`. "Sharp input kept" is the PSNR between a sharp clip and
 
 
 def as_markdown(card: dict, commands: list[str], results: list[Result], notes: Path | None) -> str:
-    """The card for people."""
-    several = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in card["parts"].items())
+    """Return the model card as Markdown."""
+    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in card["parts"].items())
     facts = {
         "summary": card["summary"][0].upper() + card["summary"][1:],
         "millions": card["parameters"] / 1e6,
-        "parts": f" ({several})" if len(card["parts"]) > 1 else "",
+        "parts": f" ({counts})" if len(card["parts"]) > 1 else "",
         "commands": "; ".join(f"`{command}`" for command in commands),
     }
     parts = [CARD.format(**card | facts)]

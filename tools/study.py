@@ -1,11 +1,11 @@
-"""Train variants of one configuration for equally many steps, and print what each is worth on validation.
+"""Ablation study: train variants of one configuration and print the validation gain of each.
 
     python tools/study.py configs/cpfp-study.yaml -o runs/study
 
-The file is a training configuration with ``rows`` beside it: a name for each variant and what it changes, by dotted
-keys. ``after: ROW`` starts from the weights that another row ended with. Runs are kept and resumed, so rows can
-be added. Each starts from the same seed and, unless it changes the data, sees the same batches. Time is that of the
-processor, so that other work beside a study does not count.
+The file is a training configuration with a mapping ``rows``: the name of each variant and its changes, by dotted keys.
+``after: ROW`` starts from the final weights of another row. Finished runs are kept and interrupted ones resumed, so
+rows can be added later. All variants start from the same seed and, unless they change the data, are trained on the same
+batches. Time is CPU time, independent of other load.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from unsmear.training.loop import train
 
 
 def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
-    """Train to the end, or go on; the figures of its last validation and what it cost."""
+    """Train one variant, or resume it; return the figures of its last validation, parameters and seconds per step."""
     finished = folder / "row.json"
     if finished.exists():
         return json.loads(finished.read_text())
@@ -59,14 +59,14 @@ def run(name: str, config: CPFPTraining, folder: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; the difference is against the first row."""
+    """Return the results as a Markdown table; differences are relative to the first row."""
     out = [
         "| variant | mean gain dB | against the first | worst clip dB | sharp kept dB | M | steps | s a step |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    known = {"row", "parameters", "steps", "seconds_a_step", "curve", "score", "sharp_mean", "sharp_least"}
+    others = {"row", "parameters", "steps", "seconds_a_step", "curve", "score", "sharp_mean", "sharp_least"}
     for row in rows:
-        worst = min(value for key, value in row.items() if key not in known)
+        worst = min(value for key, value in row.items() if key not in others)  # the remaining keys are clips
         out.append(
             f"| {row['row']} | {row['score']:+.3f} | {row['score'] - rows[0]['score']:+.3f} | {worst:+.2f} | "
             f"{row['sharp_mean']:.1f} | {row['parameters'] / 1e6:.2f} | {row['steps']} | {row['seconds_a_step']:.2f} |"
@@ -78,23 +78,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="only these rows")
-    parser.add_argument("--threads", type=int, help="of torch")
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    study = read_yaml(given.study)
+    parser.add_argument("--only", nargs="*", metavar="ROW", help="train only these rows")
+    parser.add_argument("--threads", type=int, help="number of torch threads")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    study = read_yaml(args.study)
     rows = []
     for name, changes in study.pop("rows").items():
-        if given.only and name not in given.only:
+        if args.only and name not in args.only:
             continue
         changes = dict(changes or {})
         if earlier := changes.pop("after", None):
-            changes["init"] = str(given.output / earlier.replace(" ", "-") / "end")
-        config = from_mapping(CPFPTraining, changed(study, changes), f"{given.study}: {name}")
-        rows.append(run(name, config, given.output / name.replace(" ", "-")))
+            changes["init"] = str(args.output / earlier.replace(" ", "-") / "end")
+        config = from_mapping(CPFPTraining, changed(study, changes), f"{args.study}: {name}")
+        rows.append(run(name, config, args.output / name.replace(" ", "-")))
         print(f"{name}: {rows[-1]['score']:+.3f} dB", flush=True)
-        (given.output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (args.output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows))
 
 

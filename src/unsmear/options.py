@@ -81,7 +81,7 @@ def check(options: Any) -> None:
         if limits is not None and not limits.allow(value):
             raise OptionError(name, value, str(limits))
         if choices and value not in choices:
-            raise OptionError(name, value, described(Literal[choices]))  # type: ignore[valid-type]
+            raise OptionError(name, value, described(Literal[choices]))
 
 
 @cache

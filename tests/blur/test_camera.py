@@ -34,7 +34,7 @@ def sliding(travel_px: float, count: int, rows: float = 0.0) -> np.ndarray:
     return poses if rows else poses[:, ROW_KNOTS // 2]
 
 
-def test_what_was_drawn_before_is_drawn_still():
+def test_draws_of_a_seed_are_unchanged():
     """Numbers of the camera before it learnt to be fast."""
     rng = np.random.default_rng(7)
     shot = draw_shot([(400, 300, 3), (300, 500, 3)], rng, CameraRanges())
@@ -71,14 +71,14 @@ def test_the_streak_of_a_lamp_is_saturated_over_its_line(camera, monkeypatch):
 
 @pytest.mark.parametrize("camera", CAMERAS)
 @pytest.mark.parametrize("kind", ["lamp_share", "bright_share"])
-def test_no_exposure_is_sharp_whatever_the_light(camera, kind):
+def test_zero_exposure_is_sharp_in_any_light(camera, kind):
     ranges = replace(PLAIN, frames=3, duty=(0, 0), sharp_share=0, shutter_share=1.0, fast=True, **{kind: 1.0})
     shot = camera([texture((400, 300))], ranges)
     assert np.array_equal(shot.blurred, shot.sharp)
     assert (shot.sharp == 255).any() == (kind == "lamp_share") or kind == "bright_share"
 
 
-def test_headroom_leaves_what_is_not_bright_alone():
+def test_headroom_changes_bright_parts_only():
     plain = to_linear(np.arange(256, dtype=np.uint8))
     light = bright_light(1.0, 8.0)
     start = int(np.searchsorted(plain, 0.85))
@@ -101,7 +101,7 @@ def test_a_rolling_shutter_slants_an_upright_edge(camera, monkeypatch):
     assert edge[31:33].mean() == pytest.approx(32, abs=0.1), "the middle row is as without it"
 
 
-def test_later_rows_see_what_the_camera_sees_later():
+def test_later_rows_are_exposed_later():
     ranges = CameraRanges(size_px=64, frames=3, fast=True, shutter_share=1.0, shutter=(0.5, 0.5), duty=(1.0, 1.0))
     shot = draw_shot([(600, 900, 3)], np.random.default_rng(3), ranges, 1.0)
     poses = shot.layers[0].poses
@@ -181,7 +181,7 @@ KINDS = {
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_device_sees_what_the_other_camera_sees(kind, device):
+def test_the_device_camera_equals_the_cpu_camera(kind, device):
     photos = [texture((400, 300), seed=1), texture((300, 500), seed=2)]
     ranges = CameraRanges(size_px=96, frames=3, speed_px=(4, 30), noise_levels=(0, 0), fast=True, **KINDS[kind])
     camera = DeviceCamera(photos, device)

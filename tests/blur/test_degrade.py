@@ -42,7 +42,7 @@ def test_the_ranges_are_those_of_the_release():
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32))
-def test_what_is_drawn_lies_in_its_ranges(seed):
+def test_draws_lie_in_their_ranges(seed):
     drawn = Degradation.draw(np.random.default_rng(seed))
     assert all(0.1 <= sigma <= 12 for sigma in drawn.sigma_px)
     assert 1 <= drawn.scale <= 2 and 0 <= drawn.noise_level <= 15
@@ -70,7 +70,7 @@ def test_the_kernel_has_the_moments_that_were_drawn(along, across, angle):
     assert np.allclose(got, expected, atol=0.05 * max(along, across) ** 2)
 
 
-def test_next_to_nothing_leaves_the_frame():
+def test_a_minimal_degradation_keeps_the_frame():
     frame = gray((64, 48))
     assert rms(apply(NOTHING, frame), frame) < 0.8
     assert np.array_equal(apply(NOTHING, np.full((48, 64, 3), 77, np.uint8)), np.full((48, 64, 3), 77, np.uint8))
@@ -92,7 +92,7 @@ def test_size_and_type_are_kept(size):
         assert all(frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8 for frame in out)
 
 
-def test_scale_noise_and_jpeg_each_take_their_part():
+def test_scale_noise_and_jpeg_each_have_an_effect():
     frame = texture((96, 80), smooth_px=0.7)
     clean = rms(apply(NOTHING, frame), frame)
     assert rms(apply(replace(NOTHING, scale=2), frame), frame) > clean + 3
@@ -130,7 +130,7 @@ def test_same_seed_same_frames(seed):
         ({"isotropic_share": 2.0}, "`isotropic_share` 2"),
     ],
 )
-def test_ranges_that_cannot_be_are_named(changed, words):
+def test_invalid_ranges_are_named(changed, words):
     with pytest.raises(UsageError, match=words):
         DegradeRanges(**changed)
 

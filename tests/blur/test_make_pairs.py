@@ -56,7 +56,7 @@ def test_black_and_white_average_to_half_the_light(curve, expected):
 
 
 @pytest.mark.parametrize("curve", ["srgb", "2.2"])
-def test_light_there_and_back_is_exact(curve):
+def test_linear_light_round_trip_is_exact(curve):
     ramp = np.arange(256, dtype=np.uint8)
     assert np.array_equal(quantise(from_linear(to_linear(ramp, curve), curve)), ramp)
 
@@ -108,7 +108,7 @@ def test_a_moving_pattern_is_box_blurred_by_duty_times_its_speed(duty):
 
 
 @pytest.mark.parametrize("duty", [0.3, 0.7])
-def test_the_exposure_that_explains_a_pair_is_found(duty):
+def test_the_fitted_duty_is_that_of_the_blur(duty):
     frames = moving_frames((192, 96), 1, smooth_px=2.5)
     blurred = quantise(box_along_x(frames[0], duty * 20))
     line = np.float32([20, 0])[:, None, None] * np.ones((2, 12, 24), np.float32)
@@ -125,7 +125,7 @@ def test_blur_is_centred_on_its_target():
     assert abs(dy) < 0.3
 
 
-def test_interpolation_finds_the_frames_between():
+def test_interpolated_frames_match_the_true_ones():
     every = moving_frames((128, 96), 5, step_px=(3, 1), smooth_px=2.5)
     near = Neighbourhood.of(*every[::2])
     inner = (slice(16, -16), slice(16, -16))
@@ -149,7 +149,7 @@ def test_averaging_takes_real_frames_around_the_target():
 
 
 @pytest.mark.parametrize("duty", [0.5, 1.0])
-def test_a_clip_sped_up_is_box_blurred_over_all_its_way(duty):
+def test_a_sped_up_clip_is_box_blurred_along_its_whole_path(duty):
     """Four frames of 5 px are a step of 20 px, of which the real frames in between are a part."""
     frames = moving_frames((192, 96), 13, step_px=(5, 0), smooth_px=2.5)
     pairs = list(blur_between(frames, 4, duty))
@@ -164,7 +164,7 @@ def test_a_clip_sped_up_is_box_blurred_over_all_its_way(duty):
             assert psnr(blurred[inner], box_along_x(target, duty * 20 * wrong)[inner]) < right - 4
 
 
-def test_a_way_that_bends_between_targets_is_followed():
+def test_exposures_follow_a_curved_path_between_targets():
     """Flow over the whole step would cut the corner: right for two frames, then down for two."""
     big = texture((160, 160), smooth_px=2.5)
     places = [(40, 40), (46, 40), (52, 40), (52, 46), (52, 52)]
@@ -198,7 +198,7 @@ def test_the_camera_follows_its_seed():
     assert a.sharp.shape == a.blurred.shape == (3, 64, 64, 3)
 
 
-def test_a_camera_that_exposes_for_no_time_sees_sharply():
+def test_a_camera_with_zero_exposure_is_sharp():
     still = CameraRanges(size_px=64, frames=3, duty=(0, 0), sharp_share=0, noise_levels=(0, 0))
     shot = render([texture((240, 200))], np.random.default_rng(0), still)
     assert np.abs(shot.blurred.astype(int) - shot.sharp).max() <= 1
@@ -255,7 +255,7 @@ def test_blur_makes_pairs_of_videos_folders_and_photographs(sharp, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(source, read(out / "frames" / "sharp"), strict=True))
 
 
-def test_a_clip_does_not_depend_on_its_company_or_the_workers(sharp, tmp_path):
+def test_a_clip_does_not_depend_on_other_clips_or_the_workers(sharp, tmp_path):
     alone = make_pairs([sharp / "frames"], tmp_path / "a").manifest["clips"]
     together = make_pairs([sharp / "photo.png", sharp / "frames"], tmp_path / "b", workers=2).manifest["clips"]
     assert alone[0] in together
@@ -339,7 +339,7 @@ def test_windows_are_drawn_for_each_clip_and_clips_too_short_are_named(tmp_path)
     assert "as GOPR0384_11_00 does" in str(error)
 
 
-def test_the_entry_of_plain_settings_stays_as_it_was(sharp, tmp_path):
+def test_the_manifest_entry_of_default_settings_has_fixed_keys(sharp, tmp_path):
     assert run(sharp / "frames", "-o", tmp_path, "--duty", 0.4, 1, "--seed", 0, "--crf", 18).exit_code == 0
     [clip] = json.loads((tmp_path / "manifest.json").read_text())["clips"]
     keys = "name source method duty duty_range seed gamma crf max_frames frames width height input_psnr_db sha256"
@@ -347,7 +347,7 @@ def test_the_entry_of_plain_settings_stays_as_it_was(sharp, tmp_path):
     assert clip["crf"] == 18
 
 
-def test_codec_quality_and_noise_are_drawn_and_leave_the_blur_alone(sharp, tmp_path):
+def test_drawn_codec_quality_and_noise_do_not_change_the_blur(sharp, tmp_path):
     plain = make_pairs([sharp / "frames"], tmp_path / "a", BlurSettings(crf=None)).manifest["clips"][0]
     drawn = BlurSettings(crf=(15, 28))
     coded = make_pairs([sharp / "frames", sharp / "video.mkv"], tmp_path / "b", drawn).manifest["clips"]
@@ -383,7 +383,7 @@ def test_raw_video_is_blurred_and_cut_files_are_refused(tmp_path, name):
     assert str(path) in result.output and not (tmp_path / "other" / path.stem).exists()
 
 
-def test_clips_are_sped_up_until_they_move_as_asked(tmp_path):
+def test_clips_are_sped_up_to_the_requested_motion(tmp_path):
     for name, step in (("slow", 2), ("fast", 6)):
         (tmp_path / name).mkdir()
         for i, frame in enumerate(moving_frames((96, 64), 34, step_px=(step, 0), smooth_px=2.5)):
@@ -405,7 +405,7 @@ def test_clips_are_sped_up_until_they_move_as_asked(tmp_path):
     assert "made with motion_range_px [12.0, 12.0], not None" in again.output
 
 
-def test_max_frames_caps_a_clip(sharp, tmp_path):
+def test_max_frames_limits_a_clip(sharp, tmp_path):
     settings = BlurSettings(max_frames=4)
     [clip] = make_pairs([sharp / "video.mkv"], tmp_path, settings).manifest["clips"]
     assert clip["frames"] == 2
@@ -428,7 +428,7 @@ def test_finished_clips_are_kept_and_checked_against_the_settings(sharp, tmp_pat
     assert json.loads((tmp_path / "frames" / "clip.json").read_text())["seed"] == 1
 
 
-def test_a_bad_input_is_one_line_and_the_others_are_made(sharp, tmp_path):
+def test_a_bad_input_gives_a_one_line_error_and_the_others_are_made(sharp, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"not a video" * 100)
     write_png(tmp_path / "tiny.png", texture((40, 40)))
     make_clip(tmp_path / "short.mp4", frames=2)
@@ -448,7 +448,7 @@ def test_two_inputs_of_one_name_are_refused(sharp, tmp_path):
         make_pairs([sharp / "photo.png", tmp_path / "photo.mp4"], tmp_path / "set")
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(sharp, tmp_path):
+def test_a_foreign_folder_is_not_changed(sharp, tmp_path):
     (tmp_path / "frames").mkdir()
     made = make_pairs([sharp / "frames"], tmp_path)
     assert "was not made by" in str(made.failures[0][1])
@@ -486,7 +486,7 @@ def test_options_out_of_range_are_named(sharp, tmp_path, options, words):
     assert not (tmp_path / "set").exists()
 
 
-def test_a_pack_that_cannot_be_is_refused(tmp_path):
+def test_an_invalid_pack_configuration_is_refused(tmp_path):
     def refused(*args: object) -> str:
         result = unsmear("data", "pack", "-o", str(tmp_path / "pack"), *map(str, args))
         assert result.exit_code in (1, 2)

@@ -80,7 +80,7 @@ def test_a_changed_byte_is_named(shards, tmp_path):
     changed = bytearray((tmp_path / "clip000.mp4").read_bytes())
     changed[len(changed) // 2] ^= 1
     (tmp_path / "clip000.mp4").write_bytes(changed)
-    with pytest.raises(DataLayoutError, match=r"clip000\.mp4 is not what manifest\.json says"):
+    with pytest.raises(DataLayoutError, match=r"clip000\.mp4 does not match manifest\.json"):
         open_shards(tmp_path)
     with pytest.raises(DataLayoutError, match="holds no shards"):
         open_shards(tmp_path / "nowhere")
@@ -115,7 +115,7 @@ CLEAN = CameraRanges(size_px=96, frames=3, noise_levels=(0, 0), speed_px=(4, 12)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_device_sees_what_the_other_camera_sees(device):
+def test_the_device_camera_equals_the_cpu_camera(device):
     """Same draws, same geometry, with foreground or without; OpenCV rounds positions to 1/32 pixel."""
     photos = [texture((400, 300), seed=1), texture((300, 500), seed=2)]
     camera = DeviceCamera(photos, device)
@@ -145,7 +145,7 @@ def drawn(device: str, monkeypatch: pytest.MonkeyPatch, travel_px: float, subfra
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_still_camera_blurs_nothing(device, monkeypatch):
+def test_a_static_camera_adds_no_blur(device, monkeypatch):
     shot, photo = drawn(device, monkeypatch, travel_px=0, subframes=7)
     assert np.array_equal(shot.blurred, shot.sharp)
     assert np.array_equal(shot.sharp[0], photo[48:112, 48:112])
@@ -193,13 +193,13 @@ def test_a_batch_depends_on_seed_and_step_alone(shards):
     assert not any(np.array_equal(a["sharp"], b["sharp"]) for a in first for b in second)
 
 
-def test_settings_that_cannot_be_are_refused(shards):
+def test_invalid_settings_are_refused(shards):
     for wrong in ({"crop_px": 100}, {"crop_px": 48}, {"workers": 0}, {"ahead": 0}):
         with pytest.raises(UsageError, match=f"{next(iter(wrong))}`? {next(iter(wrong.values()))}: "):
             OnlineSequences(open_shards(shards), replace(DATA, **wrong), seed=0)
 
 
-def test_what_goes_wrong_in_a_worker_comes_out(shards):
+def test_errors_of_a_worker_are_raised(shards):
     data = replace(DATA, draw=replace(DRAW, crf=(-9, -9), uncompressed_share=0, photo_share=1))
     sources = Sources(open_shards(shards).photos, [])
     with pytest.raises(OverflowError, match="libx264"):  # it knows no such quality

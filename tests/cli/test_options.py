@@ -62,8 +62,8 @@ def test_defaults_are_those_of_the_dataclass(path, kinds):
 
 def test_help_is_the_first_sentence_below_a_field():
     known = docstrings(ShardSettings)
-    assert known["permissive_only"] == "Leave out what is under a copyleft licence: GPL, LGPL, CC-BY-SA."
-    assert docstrings(BlurSettings)["crf"].startswith("Quality of the H.264 encode")
+    assert known["permissive_only"] == "Leave out files under a copyleft licence: GPL, LGPL, CC-BY-SA."
+    assert docstrings(BlurSettings)["crf"].startswith("Constant rate factor of the H.264 encode")
 
 
 def test_fields_become_options_of_the_command_that_runs():

@@ -60,7 +60,7 @@ def test_modes(call, clip, tmp_path):
     status, out, _ = call("priors", plain, "-o", tmp_path / "out")
     assert status == 0 and "native (H.264 with P-frames only" in out[0]
     status, out, _ = call("priors", plain, "-o", tmp_path / "out", "--mode", "reencode", "--overwrite")
-    assert status == 0 and "re-encoded (asked for)" in out[0]
+    assert status == 0 and "re-encoded (requested)" in out[0]
     status, out, err = call("priors", clip, "-o", tmp_path / "refused", "--mode", "native")
     assert status == 1 and out == [] and len(err) == 1 and "reference frames" in err[0] and "--mode auto" in err[0]
     assert not (tmp_path / "refused").exists()

@@ -86,7 +86,7 @@ def test_sharp_sets_alone_and_videos_are_clips(tmp_path):
     assert (frames / "frames.priors.npz").exists()
 
 
-def test_a_stopped_run_goes_on(gopro):
+def test_a_stopped_run_resumes(gopro):
     done = augment(gopro)
     kept = gopro / "train/GOPR1/blur.priors.npz"
     lost = gopro / "test/GOPR2/blur.priors.npz"
@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on(gopro):
     assert not list(gopro.rglob("*.partial"))
 
 
-def test_workers_do_not_show(gopro, tmp_path):
+def test_results_do_not_depend_on_the_workers(gopro, tmp_path):
     shutil.copytree(gopro, tmp_path / "other")
     augment(gopro)
     told = []
@@ -111,7 +111,7 @@ def test_workers_do_not_show(gopro, tmp_path):
     assert [c.name for c in check(tmp_path / "other", workers=2)] == BLURRED["gopro"]
 
 
-def test_other_settings_are_not_passed_off(gopro):
+def test_archives_of_other_settings_are_refused(gopro):
     augment(gopro)
     changed = augment(gopro, PriorSettings(qp=30))
     assert not changed.made and len(changed.failures) == 3

@@ -173,7 +173,7 @@ def test_lists_that_do_not_fit_are_explained(tmp_path, text, words):
         unique_by=lambda entry: entry[0],
     )
 )
-def test_lists_are_read_as_written(tmp_path, entries):
+def test_lists_survive_writing_and_reading(tmp_path, entries):
     listing = tmp_path / "list.txt"
     listing.write_text("".join(f"{name}{'' if count is None else f' {count}'}\n" for name, count in entries))
     assert read_clip_list(listing) == [ListedClip(name, count, i) for i, (name, count) in enumerate(entries, 1)]
@@ -231,7 +231,7 @@ def test_missing_partners_are_named_with_what_was_expected(tmp_path):
     assert "has no blurred partner" in problems["lone"][0]
 
 
-def test_check_knows_depth_and_names(tmp_path):
+def test_check_compares_depth_and_names(tmp_path):
     fill(tmp_path / "a" / "blur")
     fill(tmp_path / "a" / "sharp", first=7)
     fill(tmp_path / "b" / "blur", 1)

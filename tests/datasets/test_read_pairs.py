@@ -194,7 +194,7 @@ def read_all(clip: DataClip) -> None:
 
 
 @pytest.mark.parametrize("break_it", WRONG)
-def test_what_is_wrong_is_one_line_that_names_the_file(pair, break_it):
+def test_errors_are_one_line_that_names_the_file(pair, break_it):
     words = break_it(pair)
     with pytest.raises(DataLayoutError) as error:
         read_all(only(pair))

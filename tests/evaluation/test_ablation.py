@@ -76,7 +76,7 @@ def test_the_network_sees_the_motion_of_the_source(moving: Clip):
     assert not any(prior.motion_q.any() or prior.motion_back_q.any() for prior in still.seen)
 
 
-def test_motion_goes_on_from_chunk_to_chunk(moving: Clip):
+def test_motion_is_continuous_across_chunks(moving: Clip):
     whole, parts = Echo(), Echo()
     MovedRestorer(whole, DisFlow()).restore(moving, None, None)
     moved, state = MovedRestorer(parts, DisFlow()), None
@@ -89,7 +89,7 @@ def test_motion_goes_on_from_chunk_to_chunk(moving: Clip):
         assert np.array_equal(a.motion_q, b.motion_q)
 
 
-def test_deep_frames_go_on_too(moving: Clip):
+def test_motion_of_16_bit_frames_is_continuous_across_chunks(moving: Clip):
     deep = Clip(moving.frames.astype(np.uint16) * 257, moving.priors, 0.5, 3)
     eight, sixteen = Echo(), Echo()
     for echo, clip in ((eight, Clip(moving.frames, moving.priors, 0.5, 3)), (sixteen, deep)):
@@ -108,7 +108,7 @@ def test_the_residual_can_be_left_out(moving: Clip):
     assert all(np.array_equal(a.motion_q, b.motion_q) for a, b in zip(echo.seen, moving.priors, strict=True))
 
 
-def test_what_motion_costs(moving: Clip):
+def test_cost_of_motion_sources(moving: Clip):
     codec, flow, none = (motion_cost(source, moving.frames) for source in (CodecMotion(), DisFlow(), NoMotion()))
     assert (codec.fields, flow.fields) == (10, 3)
     assert codec.seconds > 0 and flow.seconds > 0
@@ -160,13 +160,15 @@ def test_table_iii_takes_its_motion_from_each_source(moving: Clip):
     assert [c.text for c in column["NIQE in the paper"]][:3] == ["5.1102", "4.8102", "5.0054"]
     assert [c.text for c in column["in the paper"]] == ["–", "0", "307", "307", "908", "–", "–", "–"]
     assert [c.text for c in column["ours"]] == ["not available", "measured"] + 3 * ["not available"] + 3 * ["measured"]
-    told = [note for note in block.notes if note.startswith("Not available")]
-    assert len(told) == 2
-    assert told[1].startswith("Not available: RAFT, 4 iterations; RAFT, 4 iterations from MVs; RAFT, 20 iterations (")
+    reasons = [note for note in block.notes if note.startswith("Not available")]
+    assert len(reasons) == 2
+    assert reasons[1].startswith(
+        "Not available: RAFT, 4 iterations; RAFT, 4 iterations from MVs; RAFT, 20 iterations ("
+    )
     assert any("128x96" in note for note in block.notes)
 
 
-def test_a_row_can_bring_its_own_model(tmp_path: Path):
+def test_a_row_can_use_its_own_model(tmp_path: Path):
     for name, reads in (("with", True), ("without", False)):
         config = CPFPConfig(channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, line_blocks=0, offset_groups=2)
         CPFP(**vars(config) | {"use_residual": reads}).save_pretrained(tmp_path / name)
@@ -243,9 +245,9 @@ def test_the_command_writes_table_and_pictures(tmp_path: Path, tiny_model: Path,
     command = ["ablate", "III", "--data", str(tmp_path / "set"), "-o", str(out), "--metrics", "psnr,ssim"]
     command += ["--model", f"mv={tiny_model}", "--device", "cpu", "--dtype", "fp32"]
     assert run(command) == 0
-    told = capsys.readouterr().out
-    assert "### CPGD-Net, Table III: on set, protocol basicsr" in told
-    assert "4.8102" in told
+    printed = capsys.readouterr().out
+    assert "### CPGD-Net, Table III: on set, protocol basicsr" in printed
+    assert "4.8102" in printed
     rows = json.loads((out / "ablation-III.json").read_text())
     measured = {row["row"]: row["result"]["mean"]["psnr"] for row in rows if row["result"]}
     assert set(measured) == {"mv", "dis", "none", "zero_crs"}
@@ -254,7 +256,7 @@ def test_the_command_writes_table_and_pictures(tmp_path: Path, tiny_model: Path,
         assert (out / f"ablation-III{suffix}").stat().st_size > 100
 
 
-def test_a_table_of_which_nothing_exists_still_shows_the_paper(none_shipped):
+def test_a_table_without_results_still_shows_the_paper(none_shipped):
     rows = run_ablation("IV", Echo, scored(30)[0])
     block = ablation_block("IV", rows)
     assert block.columns == ("row", "ours", "NIQE in the paper", "MUSIQ in the paper")
@@ -263,7 +265,7 @@ def test_a_table_of_which_nothing_exists_still_shows_the_paper(none_shipped):
     assert NO_GENERATOR in block.notes[1] and "`unsmear train cpgd CONFIG hybrid=0`" in block.notes[0]
 
 
-def test_wrong_arguments_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["ablate", "VII", "--data", str(tmp_path), "-o", str(tmp_path)]) == 2
     assert "choose one of I, II, III, IV, options" in capsys.readouterr().err
     assert run(["ablate", "II", "--data", str(tmp_path), "-o", str(tmp_path), "--model", "cpfp"]) == 2

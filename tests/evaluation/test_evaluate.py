@@ -80,7 +80,7 @@ def test_a_perfect_model_scores_perfectly_and_one_level_off_48_db(dataset: Path,
     assert off.mean("flicker") == 0  # it is wrong, but steadily
 
 
-def test_baselines_do_what_they_are_known_for(dataset: Path, tmp_path: Path) -> None:
+def test_baselines_keep_or_improve_the_input(dataset: Path, tmp_path: Path) -> None:
     results = {
         name: Evaluator(find_pairs(dataset), "set", tmp_path / "out", FAST).run(method).result
         for name in BASELINES
@@ -119,7 +119,7 @@ def test_finished_clips_are_kept_and_others_measured_anew(dataset: Path, tmp_pat
     assert Evaluator(clips, "set", tmp_path / "out", FAST).run(again).result != result
 
 
-def test_a_bad_clip_is_one_line_and_does_not_stop_the_others(dataset: Path, tmp_path: Path) -> None:
+def test_a_bad_clip_gives_a_one_line_error_and_does_not_stop_the_others(dataset: Path, tmp_path: Path) -> None:
     (dataset / "left/sharp/000003.png").unlink()
     found = Evaluator(find_pairs(dataset), "set", tmp_path / "out", FAST).run(find_baseline("identity"))  # type: ignore[arg-type]
     assert [row.clip for row in found.result.clips] == ["right"]
@@ -146,7 +146,7 @@ def test_wrong_partners_are_named(dataset: Path, tmp_path: Path, damage, words: 
         Evaluator(one(dataset, "left"), "set", tmp_path / "out", FAST).run(find_baseline("identity"))  # type: ignore[arg-type]
 
 
-def test_protocols_leave_out_what_they_say(dataset: Path, tmp_path: Path) -> None:
+def test_protocols_leave_out_the_documented_frames(dataset: Path, tmp_path: Path) -> None:
     clips = one(dataset, "left")
     for name, frames in (("basicsr", 6), ("koehler", 5), ("bsst", 2)):
         settings = Settings(name, ("psnr", "ssim"), pictures=0)
@@ -219,7 +219,7 @@ def test_sharp_clips_can_be_restored_too(dataset: Path, tmp_path: Path, monkeypa
     assert upside.values["kept"] == pytest.approx(np.mean([psnr(255 - f, f) for f in sharp]), abs=1e-6)
 
 
-def test_metrics_that_small_frames_cannot_have_are_named(dataset: Path, tmp_path: Path) -> None:
+def test_metrics_that_need_larger_frames_are_named(dataset: Path, tmp_path: Path) -> None:
     settings = Settings(metrics=("psnr", "niqe"), pictures=0)
     row = Evaluator(one(dataset, "left"), "set", tmp_path, settings).run(find_baseline("identity")).result.clips[0]  # type: ignore[arg-type]
     assert list(row.values) == ["psnr"]
@@ -237,9 +237,9 @@ def test_the_command_writes_tables_and_a_page(dataset: Path, tmp_path: Path, cap
     out = tmp_path / "out"
     options = ["--metrics", "psnr,ssim,lpips", "--pictures", "1", "-o", str(out)]
     assert run(["evaluate", "--data", str(dataset), "--model", "identity", "--model", "unsharp", *options]) == 0
-    told = capsys.readouterr().out
-    assert "protocol basicsr" in told
-    assert "| unsharp | 2 |" in told
+    printed = capsys.readouterr().out
+    assert "protocol basicsr" in printed
+    assert "| unsharp | 2 |" in printed
     made = {path.name for path in out.iterdir()}
     assert {"results.md", "results.csv", "results.tex", "results.json", "index.html"} <= made
     assert [r.method for r in read_results(out / "results.json")] == ["identity", "unsharp"]
@@ -250,9 +250,9 @@ def test_the_command_writes_tables_and_a_page(dataset: Path, tmp_path: Path, cap
 
 def test_without_a_folder_the_command_only_prints(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(["evaluate", "--data", str(dataset), "--model", "identity", "--metrics", "psnr"]) == 0
-    told = capsys.readouterr().out
-    assert "| identity | 2 |" in told
-    assert "written" not in told
+    printed = capsys.readouterr().out
+    assert "| identity | 2 |" in printed
+    assert "written" not in printed
 
 
 def test_the_command_compares_two_folders(dataset: Path, capsys: pytest.CaptureFixture) -> None:
@@ -273,7 +273,7 @@ def test_the_command_compares_two_folders(dataset: Path, capsys: pytest.CaptureF
         ["--data", "SET", "-o", "X", "--metrics", "lpips_vgg", "--model", "identity"],
     ],
 )
-def test_wrong_usage_is_one_line(
+def test_wrong_usage_gives_a_one_line_error(
     arguments: list[str], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     names = {"SET": str(dataset), "X": str(tmp_path / "x"), "OUT": str(dataset), "TARGET": str(dataset)}

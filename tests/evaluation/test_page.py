@@ -95,7 +95,7 @@ def test_keys_show_each_picture(opened: Any) -> None:
 
 
 @needs_browser
-def test_arrows_and_clicks_go_round(opened: Any) -> None:
+def test_arrows_and_clicks_cycle_through_the_views(opened: Any) -> None:
     opened.keyboard.press("ArrowLeft")
     assert sees(opened, RED)
     opened.keyboard.press("ArrowRight")
@@ -107,7 +107,7 @@ def test_arrows_and_clicks_go_round(opened: Any) -> None:
     assert sees(opened, RED)
     assert opened.locator("#img-a").get_attribute("alt") == "before (input), street, frame 7"
     assert opened.get_by_role("button", name="before").get_attribute("aria-pressed") == "true"
-    assert opened.locator("#told").inner_text() == "street, frame 7: before (input) (400×300)"
+    assert opened.locator("#caption").inner_text() == "street, frame 7: before (input) (400×300)"
 
 
 @needs_browser
@@ -146,7 +146,7 @@ def test_without_truth_there_is_neither_truth_nor_error(opened: Any) -> None:
     opened.keyboard.press("1")
     opened.keyboard.press("3")
     assert sees(opened, RED)
-    assert "no </script> truth, frame 2" in opened.locator("#told").inner_text()
+    assert "no </script> truth, frame 2" in opened.locator("#caption").inner_text()
 
 
 @needs_browser

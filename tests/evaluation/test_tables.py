@@ -44,7 +44,7 @@ def test_means_are_weighted_as_the_protocol_says():
     assert Result("m", "d", "p", clips).mean("ssim") is None
 
 
-def test_the_interval_of_equal_clips_is_a_point_and_else_holds_the_mean():
+def test_the_interval_contains_the_mean_and_is_a_point_for_equal_clips():
     same = result("m", dict.fromkeys("abcde", 30.0))
     assert same.interval("psnr") == (30.0, 30.0)
     assert same.interval("psnr", gain=True) == (1.0, 1.0)
@@ -86,7 +86,7 @@ def test_different_protocols_and_data_sets_never_share_a_ranking():
     assert PROTOCOLS["shiftnet"].summary in markdown([own_way])
 
 
-def test_the_blurred_input_stands_first_and_may_win():
+def test_the_blurred_input_is_the_first_row_and_can_be_best():
     block = overall_blocks([result("worse", {"a": 28.0}), result("worst", {"a": 20.0})])[0]
     assert cells(block, "method") == ["blurred input", "worse", "worst"]
     assert cells(block, "PSNR ↑ dB") == ["29.00", "28.00", "20.00"]
@@ -112,7 +112,7 @@ def test_lower_is_better_where_the_catalogue_says_so():
     ],
     ids=["clips", "frames", "inputs"],
 )
-def test_nothing_is_bold_where_methods_met_different_frames(other: Result):
+def test_nothing_is_bold_where_methods_were_scored_on_different_frames(other: Result):
     block = overall_blocks([result("one", {"a": 30.0}), other])[0]
     assert not any(cell.best for row in block.rows for cell in row)
     assert any("do not compare" in note for note in block.notes)
@@ -179,7 +179,7 @@ def test_csv_holds_every_figure_in_full():
     assert [(r["value"], r["protocol"], r["source"]) for r in shift] == [("35.88", "shiftnet", "CPGD-Net, Table I")]
 
 
-def test_results_come_back_as_they_were_written(tmp_path):
+def test_results_survive_writing_and_reading(tmp_path):
     results = [result("m", {"a": 30.0, "b": 31.0}, average="windows"), result("n", {"a": 1.0}, protocol="bsst")]
     write_results(results, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == results
@@ -213,7 +213,7 @@ def test_published_figures_are_the_papers(wanted):
     assert [(f.printed, f.protocol) for f in found] == [wanted[5:]]
 
 
-def test_published_tables_are_whole():
+def test_published_tables_are_complete():
     counts: dict[tuple[str, str], int] = {}
     for f in published_figures():
         counts[f.paper, f.table] = counts.get((f.paper, f.table), 0) + 1
@@ -240,7 +240,7 @@ def test_published_tables_are_whole():
         ("my dvds", None),
     ],
 )
-def test_data_sets_are_known_by_their_names(name, known):
+def test_published_data_sets_are_recognised_by_name(name, known):
     assert known_dataset(name) == known
     assert {row.dataset for row in published_rows(name)} == ({known} if known else set())
 

@@ -63,7 +63,7 @@ def evaluated(data: Path, weights: Path, out: Path) -> list[str]:
     return (out / "results.md").read_text().split("### ")[1:]
 
 
-def test_figures_and_error_maps_are_of_the_frames_that_it_makes(weights, tmp_path):
+def test_metrics_and_error_maps_are_those_of_the_restored_frames(weights, tmp_path):
     data, out = pairs(tmp_path / "set"), tmp_path / "out"
     evaluated(data, weights, out)
     [result] = read_results(out / "results.json")

@@ -19,7 +19,7 @@ def picture() -> np.ndarray:
 
 
 @pytest.mark.parametrize("along", [(1, 0), (0, 1)])
-def test_more_blur_is_a_higher_figure(picture, along):
+def test_the_blur_estimate_rises_with_blur(picture, along):
     figures = []
     for length in (1, 7, 15, 31):
         kernel = (length if along[0] else 1, length if along[1] else 1)
@@ -29,12 +29,12 @@ def test_more_blur_is_a_higher_figure(picture, along):
     assert all(0 <= f <= 1 for f in figures)
 
 
-def test_noise_hardly_hides_blur(picture):
+def test_the_blur_estimate_is_robust_to_noise(picture):
     blurred = cv2.blur(picture, (15, 1))
     noisy = np.clip(blurred + np.random.default_rng(1).normal(0, 2, blurred.shape), 0, 255).astype(np.uint8)
     assert blur_estimate(noisy) > blur_estimate(picture) + 0.1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 40), (64, 64)])
-def test_a_plain_picture_has_nothing_to_be_blurred(shape):
+def test_a_plain_image_has_no_blur(shape):
     assert blur_estimate(np.full(shape, 90, np.uint8)) == 0

@@ -105,7 +105,7 @@ def test_lpips_of_the_published_example_pairs() -> None:
     assert float(load_lpips()(ref, p1)) == pytest.approx(0.138, abs=0.002)
 
 
-def test_lpips_refuses_what_it_cannot_measure(tmp_path: Path) -> None:
+def test_lpips_refuses_wrong_trunks_weights_and_sizes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lpips-vgg"):
         load_lpips("vgg")
     with pytest.raises(UsageError, match="alex or vgg"):
@@ -118,7 +118,7 @@ def test_lpips_refuses_what_it_cannot_measure(tmp_path: Path) -> None:
         load_lpips()(frame_tensor(texture((30, 40))), frame_tensor(texture((30, 40))))
 
 
-def test_alignment_follows_motion_and_sees_what_does_not() -> None:
+def test_alignment_follows_motion_and_keeps_changes_of_brightness() -> None:
     previous, now = moving_frames((160, 120), 2, step_px=(4, -2), smooth_px=3)
     found = align(now.astype(np.float32), previous.astype(np.float32))
     assert found.visible.mean() > 0.8
@@ -164,7 +164,7 @@ def test_one_output_scores_differently_under_each_protocol() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-5, 5), st.integers(-5, 5), st.floats(0.8, 1.1))
-def test_koehler_forgives_whole_pixel_shifts_and_brightness(dx: int, dy: int, gain: float) -> None:
+def test_koehler_ignores_whole_pixel_shifts_and_brightness(dx: int, dy: int, gain: float) -> None:
     truth = texture((140, 120), 3).astype(np.float32)
     moved = np.roll(truth, (dy, dx), (0, 1)) * np.float32(gain)
     plain = PROTOCOLS["basicsr"].score(moved, truth)["psnr"]

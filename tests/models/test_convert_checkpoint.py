@@ -49,12 +49,12 @@ def test_torch_files_are_unwrapped(tmp_path, stored, zipped):
     assert same(read_checkpoint(tmp_path / "x.ckpt"))
 
 
-def test_safetensors_are_known_by_what_they_begin_with(tmp_path):
+def test_formats_are_recognised_by_their_first_bytes(tmp_path):
     save_file(WEIGHTS, tmp_path / "x.ckpt")
     assert same(read_checkpoint(tmp_path / "x.ckpt"))
 
 
-def test_bookkeeping_of_lightning_needs_no_trust(tmp_path, monkeypatch):
+def test_lightning_objects_are_replaced_by_placeholders(tmp_path, monkeypatch):
     import numpy as np
 
     name = "pytorch_lightning.callbacks.model_checkpoint"
@@ -72,7 +72,7 @@ def test_bookkeeping_of_lightning_needs_no_trust(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
-def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, how):
+def test_code_in_a_pickle_is_not_run(tmp_path, how):
     path, trace = tmp_path / "x.ckpt", tmp_path / "trace"
     stored = {"state_dict": WEIGHTS, "extra": Runs(trace)}
     if how == "pickle":
@@ -91,7 +91,7 @@ def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, how):
         assert trace.exists()
 
 
-def test_damaged_files_are_one_line_each(tmp_path):
+def test_damaged_files_give_a_one_line_error(tmp_path):
     save_file({"w": torch.zeros(1000)}, tmp_path / "good.safetensors")
     torch.save({"w": torch.zeros(1000)}, tmp_path / "good.pt")
     for kind in ("safetensors", "pt"):
@@ -111,7 +111,7 @@ def test_damaged_files_are_one_line_each(tmp_path):
         (pickle.dumps([1, 2]), "cut short|holds a list"),
     ],
 )
-def test_other_files_are_one_line_each(tmp_path, content, words):
+def test_other_formats_give_a_one_line_error(tmp_path, content, words):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(WeightsError, match=words):
         read_checkpoint(tmp_path / "x")

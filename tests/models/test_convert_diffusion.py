@@ -101,7 +101,7 @@ def test_cpgd_nets_control_network_at_full_size_leaves_no_key(full_control):
 # Numbers, on small networks.
 
 
-def test_numbers_arrive_unchanged():
+def test_converted_weights_are_unchanged():
     made = from_original(tiny_original(), TINY)
     assert same(made.unet, tiny_unet())
     assert same(made.vae, tiny_vae())
@@ -139,7 +139,7 @@ def test_cpgd_nets_release_keeps_its_priors(caplog):
     assert f"{len(idle)} tensors are unused" in caplog.text
 
 
-def test_diffbirs_priors_start_unheard_and_always_alike():
+def test_diffbirs_prior_layers_have_no_effect_and_are_reproducible():
     plain = tiny_control(guided=False)
     made, again = convert_control(diffbir(plain), TINY_UNET), convert_control(diffbir(plain), TINY_UNET)
     assert same(made, again)
@@ -188,7 +188,7 @@ def test_a_missing_key_is_named(key, named):
         "cond_stage_model.transformer.text_model.final_layer_norm.weight",
     ],
 )
-def test_a_strange_key_is_named(key):
+def test_an_unknown_key_is_named(key):
     with pytest.raises(WeightsError, match=rf"has unknown {key}|lacks cond_stage_model"):
         from_original(tiny_original() | {key: torch.zeros(4, 4)}, TINY)
 

@@ -56,7 +56,7 @@ def test_schedulers_are_those_of_the_method():
     assert (v.prediction_type, v.timestep_spacing, v.rescale_betas_zero_snr) == ("v_prediction", "trailing", True)
 
 
-def test_a_scheduler_tells_the_family(tmp_path):
+def test_the_family_follows_from_the_scheduler(tmp_path):
     def said(**config: object) -> str | None:
         (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
         return family_of_scheduler(tmp_path)
@@ -74,11 +74,11 @@ def test_a_scheduler_tells_the_family(tmp_path):
 def test_a_contradiction_is_refused():
     assert agreed({"a": None, "b": "epsilon", "c": "epsilon"}) == "epsilon"
     assert agreed({"a": None}) is None
-    with pytest.raises(UsageError, match=r"a says epsilon, b says v-zero-snr"):
+    with pytest.raises(UsageError, match=r"a states epsilon, b states v-zero-snr"):
         agreed({"a": "epsilon", "b": "v-zero-snr"})
 
 
-def test_a_step_on_noise_tells_epsilon_and_nothing_else():
+def test_probing_with_noise_recognises_epsilon_only():
     assert family_by_probe(tiny_unet()) == "epsilon"
     torch.manual_seed(3)
     with pytest.raises(WeightsError, match="give epsilon or v-zero-snr as `family`"):
@@ -156,7 +156,7 @@ def test_a_folder_with_older_names_text_encoder_and_tokenizer(tmp_path, monkeypa
     assert same(AutoencoderKL.from_pretrained(tmp_path / "made" / "vae"), tiny_vae())
     assert load_file(tmp_path / "made" / "text_encoder" / "model.safetensors")["text_model.final_layer_norm.bias"].sum()
     assert (tmp_path / "made" / "tokenizer" / "vocab.json").read_text() == "{}"
-    with pytest.raises(UsageError, match=r"says v-zero-snr, `family` says epsilon"):
+    with pytest.raises(UsageError, match=r"states v-zero-snr, `family` states epsilon"):
         import_weights(folder, tmp_path / "other", "epsilon")
 
 
@@ -180,7 +180,7 @@ def test_an_original_checkpoint_of_diffbir_v1_gives_all_its_parts(tmp_path, kind
     made = import_weights(path, out, layout=TINY)
     assert made.found == "Stable Diffusion 2, original checkpoint with a control network"
     assert made.family == "epsilon"
-    assert "by its answer to pure noise" in made.notes[-1]
+    assert "by the prediction for pure noise" in made.notes[-1]
     assert list(made.parameters) == ["unet", "vae", "control", "scheduler"]
     assert len({file.stat().st_mode for file in out.rglob("*.*")}) == 1  # who may read one file may read all
     assert same(UNet2DConditionModel.from_pretrained(out / "unet"), tiny_unet())
@@ -192,7 +192,7 @@ def test_an_original_checkpoint_of_diffbir_v1_gives_all_its_parts(tmp_path, kind
         import_weights(path, tmp_path / "other", layout=TINY)
 
 
-def test_what_a_checkpoint_lacks_for_prompts_is_told_with_its_place(tmp_path):
+def test_parts_missing_for_prompts_are_named_with_their_place(tmp_path):
     layout, out = Layout(TINY_UNET, TINY_VAE, text_blocks=2), tmp_path / "made"
     save_file({**tiny_original(), **original_text(1024, 2, 16, 4)}, tmp_path / "sd.safetensors")
     [told] = [n for n in import_weights(tmp_path / "sd.safetensors", out, layout=layout).notes if "prompts" in n]
@@ -205,7 +205,7 @@ def test_what_a_checkpoint_lacks_for_prompts_is_told_with_its_place(tmp_path):
     assert not [note for note in again.notes if "prompts need" in note]
 
 
-def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, tiny_folder):
+def test_a_full_disk_leaves_the_folder_unchanged(tmp_path, tiny_folder):
     out, new = tmp_path / "made", tmp_path / "new"
     import_weights(tiny_folder, out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -242,7 +242,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     config = json.loads((folder / "unet" / "config.json").read_text())
     for key, value, words in (
         ("cross_attention_dim", 768, r"sd has a text context 768 wide"),
-        ("in_channels", 9, r"takes 9 channels, expected the autoencoder's 4"),
+        ("in_channels", 9, r"9 input channels, expected the autoencoder's 4"),
     ):
         (folder / "unet" / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(WeightsError, match=words):
@@ -251,7 +251,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sd"]
 
 
-def test_a_control_network_alone_asks_for_its_family(tmp_path, tiny_folder, capfd):
+def test_a_control_network_alone_needs_the_family(tmp_path, tiny_folder, capfd):
     path, made = tmp_path / "v2.1.pt", tmp_path / "made"
     torch.save({"state_dict": diffbir(tiny_control(guided=False))}, path)
     assert run(["models", "import", str(tiny_folder), "-o", str(tmp_path / "base")]) == 0
@@ -279,7 +279,7 @@ def test_a_family_that_the_directory_does_not_have_is_refused(tmp_path, tiny_fol
         import_weights(path, tmp_path / "made", "v-zero-snr")
     released = tmp_path / "cpgd.safetensors"
     save_file(diffbir(tiny_control(shared_query=True)), released)
-    with pytest.raises(UsageError, match=r"CPGD-Net's release says epsilon, `family` says v-zero-snr"):
+    with pytest.raises(UsageError, match=r"CPGD-Net's release states epsilon, `family` states v-zero-snr"):
         import_weights(released, tmp_path / "made", "v-zero-snr")
     assert not (tmp_path / "made" / "control").exists()
 
@@ -290,7 +290,10 @@ def test_other_files_are_refused_in_one_line(tmp_path, capfd):
         {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768)},
         tmp_path / "sd15.safetensors",
     )
-    for name, words in (("swinir", "it has layers.0.weight"), ("sd15", "sd15.safetensors has a text context 768 wide")):
+    for name, words in (
+        ("swinir", "it has keys such as layers.0.weight"),
+        ("sd15", "sd15.safetensors has a text context 768 wide"),
+    ):
         assert run(["models", "import", str(tmp_path / f"{name}.safetensors"), "-o", str(tmp_path / "made")]) == 1
         said = capfd.readouterr().err
         assert words in said

@@ -110,12 +110,12 @@ def test_tf_t2vs_image_condition_at_full_size(full):
 
 
 @pytest.mark.parametrize("channels", [4, 12])
-def test_numbers_arrive_unchanged(channels):
+def test_converted_weights_are_unchanged(channels):
     made = convert_vgen(small(channels), SMALL)
     assert same(made.unet, unet3d(channels))
 
 
-def test_image_tokens_arrive_unchanged_and_other_conditions_are_told(caplog):
+def test_image_tokens_are_unchanged_and_unused_conditions_are_logged(caplog):
     state = tf_t2v()
     made = convert_vgen(state | OTHERS, SMALL)
     assert "2 tensors are unused" in caplog.text and "_embedding" in caplog.text
@@ -153,7 +153,7 @@ def test_a_missing_key_is_named(key, named):
 @pytest.mark.parametrize(
     "key", ["input_blocks.1.3.gate.weight", "fps_embedding.0.weight", "pre_image_condition.4.bias"]
 )
-def test_a_strange_key_is_named(key):
+def test_an_unknown_key_is_named(key):
     with pytest.raises(WeightsError, match=f"has unknown {key}"):
         convert_vgen(tf_t2v() | {key: torch.zeros(2)}, SMALL)
 
@@ -217,11 +217,11 @@ def test_modelscope_in_diffusers_form(modelscope, tmp_path, capsys):
     with pytest.raises(OutputError, match="unet exists already"):
         import_weights(modelscope, out)
     torch.save(diffbir(tiny_control(guided=False)), tmp_path / "v2.pth")
-    with pytest.raises(WeightsError, match=r"v2\.pth steers Stable Diffusion, and .*made holds a video model"):
+    with pytest.raises(WeightsError, match=r"v2\.pth controls Stable Diffusion, and .*made holds a video model"):
         import_weights(tmp_path / "v2.pth", out)
 
 
-def test_a_family_that_nothing_tells_is_asked_for(modelscope, tmp_path):
+def test_an_unknown_family_must_be_given(modelscope, tmp_path):
     import shutil
 
     bare, path = tmp_path / "bare", tmp_path / "ms.safetensors"
@@ -234,7 +234,7 @@ def test_a_family_that_nothing_tells_is_asked_for(modelscope, tmp_path):
     assert not (tmp_path / "made").exists()
     assert import_weights(path, tmp_path / "made", "epsilon", video=SMALL).family == "epsilon"
     torch.save(tf_t2v(), tmp_path / "tf.pth")
-    with pytest.raises(UsageError, match="TF-T2V says v-zero-snr, `family` says epsilon"):
+    with pytest.raises(UsageError, match="TF-T2V states v-zero-snr, `family` states epsilon"):
         import_weights(tmp_path / "tf.pth", tmp_path / "other", "epsilon", video=SMALL)
 
 
@@ -260,7 +260,7 @@ def test_folders_that_do_not_fit_are_refused_in_one_line(modelscope, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_an_image_model_is_still_one(tmp_path):
+def test_stable_diffusion_in_an_empty_folder_keeps_its_denoiser(tmp_path):
     """A folder of Stable Diffusion beside no video model gives its own denoiser."""
     folder = tmp_path / "sd"
     tiny_unet().save_pretrained(folder / "unet")

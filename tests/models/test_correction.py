@@ -7,7 +7,7 @@ from support.spectrum import line_strengths
 from unsmear.models.cpfp.correction import LOW_CELL, LOW_CELLS, motion_gate, pinned, shuffled
 
 
-def test_a_pattern_that_all_cells_share_is_taken_out():
+def test_a_pattern_shared_by_all_cells_is_removed():
     torch.manual_seed(0)
     values = 0.1 * torch.randn(1, 48, 40, 64)
     pattern = torch.randn(1, 48, 1, 1)
@@ -17,7 +17,7 @@ def test_a_pattern_that_all_cells_share_is_taken_out():
     assert max(line_strengths(cured.numpy())) < 2
 
 
-def test_what_varies_from_cell_to_cell_and_the_mean_of_a_cell_stay():
+def test_variation_between_cells_and_their_means_are_kept():
     torch.manual_seed(0)
     values = torch.randn(2, 32, 24, 24)
     out, plain = shuffled(values, 4), F.pixel_shuffle(values, 4)
@@ -29,7 +29,7 @@ def everywhere(frame: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
     return pinned(frame, restored, torch.ones_like(frame[:, :1]))
 
 
-def test_the_light_of_wide_areas_is_pinned_and_detail_is_not():
+def test_the_light_of_wide_areas_is_kept_and_detail_changes():
     torch.manual_seed(0)
     frame = 0.3 + 0.4 * torch.rand(1, 3, 1, 1).expand(1, 3, 256, 320)
     y = torch.arange(256).float()[:, None].expand(256, 320)
@@ -40,7 +40,7 @@ def test_the_light_of_wide_areas_is_pinned_and_detail_is_not():
     torch.testing.assert_close(everywhere(frame, striped), striped, atol=3e-3, rtol=0)
 
 
-def test_pinning_reaches_as_far_as_it_says():
+def test_pinning_has_the_documented_reach():
     frame = torch.full((1, 1, 16, 1024), 0.5)
     other = frame.clone()
     other[..., 8, 512] = 1.0
@@ -48,7 +48,7 @@ def test_pinning_reaches_as_far_as_it_says():
     assert LOW_CELL * (LOW_CELLS - 3) < reached <= LOW_CELL * (LOW_CELLS + 1)
 
 
-def test_nothing_is_added_where_the_gate_is_shut_and_the_light_stays_where_it_is_open():
+def test_a_closed_gate_adds_nothing_and_an_open_one_keeps_the_light():
     torch.manual_seed(0)
     frame = torch.full((1, 3, 128, 256), 0.5)
     restored = frame + 0.02 + 0.1 * torch.randn(frame.shape)

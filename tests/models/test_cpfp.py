@@ -62,7 +62,7 @@ def test_an_untrained_block_is_a_warp_scaled_by_the_residual(order, limit):
     torch.testing.assert_close(block(sources, motions, residual), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_untrained_network_returns_its_input_nearly_or_what_deconvolution_makes_of_it():
+def test_an_untrained_network_returns_nearly_its_input_or_the_deconvolved_input():
     torch.manual_seed(0)
     frames, p = torch.rand(1, 3, 3, 32, 48), priors(3, 32, 48)
     for iterations in ([], [2]):
@@ -78,7 +78,7 @@ def test_an_untrained_network_returns_its_input_nearly_or_what_deconvolution_mak
 @pytest.mark.parametrize(
     "changes", [{}, {"passes": ["forward", "backward", "forward", "backward"]}, DEEP], ids=["two", "four", "deep"]
 )
-def test_every_frame_sees_past_and_future(changes):
+def test_every_frame_depends_on_past_and_future_frames(changes):
     model = tiny(**changes)
     frames = torch.rand(1, 4, 3, 32, 32)
     p = priors(4, 32, 32)
@@ -91,7 +91,7 @@ def test_every_frame_sees_past_and_future(changes):
 
 
 @pytest.mark.parametrize("changes", [{}, DEEP], ids=["flat", "deep"])
-def test_a_frame_without_motion_on_either_side_stays_as_it_is(changes):
+def test_a_frame_without_motion_is_unchanged(changes):
     p = priors(3, 32, 32)
     p.reset[:, 1], p.reset_back[:, 1] = True, True
     frames = (torch.rand(1, 3, 3, 32, 32) * 255).byte()
@@ -100,11 +100,11 @@ def test_a_frame_without_motion_on_either_side_stays_as_it_is(changes):
     assert not torch.equal(restored[:, 0], frames[:, 0].float() / 255)
 
 
-def test_sides_of_a_deep_network_need_not_be_whole_cells_of_its_coarsest_level():
+def test_a_deep_network_accepts_sides_that_are_no_multiple_of_its_coarsest_cell():
     assert tiny(**DEEP)(torch.rand(1, 2, 3, 48, 80), priors(2, 48, 80)).frames.shape == (1, 2, 3, 48, 80)
 
 
-def test_a_reset_parts_the_shots():
+def test_a_reset_separates_shots():
     model = tiny()
     frames = torch.rand(1, 4, 3, 32, 32)
     p = priors(4, 32, 32)
@@ -131,22 +131,22 @@ def test_state_carries_the_first_forward_pass_exactly(changes):
     assert not torch.allclose(blind.frames[:, 0], whole[:, 3], atol=1e-4)
 
 
-def test_neighbours_are_offered_where_they_fit():
+def test_neighbours_are_used_where_they_match():
     """Of a still scene the difference itself; of another scene, or beyond a cut, nothing."""
     p = priors(3, 32, 32, motion=0.0)
     frames = 0.5 + 0.002 * torch.rand(3, 3, 32, 32)
     looks = [torch.cat([f, f + 0.1 * k])[None] for k, f in enumerate(frames)]
-    before, after = CPFP._offered(looks, p, 1)
+    before, after = CPFP._neighbour_changes(looks, p, 1)
     torch.testing.assert_close(before, frames[:1] - frames[1:2] - 0.1, atol=2e-3, rtol=0)
     torch.testing.assert_close(after, frames[2:] - frames[1:2] + 0.1, atol=2e-3, rtol=0)
     other = [looks[0], looks[1], torch.cat([1 - looks[2][:, :3], looks[2][:, 3:]], 1) + 0.3]
-    assert CPFP._offered(other, p, 1)[1].abs().max() < 1e-6
-    assert not CPFP._offered([None, *looks[1:]], p, 1)[0].any()
+    assert CPFP._neighbour_changes(other, p, 1)[1].abs().max() < 1e-6
+    assert not CPFP._neighbour_changes([None, *looks[1:]], p, 1)[0].any()
     p.reset[:, 1] = True
-    assert not CPFP._offered(looks, p, 1)[0].any()
+    assert not CPFP._neighbour_changes(looks, p, 1)[0].any()
 
 
-def test_ablations_drop_what_they_name():
+def test_ablations_ignore_motion_or_residual():
     frames = torch.rand(1, 3, 3, 32, 32)
     without_motion = tiny(use_motion=False)
     a, b = priors(3, 32, 32, seed=1), priors(3, 32, 32, seed=2)
@@ -159,7 +159,7 @@ def test_ablations_drop_what_they_name():
     assert not torch.equal(tiny()(frames, a).frames, tiny()(frames, same_residual).frames)
 
 
-def test_what_lies_far_off_does_not_matter():
+def test_the_receptive_field_is_bounded():
     """No frame-wide statistics: a change beyond the receptive field changes nothing."""
     model = tiny()
     frames = torch.rand(1, 2, 3, 32, 768)
@@ -220,7 +220,7 @@ def test_bfloat16_stays_close_to_float32(changes):
     assert (coarse - exact).abs().max() < 0.03
 
 
-def test_what_runs_away_is_dropped():
+def test_diverging_features_are_set_to_zero():
     """Weights that amplify what is handed on overflow in a long clip; with a limit every frame stays finite."""
     frames = torch.rand(1, 40, 3, 32, 32)
     for limit, finite in ((None, False), (4.0, True)):

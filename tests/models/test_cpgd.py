@@ -43,7 +43,7 @@ def residuals(out) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("options", [{}, {"shared_query": True}, {"prior_width": 1}, {"joint_time_attention": True}])
-def test_with_priors_unlearnt_it_equals_the_plain_control_network_bit_for_bit(options):
+def test_initial_prior_layers_leave_the_output_unchanged_bit_for_bit(options):
     guided, priors = control(**options), torch.rand(2, 3, 20, 20)
     plain = control(guided=False, joint_time_attention=options.get("joint_time_attention", False))
     plain.load_state_dict({k: v for k, v in guided.state_dict().items() if ".mask." not in k and ".to_qm." not in k})
@@ -68,7 +68,7 @@ def test_the_plain_network_is_diffusers_own():
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_it_starts_as_the_encoder_of_the_unet_that_hears_no_hint():
+def test_initial_weights_are_the_unets_encoder_with_a_zero_hint():
     fresh = CPControlNet.beside(unet())
     latent, t, text, hint = inputs()
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_the_guided_query_is_the_papers():
         torch.testing.assert_close(made, layer.to_out[0](attended), atol=1e-5, rtol=1e-5)
 
 
-def test_joint_time_attention_lets_frames_of_a_group_see_each_other():
+def test_joint_time_attention_couples_the_frames_of_a_group():
     latent, t, text, hint = inputs(4)
     other = latent.clone()
     other[1] += 1
@@ -141,7 +141,7 @@ def test_priors_of_every_grid():
     torch.testing.assert_close(tokens[12], priors[0, :, 0, 0].expand(1, 12, 3))
 
 
-def test_attention_heat_is_a_mean_of_what_tokens_receive():
+def test_attention_heat_has_mean_one():
     model = control()
     with torch.inference_mode(), watched_attention(model) as layers:
         model(*inputs())
@@ -209,7 +209,7 @@ def test_borders_of_tiles_do_not_show():
     assert edges[16][1] > 1.5, "the measure sees edges where there are some"
 
 
-def test_tiles_in_a_batch_are_as_tiles_one_by_one():
+def test_batched_tiles_equal_single_tiles():
     pipe, given = pipeline(opened=True), clip(2)
     one, some = (
         pipe(*given, options=Sampling(steps=2, tile=8, stride=4, guidance=2.0, tile_batch=count)).frames
@@ -220,7 +220,7 @@ def test_tiles_in_a_batch_are_as_tiles_one_by_one():
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction):
+def test_noise_depends_on_the_frame_number_not_on_batches_or_windows(scheduler, prediction):
     made = scheduler(**{k: v for k, v in BETAS.items() if k != "clip_sample"}, prediction_type=prediction)
     pipe, (frames, motion, residual) = pipeline(made), clip(3)
     options = Sampling(steps=3, seed=4, guidance=1.5)
@@ -234,7 +234,7 @@ def test_noise_belongs_to_frames_not_to_batches_or_windows(scheduler, prediction
 
 
 @pytest.mark.parametrize("carried", [{"carry_noise": True}, {"carry_detail": 0.5}])
-def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
+def test_carried_noise_and_detail_make_neighbours_similar_and_resume(carried):
     pipe, (frames, _, residual) = pipeline(), clip(3)
     motion, residual = torch.zeros(3, 2, 4, 4), residual * 0
     plain = pipe(frames, motion, residual, options=Sampling(steps=3)).frames
@@ -248,7 +248,7 @@ def test_what_is_carried_makes_neighbours_alike_and_resumes(carried):
     torch.testing.assert_close(cut, plain, atol=1e-4, rtol=1e-4)
 
 
-def test_what_stands_still_is_left_alone():
+def test_no_detail_is_added_to_static_parts():
     pipe, (frames, motion, residual) = pipeline(), clip(2)
     motion = torch.zeros_like(motion)
     motion[:, 0, :, 2:] = 2.0  # the right half moves by two pixels
@@ -262,7 +262,7 @@ def test_what_stands_still_is_left_alone():
         Sampling(still_px=-1)
 
 
-def test_fidelity_reins_in_what_is_invented():
+def test_fidelity_limits_the_difference_from_the_input():
     """At 1 the latent is that of the frames, and with the autoencoder's error cancelled the frames come back."""
     pipe, given = pipeline(), clip(1)
     away = [
@@ -289,7 +289,7 @@ def test_a_start_below_one_takes_the_schedules_later_steps():
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_steering_goes_there_and_back(prediction):
+def test_predictions_and_clean_latents_convert_both_ways(prediction):
     scheduler = DDIMScheduler(**BETAS, prediction_type=prediction)
     clean, noise, t = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.tensor([600])
     sample = scheduler.add_noise(clean, noise, t)
@@ -325,7 +325,7 @@ def test_colour_comes_from_the_reference_and_detail_from_the_image():
     assert torch.nn.functional.cosine_similarity((made - 0.5).flatten(), detail.flatten(), 0) > 0.98
 
 
-def test_what_does_not_fit_is_refused():
+def test_inputs_that_do_not_fit_are_refused():
     pipe, (frames, motion, residual) = pipeline(), clip(1, 24)
     with pytest.raises(ValueError, match="multiples of 4"):
         pipe(frames[..., :22], motion, residual)
@@ -362,7 +362,7 @@ def with_text(encoder: Encoder) -> CPGDPipeline:
     return pipe
 
 
-def test_a_prompt_is_read_once_however_many_frames_ask():
+def test_a_prompt_is_embedded_once():
     encoder, given = Encoder(), clip(3)
     pipe = with_text(encoder)
     options = Sampling(steps=2, guidance=2.0)
@@ -375,7 +375,7 @@ def test_a_prompt_is_read_once_however_many_frames_ask():
     assert pipe.embed("a very long prompt").shape == (1, 8, 16) and encoder.read[-1][-1] == 41
 
 
-def test_without_a_text_encoder_the_stored_empty_prompt_is_heard():
+def test_without_a_text_encoder_the_stored_empty_prompt_is_used():
     given, options = clip(1), Sampling(steps=2)
     stored = torch.randn(1, 77, 16)
     parts = pipeline().components

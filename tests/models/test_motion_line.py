@@ -48,7 +48,7 @@ def moving_clip(speed: tuple[float, float], duty: float, frames: int = 6, size=(
     return [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in coded]
 
 
-def test_line_motion_averages_both_sides_or_keeps_the_open_one():
+def test_line_motion_uses_one_side_at_a_reset():
     motion, back = torch.full((1, 2, 1, 1), -4.0), torch.full((1, 2, 1, 1), 6.0)
     yes, no = torch.tensor([True]), torch.tensor([False])
     assert line_motion(motion, back, no, no).unique().item() == 5
@@ -64,7 +64,7 @@ def test_hat_weights_interpolate_and_hold_their_ends():
     assert w[2, :2].tolist() == [0.5, 0.5]
 
 
-def test_the_bank_goes_by_the_length_of_the_blur_and_by_what_is_known():
+def test_the_bank_depends_on_blur_length_and_on_whether_the_duty_is_known():
     head = MotionLine(3, 1.0)
     head.bank.data[0] = torch.arange(len(LENGTHS_PX)).float()[:, None]
     head.bank.data[1] = -1
@@ -111,7 +111,7 @@ def test_even_taps_are_refused():
         taps_along(4, 1.0)
 
 
-def test_the_closed_form_sharpens_what_it_was_not_fitted_on():
+def test_the_closed_form_fit_sharpens_other_frames():
     duty, speed = 0.6, 8.0
     clips = []
     for seed in (0, 1):
@@ -134,7 +134,7 @@ def test_the_closed_form_sharpens_what_it_was_not_fitted_on():
 
 @pytest.mark.parametrize("duty", [0.3, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("speed", [(9.0, 0.0), (5.0, 6.0)])
-def test_duty_is_read_from_the_blur(duty, speed):
+def test_duty_is_estimated_from_the_blur(duty, speed):
     clip = moving_clip(speed, duty)
     found = estimate_duty(clip, chunk_priors(clip, before=None, after=None))
     assert found == pytest.approx(duty, abs=0.15)

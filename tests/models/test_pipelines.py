@@ -62,7 +62,7 @@ def call(pipe, given=None, **options):
 
 
 @BOTH
-def test_shipped_folders_load_by_every_way_alike(name):
+def test_all_loaders_give_the_same_weights(name):
     own = getattr(unsmear, {"cpgd": "CPGDPipeline", "vdm": "VDMPipeline"}[name])
     by_zoo = load_model(zoo.find(name))
     assert type(by_zoo) is own and by_zoo.sampling == by_zoo.settings_class(**by_zoo.config["sampling"])
@@ -139,7 +139,7 @@ def test_former_module_names_warn_and_work():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_training_goes_by_its_former_name_with_a_note(tmp_path, capfd):
+def test_the_former_training_name_is_accepted_with_a_note(tmp_path, capfd):
     assert run(["train", "cpc", str(tmp_path / "none.yaml"), "-o", str(tmp_path / "run")]) != 0
     said = capfd.readouterr().err
     assert "`unsmear train cpc` is `unsmear train cpgd` now" in said and "none.yaml" in said
@@ -230,7 +230,7 @@ def test_pictures_and_arrays_are_taken(name):
 
 
 @BOTH
-def test_a_batch_is_its_clips(name):
+def test_a_batch_equals_its_clips_sampled_singly(name):
     pipe, a, b = tiny(name), frames(), frames().flip(0)
     made = call(pipe, torch.stack([a, b]))
     assert torch.equal(made.frames, torch.stack([call(pipe, x).frames for x in (a, b)])) and made.carried is None
@@ -291,7 +291,7 @@ def test_a_callback_stops_at_step_two(name):
 
 
 @BOTH
-def test_progress_is_shown_where_it_is_wanted(name, capfd):
+def test_the_progress_bar_can_be_enabled(name, capfd):
     pipe = tiny(name)
     call(pipe)
     assert not capfd.readouterr().err
@@ -320,7 +320,7 @@ def test_schedulers_can_be_swapped(name, kind, tmp_path):
 
 @BOTH
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_parts_wait_on_the_cpu_while_others_compute(name, device):
+def test_model_cpu_offload_moves_one_part_at_a_time(name, device):
     """On a CPU the same hooks move parts from it to itself."""
     pipe, wanted = tiny(name), call(tiny(name).to(device)).frames
     pipe.enable_model_cpu_offload(device=device)

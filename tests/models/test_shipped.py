@@ -36,7 +36,7 @@ def mean_psnr(made: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", GENERATING)
-def test_it_repeats_itself_and_stays_near_the_truth(pair, name):
+def test_results_are_reproducible_and_near_the_truth(pair, name):
     clip, truth = pair
     restorer = load(name, device="cpu", dtype="fp32")
     made = restorer(clip)
@@ -46,14 +46,14 @@ def test_it_repeats_itself_and_stays_near_the_truth(pair, name):
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in shipped()])
-def test_its_card_is_that_of_its_weights(name):
+def test_the_card_matches_the_weights(name):
     entry = find(name)
     assert entry.card["sha256"] == entry.checksum()
     assert entry.card["name"] == name and entry.card["licence"] and entry.card["training_files"] > 0
     assert entry.card["sha256"] in entry.card_text and entry.card["validation"]["clips"]
 
 
-def test_the_default_prints_no_pattern_and_moves_no_colour():
+def test_the_default_adds_no_pattern_and_keeps_colours():
     """Spectrum of what it changes: no lines at a quarter and half of the sampling frequency; the mean light stays."""
     pictures = moving_frames((384, 256), 4, step_px=(7, 3))
     pictures = [cv2.GaussianBlur(picture, (13, 1), 4) for picture in pictures]
@@ -67,7 +67,7 @@ def test_the_default_prints_no_pattern_and_moves_no_colour():
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
-def test_a_single_picture_comes_out_bit_for_bit(tmp_path, kind):
+def test_a_single_image_is_unchanged_bit_for_bit(tmp_path, kind):
     picture = moving_frames((160, 120), 1)[0]
     source = tmp_path / f"one.{kind}"
     cv2.imwrite(str(source), picture)

@@ -40,12 +40,17 @@ def clip() -> Clip:
     return Clip.of(moving_frames((48, 32), 2))
 
 
-def test_a_stored_empty_prompt_takes_the_text_encoders_place(weights, monkeypatch):
+def test_a_stored_empty_prompt_replaces_the_text_encoder(weights, monkeypatch):
     silent = unsmear.load(str(weights), dtype="fp32")(clip())
     text_folders(weights, WIDTH)
     fake_transformers.install(monkeypatch)
     read = unsmear.load(str(weights), dtype="fp32")(clip())
     said = unsmear.load(str(weights), dtype="fp32", prompt="ab")(clip())
+    refused = "`negative_prompt` has no effect without guidance; set `guidance` above 1"
+    with pytest.raises(unsmear.UsageError, match=refused):
+        unsmear.load(str(weights), dtype="fp32", negative_prompt="ab")
+    against = unsmear.load(str(weights), dtype="fp32", negative_prompt="ab", guidance=3.0)(clip())
+    assert not np.array_equal(against, read)
     before = find(str(weights)).checksum()
     assert store_empty_prompt(weights) == ""
     assert torch.equal(load_file(weights / EMPTY_PROMPT_FILE)["empty_prompt"], embedding("", WIDTH))
@@ -83,7 +88,7 @@ def test_a_stored_empty_prompt_takes_the_text_encoders_place(weights, monkeypatc
         (b"prompt", "is no safetensors file"),
     ],
 )
-def test_what_is_no_empty_prompt_is_refused_in_one_line(held, message, weights):
+def test_other_files_in_place_of_the_empty_prompt_give_a_one_line_error(held, message, weights):
     path = weights / EMPTY_PROMPT_FILE
     if isinstance(held, bytes):
         path.write_bytes(held)
@@ -103,7 +108,7 @@ def base(tmp_path_factory):
     return text_folders(place, CONTEXT)
 
 
-def test_an_import_stores_it_where_it_can_be_read(base, tmp_path, monkeypatch):
+def test_an_import_stores_the_empty_prompt(base, tmp_path, monkeypatch):
     fake_transformers.install(monkeypatch)
     path = tmp_path / "made" / EMPTY_PROMPT_FILE
     assert import_weights(base, tmp_path / "made").notes[:-1] == []  # the last one is on the family
@@ -126,7 +131,7 @@ def test_an_import_stores_it_where_it_can_be_read(base, tmp_path, monkeypatch):
     assert path.read_bytes() == b"kept", "a control network has no text encoder"
 
 
-def test_a_text_encoder_that_is_not_whole_reads_nothing(base, tmp_path, monkeypatch):
+def test_an_incomplete_text_encoder_is_refused(base, tmp_path, monkeypatch):
     fake_transformers.install(monkeypatch)
     place = shutil.copytree(base, tmp_path / "sd")
     (place / "tokenizer" / "vocab.json").write_text("not\nJSON")
@@ -139,7 +144,7 @@ def test_a_text_encoder_that_is_not_whole_reads_nothing(base, tmp_path, monkeypa
     assert not list(tmp_path.glob("[ab]/*empty_prompt*"))
 
 
-def test_the_video_model_hears_it_too(tmp_path, monkeypatch):
+def test_the_video_model_uses_the_empty_prompt(tmp_path, monkeypatch):
     place = tiny_vdm.folder(tmp_path / "vdm")
     tiny_vdm.tokens(prompt_tokens=TOKENS).save_pretrained(place / "image_tokens")
     text_folders(place, WIDTH)
@@ -151,5 +156,5 @@ def test_the_video_model_hears_it_too(tmp_path, monkeypatch):
     fake_transformers.uninstall(monkeypatch)
     assert torch.equal(load_model(entry).model.image_tokens.empty_prompt, read)
     save_file({"empty_prompt": torch.zeros(1, 3, WIDTH)}, place / EMPTY_PROMPT_FILE)
-    with pytest.raises(unsmear.WeightsError, match="an empty prompt of 3 tokens, its image tokens want 8"):
+    with pytest.raises(unsmear.WeightsError, match="an empty prompt of 3 tokens, expected 8 as in its"):
         load_model(entry)

@@ -75,7 +75,7 @@ def test_what_is_projected_is_added_to_the_first_convolution():
         torch.testing.assert_close(made(noisy, t, blurred), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_wide_unet_is_divided_and_says_the_same():
+def test_a_split_unet_predicts_the_same():
     """TF-T2V's first convolution reads 12 channels: four of the latent, eight that become the projection's."""
     vae = pipeline(kl=True).vae
     wide = unet(12, out=4)
@@ -100,7 +100,7 @@ def test_parts_that_do_not_belong_together_are_refused():
         VDM(unet(6), BlurEncoder.beside(vae, WIDTH), tokens(token_width=8))
 
 
-def test_the_centre_frame_is_heard_and_can_be_dropped():
+def test_the_centre_frame_is_a_condition_that_can_be_dropped():
     made = model()
     noisy, t, blurred = inputs()
     torch.testing.assert_close(centre(blurred), blurred[:, 1])
@@ -139,7 +139,7 @@ class Clip:
         return type("Out", (), {"image_embeds": pixels.mean((2, 3))})
 
 
-def test_clip_is_shown_its_own_normalised_square():
+def test_clip_gets_its_normalised_square():
     tower, made = Clip(), ImageTokens(vector_width=3, token_width=4, prompt_tokens=0)
     vectors = image_vectors(made, tower, torch.full((2, 3, 40, 24), 0.5))
     assert tower.shown.shape == (2, 3, 8, 8)
@@ -267,7 +267,7 @@ def test_short_clips(count):
     assert made.shape == (count, 3, 32, 32) and made.isfinite().all()
 
 
-def test_frames_of_a_window_see_each_other():
+def test_frames_of_a_window_are_coupled():
     pipe, frames, options = pipeline(), clip(6), VDMSampling(steps=2, colour=False, cancel_autoencoder=False)
     other = frames.clone()
     other[5] = 0
@@ -275,7 +275,7 @@ def test_frames_of_a_window_see_each_other():
     assert not torch.allclose(near[0], far[0], atol=1e-6)
 
 
-def test_guidance_moves_away_from_the_unknown_image():
+def test_guidance_moves_away_from_the_unconditional_prediction():
     pipe, frames = pipeline(), clip(3)
     made = {g: pipe(frames, options=VDMSampling(steps=1, guidance=g)).frames for g in (0.0, 1.0, 2.0)}
     torch.testing.assert_close(made[1.0] - made[0.0], made[2.0] - made[1.0], atol=2e-2, rtol=0.2)
@@ -314,7 +314,7 @@ def test_colour_comes_from_the_blurred_frames():
     ("wrong", "named"),
     [({"start": 0.0}, "start"), ({"steps": 0}, "steps"), ({"overlap": 16}, "windows"), ({"window": 0}, "windows")],
 )
-def test_options_that_cannot_be(wrong, named):
+def test_invalid_options_are_refused(wrong, named):
     with pytest.raises(ValueError, match=named):
         VDMSampling(**wrong)
     with pytest.raises(ValueError, match="multiples of 8"):
@@ -329,7 +329,7 @@ def test_save_and_load(tmp_path):
     assert again.unet.__class__ is UNet3DConditionModel and again.unet.config.cross_attention_dim == CONTEXT
 
 
-def test_a_folder_that_training_left_is_loaded_as_it_was(tmp_path):
+def test_a_folder_saved_by_training_loads_unchanged(tmp_path):
     from unsmear.models.loading import load_model
     from unsmear.models.zoo import ModelEntry
 

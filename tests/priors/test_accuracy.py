@@ -105,7 +105,7 @@ def test_a_moving_object_moves_and_its_background_does_not(speed):
     assert np.abs(motion[:, :5]).max() <= 0.25 and np.abs(motion[:, 19:]).max() <= 0.25
 
 
-def test_quarter_pixels_are_told_apart():
+def test_quarter_pixel_motion_is_resolved():
     for quarter in range(1, 5):
         step = {"dx": 2 + quarter / 4}
         found = np.median(priors_of(filmed(step, duty=0))[1].motion()[0])
@@ -131,7 +131,7 @@ class Shot:
         return np.repeat(self.luma[..., None], 3, axis=2)
 
 
-def test_flow_meets_the_same_truth_on_the_same_grid():
+def test_flow_accuracy_on_the_grid():
     """So the two kinds of source can be compared number by number."""
     step = {"dx": 5.0, "dy": -4.9}
     shots = [Shot(luma) for luma in filmed(step)]
@@ -156,7 +156,7 @@ def test_a_fade_is_no_cut():
         assert abs(np.median(prior.motion()[0]) + 2) <= 0.5
 
 
-def test_a_flash_ends_where_it_began():
+def test_a_flash_adds_no_cut_before_or_after_it():
     lumas = filmed({"dx": 2.0}, 8, duty=0)
     lumas[4] = np.clip(lumas[4].astype(int) + 120, 0, 255).astype(np.uint8)
     priors = walk(lumas)

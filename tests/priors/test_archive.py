@@ -47,7 +47,7 @@ def assert_equal(one: Prior, other: Prior) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_what_goes_in_comes_out_in_any_order(archive, clip):
+def test_frames_are_read_back_in_any_order(archive, clip):
     lumas, priors = clip
     with PriorArchive(archive) as opened:
         assert len(opened) == 7 and (opened.width, opened.height) == (101, 70)
@@ -144,7 +144,7 @@ def test_equal_priors_make_equal_files(archive, clip, tmp_path):
     assert (tmp_path / "again.npz").read_bytes() == archive.read_bytes()
 
 
-def test_a_broken_run_leaves_nothing_and_files_are_kept(tmp_path, clip, archive):
+def test_a_failed_run_leaves_no_file_and_keeps_existing_ones(tmp_path, clip, archive):
     lumas, priors = clip
     with pytest.raises(RuntimeError), ArchiveWriter(tmp_path / "b" / "x.npz", {}) as writer:
         writer.add(priors[0], lumas[0])
@@ -187,10 +187,10 @@ def rewritten(archive: Path, **members: bytes | None) -> Path:
         ({"provenance.json": None}, "missing"),
         ({"provenance.json": b"[]"}, "not that of an archive"),
         ({"provenance.json": b'{"format":"x","version":1,"height":1,"width":1,"frames":1}'}, "it is x version 1"),
-        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":1e9,"frames":7}'}, "claims"),
-        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":9,"frames":9999}'}, "claims"),
+        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":1e9,"frames":7}'}, "states"),
+        ({"provenance.json": b'{"format":"unsmear-priors","version":2,"height":70,"width":9,"frames":9999}'}, "states"),
         ({"resets.npy": b""}, "no .npy file"),
-        ({"resets.npy": b"\x93NUMPY\x01\x00" + b"\xff" * 2000}, "claims"),
+        ({"resets.npy": b"\x93NUMPY\x01\x00" + b"\xff" * 2000}, "states"),
         ({"motion_source.npy": None}, "missing"),
         ({"frame/000002.npy": None}, "missing"),
         ({"frame/000002.npy": b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16}, "no .npy file"),
@@ -203,7 +203,7 @@ def test_damage_is_named_in_one_line(archive, members, words):
     assert "\n" not in str(raised.value) and str(changed) in str(raised.value)
 
 
-def test_flipped_and_missing_bytes_never_go_unseen(archive, clip):
+def test_flipped_and_missing_bytes_are_detected(archive, clip):
     data = archive.read_bytes()
     rng = np.random.default_rng(0)
     changed = archive.with_name("changed.npz")
@@ -317,7 +317,7 @@ def test_unusable_published_arrays_are_named(tmp_path):
         PublishedArrays(tmp_path, "GOPR0410", "h264")
 
 
-def test_reversed_motion_lands_where_it_points():
+def test_reversed_motion_is_moved_to_its_target_and_negated():
     motion_q = np.zeros((4, 6, 2), np.int16)
     motion_q[1, 2] = (64, 32)  # two cells right, one down
     back = reversed_motion(motion_q)

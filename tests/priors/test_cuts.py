@@ -100,7 +100,7 @@ def test_a_white_frame_borrows_its_neighbours_motion():
         assert priors[5].residual.mean() > 40
 
 
-def test_where_there_is_nobody_to_borrow_from_there_is_no_motion():
+def test_without_a_neighbour_to_borrow_from_there_is_no_motion():
     white = np.full((HEIGHT, WIDTH), 235, np.uint8)
     first, second = chunk_priors([panned(0, 1)[0], white], before=None, after=None)
     assert not second.reset and not first.reset_back
@@ -111,14 +111,14 @@ def test_where_there_is_nobody_to_borrow_from_there_is_no_motion():
 # The test of cuts by itself.
 
 
-def test_kinship_tells_one_scene_from_two():
+def test_kinship_separates_one_scene_from_two():
     one, moved, other = (Glimpse(f) for f in (panned(0, 1)[0], panned(40, 2)[1], panned(0, 1, "astronaut")[0]))
     assert kinship(one, moved) > 0.8 and kinship(one, other) < 0.25 and kinship(other, one) < 0.25
     brighter = Glimpse(np.clip(panned(40, 2)[1] * 0.5 + 120, 0, 255).astype(np.uint8))
     assert kinship(one, brighter) > 0.8
 
 
-def test_only_what_the_codec_leaves_over_is_suspect():
+def test_frames_with_low_coverage_or_high_residual_are_suspect():
     luma = panned(0, 1)[0]
     assert not is_suspect(1.0, 0.0, luma) and not is_suspect(0.9, 1.0, luma) and not is_suspect(0.0, 0.3, luma)
     assert is_suspect(0.4, 6.0, luma) and is_suspect(0.9, 13.0, luma)
@@ -126,7 +126,7 @@ def test_only_what_the_codec_leaves_over_is_suspect():
     assert is_suspect(0.9, 1.5, dark)
 
 
-def test_at_a_seam_two_frames_must_do():
+def test_at_a_seam_only_two_frames_are_used():
     frames = panned(4, 5)
     frames[2] = np.full((HEIGHT, WIDTH), 16, np.uint8)
     test = CutTest(frames)

@@ -77,7 +77,7 @@ def test_a_stream_takes_its_motion_from_the_sources_asked_for(pairs):
     assert [(cost.source, cost.fields) for cost in found.costs] == [(cost.source, cost.fields) for cost in both.costs]
 
 
-def test_a_source_sees_what_the_codec_found(pairs):
+def test_a_source_gets_the_codecs_motion(pairs):
     class Recorder(NoMotion):
         seen: list[np.ndarray] = []  # noqa: RUF012
 

@@ -59,7 +59,7 @@ def test_plain_streams_qualify_in_any_container(tmp_path, suffix):
 @pytest.mark.parametrize(
     "extra", ["slices=3", "cabac=0", "8x8dct=0", "partitions=all", "keyint=5", "chroma-qp-offset=3"]
 )
-def test_what_does_not_bear_on_references_is_allowed(tmp_path, extra):
+def test_settings_that_do_not_affect_references_are_allowed(tmp_path, extra):
     found, priors = priors_of(clip_of(tmp_path / "a.mp4", f"{PLAIN}:{extra}"))
     assert found.native_frames is None
     for prior in priors[1:]:
@@ -162,7 +162,7 @@ def test_a_violation_in_mid_stream_switches_at_its_chunk(tmp_path):
 
 
 @pytest.mark.parametrize("drop", [1, 5])
-def test_missing_pictures_end_the_proof(tmp_path, drop):
+def test_native_motion_ends_at_missing_pictures(tmp_path, drop):
     data = clip_of(tmp_path / "a.h264", f"{PLAIN}:repeat-headers=1", frames=10).read_bytes()
     pieces = data.split(b"\0\0\1")
     slices = [i for i, piece in enumerate(pieces) if piece and piece[0] & 31 in (1, 5)]
@@ -186,7 +186,7 @@ def test_two_runs_and_a_late_start_are_equal(tmp_path):
             assert_equal(prior, expected)
 
 
-def test_a_frame_that_decodes_differently_ends_native_motion(tmp_path):
+def test_native_motion_ends_at_a_frame_that_decodes_differently(tmp_path):
     """As damage may have it. What was said already about the next chunk's first frame still holds."""
     path = clip_of(tmp_path / "a.mp4")
     lumas = lumas_of(path)

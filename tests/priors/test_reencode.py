@@ -75,7 +75,7 @@ def test_reconstruction_follows_the_input() -> None:
         assert cv2.PSNR(reconstruction[:HEIGHT, :WIDTH], frame) > 40
 
 
-def test_what_cannot_be_encoded_is_refused_in_one_line() -> None:
+def test_frames_that_cannot_be_encoded_give_a_one_line_error() -> None:
     for bad in ({"profile": "slow"}, {"qp": 0}, {"qp": 52}, {"threads": 0}):
         with pytest.raises(UsageError):
             ReencodePass(32, 32, **bad)

@@ -12,6 +12,7 @@ import torch
 import unsmear
 from support import tiny_pipeline, tiny_vdm
 from support.clips import moving_frames
+from support.restorers import documented
 from unsmear.restore.baselines import BASELINES, find_baseline
 from unsmear.restore.restorer import Clip, OutOfMemory
 from unsmear.video import write_png
@@ -25,9 +26,11 @@ def sampled(folder: Path, **sampling: object) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[*NETWORKS, *BASELINES])
+@pytest.fixture(scope="module", params=[*NETWORKS, *BASELINES, "documented"])
 def restorer(request, tiny_model, tmp_path_factory) -> unsmear.Restorer:
-    """Each kind of model with small random weights, and each baseline."""
+    """Each kind of model with small random weights, each baseline, and the one that CONTRIBUTING.md shows."""
+    if request.param == "documented":
+        return documented()
     baseline = find_baseline(request.param)
     if baseline is not None:
         return baseline

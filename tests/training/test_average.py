@@ -25,7 +25,7 @@ def average(*parts: str, out: Path, confidence: float = 1.0) -> CPFP:
     return CPFP.from_pretrained(out, low_cpu_mem_usage=False).eval()
 
 
-def test_shares_confidence_and_a_head_that_one_lacks(tmp_path):
+def test_averages_by_share_and_confidence_with_a_missing_head(tmp_path):
     plain, other = random(0), random(1, neighbours=True)
     plain.save_pretrained(tmp_path / "plain")
     other.save_pretrained(tmp_path / "other")
@@ -48,7 +48,7 @@ def test_shares_confidence_and_a_head_that_one_lacks(tmp_path):
         )
 
 
-def test_parts_that_cannot_be_averaged_are_one_line(tmp_path, capsys):
+def test_parts_that_cannot_be_averaged_give_a_one_line_error(tmp_path, capsys):
     random(0).save_pretrained(tmp_path / "a")
     random(0, neighbours=True).save_pretrained(tmp_path / "more")
     (tmp_path / "empty").mkdir()

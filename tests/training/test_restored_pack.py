@@ -67,14 +67,14 @@ def test_stage_one_is_not_run_again(place):
             assert any(turn.tobytes() in known for turn in turns)
 
 
-def test_a_pack_is_not_replaced_unasked(place, capsys):
+def test_a_pack_is_not_replaced_without_overwrite(place, capsys):
     assert run(["data", "restore", str(place / "pack"), "-o", str(place / "made"), "--model", "cpfp"]) == 1
     assert "give --overwrite or another folder" in capsys.readouterr().err
     assert run(["data", "restore", str(place / "pack"), "-o", str(place / "pack"), "--overwrite"]) == 1
     assert len(open_pack(place / "pack")["duty"]) == 3
 
 
-def test_shards_are_taken_for_the_control_network_too(place):
+def test_the_control_network_trains_from_shards(place):
     write_png(place / "photos.png", texture((320, 280)))
     (place / "photos").mkdir()
     (place / "photos.png").rename(place / "photos" / "a.png")
@@ -94,7 +94,7 @@ def flips(image: np.ndarray) -> list[np.ndarray]:
 def test_packs_must_agree_with_the_first_stage(place):
     with pytest.raises(UsageError, match="by none"):
         recipe(place, "made", "pack")
-    with pytest.raises(UsageError, match="expected none as first_stage says"):
+    with pytest.raises(UsageError, match="expected none, that of first_stage"):
         recipe(place, "made", first=None)
     facts = json.loads((place / "made" / "pack.json").read_text())
     other = place / "other"

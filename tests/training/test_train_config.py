@@ -36,7 +36,7 @@ def test_every_configuration_of_ours_is_read(name):
     read_config(KINDS[name.split("-")[0].removesuffix(".yaml")], CONFIGS / name)
 
 
-def test_what_a_base_and_its_file_come_to():
+def test_shipped_configurations_merge_with_their_base():
     read = read_config(VDMTraining, CONFIGS / "vdm-compact-late.yaml")
     assert (read.stage, read.latest, read.coherence, read.temporal_dropout) == ("all", 100, 0.1, 0.0)
     assert (read.loop.steps, read.loop.batch, read.loop.checkpoint_every) == (1100, 4, 100)
@@ -95,7 +95,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_is_one_line(text, tmp_path):
+def test_invalid_configurations_give_a_one_line_error(text, tmp_path):
     with pytest.raises(UsageError, match=re.escape(WRONG[text])) as caught:
         read_config(CPFPTraining, written(tmp_path, text))
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

@@ -56,7 +56,7 @@ def run(config: CPFPTraining, folder: Path, *, resume: bool = False) -> list[dic
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if "loss" in line]
 
 
-def test_killed_and_resumed_equals_unbroken(config, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path):
     whole = run(config, tmp_path / "whole")
     run(replace(config, loop=replace(config.loop, steps=3)), tmp_path / "parts")
     parts = run(config, tmp_path / "parts", resume=True)
@@ -72,11 +72,22 @@ def test_training_lowers_the_loss_on_its_own_batches(config, tmp_path):
     assert np.mean([r["loss"] for r in rows[-8:]]) < np.mean([r["loss"] for r in rows[:8]])
 
 
-def test_a_damaged_checkpoint_is_one_line(config, tmp_path):
+def test_a_damaged_checkpoint_gives_a_one_line_error(config, tmp_path):
     run(config, tmp_path)
     (tmp_path / "last" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(WeightsError, match="cannot be resumed"):
         run(config, tmp_path, resume=True)
+
+
+def test_training_starts_from_a_folder_of_weights(config, tmp_path):
+    before = start_model(config, fit_line=False)
+    torch.nn.init.constant_(before.to_pixels.weight, 0.5)
+    before.save_pretrained(tmp_path)
+    started = start_model(replace(config, init=str(tmp_path)))
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in started.state_dict().items())
+    assert all(parameter.requires_grad for parameter in started.parameters())
+    with pytest.raises(WeightsError, match=r"somebody.model.*expected a folder with config\.json"):
+        start_model(replace(config, init="somebody/model"))  # a folder, never a name to be fetched
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -108,7 +119,7 @@ def test_unknown_losses_and_missing_packs_are_refused(config):
         CPFPRecipe(model, replace(config, data=DataConfig(["nowhere"])))
 
 
-def test_augmented_motion_still_joins_the_frames():
+def test_augmented_motion_still_maps_one_frame_to_the_next():
     """A pattern that moves by V keeps doing so after every flip and transposition."""
     t, s, v = 3, 64, np.array([3, -2])
     rng = np.random.default_rng(1)
@@ -169,7 +180,7 @@ def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
     assert scores == {"clip": 0.0, "score": 0.0, "sharp_mean": 60.0, "sharp_least": 60.0}
 
 
-def test_several_validation_sets_count_alike(pack, tmp_path):
+def test_several_validation_sets_have_equal_weight(pack, tmp_path):
     rng = np.random.default_rng(2)
     for name, noise in (("calm", 2), ("strong", 8)):
         sharp = np.stack(moving_frames((64, 48), 5, step_px=(2, 1)))
@@ -187,20 +198,20 @@ def test_several_validation_sets_count_alike(pack, tmp_path):
     assert found["score"] == pytest.approx((found["calm/score"] + found["strong/score"]) / 2, abs=1e-3)
 
 
-def test_validation_looks_at_every_part_of_a_clip(tmp_path):
+def test_validation_pieces_are_spread_over_the_clip(tmp_path):
     for kind, level in (("blur", 0), ("sharp", 100)):
         (tmp_path / "clip" / kind).mkdir(parents=True)
         for i in range(40):
             write_png(tmp_path / "clip" / kind / f"{i:06d}.png", np.full((32, 48, 3), level + i, np.uint8))
     clips = ValidationClip.load_all(PairSet(str(tmp_path)))
-    levels = [clip.given[:, 0, 0, 0].tolist() for clip in clips if not clip.already_sharp]
+    levels = [clip.frames[:, 0, 0, 0].tolist() for clip in clips if not clip.already_sharp]
     assert len(levels) == 3 and all(np.diff(piece).tolist() == [1, 1] for piece in levels)
     assert [piece[1] * 3 // 40 for piece in levels] == [0, 1, 2]
-    assert all((clip.wanted - clip.given == 100).all() for clip in clips if not clip.already_sharp)
+    assert all((clip.target - clip.frames == 100).all() for clip in clips if not clip.already_sharp)
     assert sum(clip.already_sharp for clip in clips) == 1
 
 
-def test_psnr_loss_weighs_samples_alike():
+def test_psnr_loss_weights_samples_equally():
     sharp = torch.zeros(2, 1, 3, 8, 8)
     far, near = sharp + 0.4, sharp + 0.05
     halved = psnr_loss(far / 2, sharp) - psnr_loss(far, sharp), psnr_loss(near / 2, sharp) - psnr_loss(near, sharp)
@@ -219,7 +230,7 @@ def test_terms_are_added_to_a_loss_by_their_weights():
     assert restored.grad is not None and restored.grad.abs().sum() > 0
 
 
-def test_batches_are_what_they_were(tmp_path):
+def test_batches_of_a_seed_are_unchanged(tmp_path):
     """The numbers of a step belong to its seed, whatever becomes of the code."""
     rng = np.random.default_rng(5)
     shapes = {"blurred": (3, 64, 64, 3), "sharp": (3, 64, 64, 3), "motion": (3, 2, 8, 8), "motion_back": (3, 2, 8, 8)}
@@ -240,7 +251,7 @@ def test_batches_are_what_they_were(tmp_path):
     assert torch.equal(alone.sharp, batch.sharp)
 
 
-def test_only_sequences_of_the_wanted_blur_are_drawn(pack):
+def test_sequences_are_drawn_within_the_range_of_blur(pack):
     blur = np.sort(mean_blur_px(open_pack(pack)))
     middle = float(blur[2] + blur[3]) / 2
     [short], [long] = (open_sources(DataConfig([str(pack)], blur_px=r)) for r in ((0, middle), (middle, 1e3)))
@@ -250,7 +261,7 @@ def test_only_sequences_of_the_wanted_blur_are_drawn(pack):
         open_sources(DataConfig([str(pack)], blur_px=(1000, 2000)))
 
 
-def test_the_line_bank_starts_from_the_fit_where_nothing_else_deblurs(config, pack):
+def test_the_line_bank_is_fitted_without_deconvolution_only(config, pack):
     assert not start_model(config).line.bank.any()  # deconvolution starts in its place
     model = start_model(replace(config, model=replace(MODEL, deconvolve=[])))
     assert model.line.bank.abs().max() > 0.01
@@ -271,7 +282,7 @@ def gopro(tmp_path) -> Path:
     return tmp_path
 
 
-def test_data_sets_with_priors_are_trained_on_without_computing_them_again(gopro, config, tmp_path, monkeypatch):
+def test_stored_priors_of_data_sets_are_used_for_training(gopro, config, tmp_path, monkeypatch):
     monkeypatch.setattr("unsmear.priors.chunk_priors", None)  # whoever computed priors here would fall over
     data = DataConfig(pairs=[str(gopro)], crop_px=48, frames=3, duty_unknown=1.0)
     rows = run(replace(config, data=data), tmp_path / "run")
@@ -315,13 +326,13 @@ def _turn(frames: np.ndarray, flips: tuple) -> np.ndarray:
     return frames.swapaxes(1, 2) if flips[2] else frames
 
 
-def test_data_sets_without_priors_or_partners_are_one_line(gopro):
+def test_data_sets_without_priors_or_partners_give_a_one_line_error(gopro):
     next(gopro.glob("train/GOPR1/blur*.npz")).unlink()
     with pytest.raises(DataLayoutError, match="run `unsmear data augment` first"):
         open_sources(DataConfig(pairs=[str(gopro)]))
     (gopro / "train/GOPR2/sharp/000004.png").unlink()
     augment_data(gopro)
-    with pytest.raises(DataLayoutError, match="has not as many frames"):
+    with pytest.raises(DataLayoutError, match="has another number of frames"):
         open_sources(DataConfig(pairs=[str(gopro)]))
     with pytest.raises(DataLayoutError, match="valid"):
         open_sources(DataConfig(pairs=[str(gopro)], split="valid"))

@@ -14,12 +14,12 @@ from support.tiny_pipeline import folder
 from unsmear.blur.camera import CameraRanges
 from unsmear.blur.pack import PackConfig, Sources, build_pack
 from unsmear.cli.main import run
-from unsmear.errors import UsageError
+from unsmear.errors import UsageError, WeightsError
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import Sampling
 from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.zoo import find
-from unsmear.training.autoencoder import AutoencoderRecipe, AutoencoderTraining
+from unsmear.training.autoencoder import AutoencoderConfig, AutoencoderRecipe, AutoencoderTraining
 from unsmear.training.config import read_config
 from unsmear.training.control import ControlRecipe
 from unsmear.training.cpgd import CPGDTraining, prepare
@@ -120,6 +120,16 @@ def test_autoencoder_learns_a_picture(photos):
     assert errors[-1] < 0.6 * errors[0]
 
 
+def test_an_autoencoder_starts_from_a_folder_of_weights(tmp_path):
+    before = AutoencoderConfig(channels=(16, 16, 16), blocks=(0, 1, 1), latent_channels=4).build()
+    before.save_pretrained(tmp_path)
+    started = AutoencoderTraining(data=ImageConfig(), init=str(tmp_path)).start()
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in started.state_dict().items())
+    assert all(parameter.requires_grad for parameter in started.parameters())
+    with pytest.raises(WeightsError, match=r"expected a folder with config\.json"):
+        AutoencoderTraining(data=ImageConfig(), init="somebody/model").start()
+
+
 def test_prior(photos, parts, validation, tmp_path):
     images = {"photos": [str(photos)], "crop_px": 64, "validation": str(validation)}
     unet = {"channels": [32, 32, 64, 64], "text_width": 16}
@@ -157,7 +167,7 @@ def test_a_trained_control_network_comes_with_its_pipeline(control, tmp_path):
     assert sampling_defaults(entry, Sampling)["start"] == 0.4
 
 
-def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):
+def test_phase_two_trains_the_control_network_only(control, parts, tmp_path):
     config = written(tmp_path, {**control, "hybrid": 0.0, "loop": {**LOOP, "steps": 6, "optimiser": {"lr": 0.01}}})
     job = prepare(config, False)
     assert isinstance(job.recipe, ControlRecipe)
@@ -173,7 +183,7 @@ def test_phase_two_moves_the_control_network_alone(control, parts, tmp_path):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_what_a_picture_looks_like_can_be_trained(prediction, control, parts, tmp_path):
+def test_the_perceptual_loss_can_be_trained(prediction, control, parts, tmp_path):
     """On one batch the loss falls, through a frozen decoder and a frozen denoiser that get no gradient."""
     values = {**control, "hybrid": 0.0, "perceptual": 1.0, "prediction": prediction, "latest": 300}
     job = prepare(written(tmp_path, values), False)
@@ -189,15 +199,15 @@ def test_what_a_picture_looks_like_can_be_trained(prediction, control, parts, tm
         loss.backward()
         optimiser.step()
         totals.append(loss.item())
-        seen.append(figures["seen"])
-        assert loss.item() == pytest.approx(figures["noise"] + figures["seen"], rel=1e-5)
+        seen.append(figures["perceptual"])
+        assert loss.item() == pytest.approx(figures["noise"] + figures["perceptual"], rel=1e-5)
     assert totals[-1] < 0.8 * totals[0] and seen[-1] < 0.95 * seen[0]
     assert all(p.grad is None and torch.equal(p, old) for p, old in zip(frozen, before, strict=True))
-    assert {"noise", "seen", "share"} <= recipe.validate(job.model).keys()
+    assert {"noise", "perceptual", "share"} <= recipe.validate(job.model).keys()
 
 
 @pytest.mark.parametrize("perceptual", [0.0, 1.0])
-def test_what_control_adds_is_measured_at_validation_alone(perceptual, control, tmp_path):
+def test_the_uncontrolled_loss_is_computed_at_validation_only(perceptual, control, tmp_path):
     """A step asks the frozen denoiser once. A control network that adds nothing does as well as none: share 1."""
     recipe = prepare(written(tmp_path, {**control, "perceptual": perceptual}), False).recipe
     asked = []
@@ -215,7 +225,7 @@ def test_what_control_adds_is_measured_at_validation_alone(perceptual, control, 
     assert heard["share"] == pytest.approx(heard[part] / told[part], rel=0.02) and abs(heard["share"] - 1) > 0.03
 
 
-def test_the_picture_is_the_samplers(control, tmp_path):
+def test_the_training_picture_equals_the_samplers(control, tmp_path):
     """Where the estimate is the hint's own latent, cancelling leaves the hint: L1 is that of hint and sharp."""
     for cancel in (True, False):
         values = {**control, "perceptual": 1.0, "hybrid": 0.0, "cancel_autoencoder": cancel}
@@ -227,7 +237,7 @@ def test_the_picture_is_the_samplers(control, tmp_path):
             sharp = batch.sharp.float() / 255
             distance = recipe.lpips(made.clamp(0, 1) * 2 - 1, sharp * 2 - 1)
             wanted = torch.tensor([0.5, 1.0]) * ((made - sharp).abs().mean((1, 2, 3)) + distance)
-            found = recipe._seen(batch, hint, hint, torch.tensor([0.5, 1.0]))
+            found = recipe._perceptual(batch, hint, hint, torch.tensor([0.5, 1.0]))
         torch.testing.assert_close(found, wanted.mean())
 
 
@@ -263,7 +273,7 @@ def test_pictures_show_the_same_part_of_frames_and_fields():
     assert np.array_equal(strip(shown / 255, shown / 0.1)[:, 256:].ravel()[:3], [255] * 3)
 
 
-def test_crops_are_of_the_pictures_and_of_the_seed(photos):
+def test_crops_depend_on_the_pictures_and_the_seed(photos):
     crops = ImageCrops(ImageConfig(photos=[str(photos)], crop_px=48, shrink=(0.5, 1.0)))
     first, again = (crops.batch(np.random.default_rng(5), 3) for _ in range(2))
     assert torch.equal(first, again) and first.shape == (3, 3, 48, 48) and first.dtype == torch.uint8
@@ -279,11 +289,12 @@ def test_crops_are_of_the_pictures_and_of_the_seed(photos):
         ({"autoencoder": ""}, "autoencoder '': expected a folder"),
         ({"prior": ""}, "prior '': expected the folder of the frozen UNet"),
         ({"prior": "nowhere"}, "nowhere"),
+        ({"init": "somebody/model"}, "expected a folder with config.json"),
         ({"perceptual": -1.0}, "perceptual -1: expected 0 or more"),
         ({"data": {}}, "data.packs"),
     ],
 )
-def test_configurations_that_cannot_be(change, message, control, tmp_path, capsys):
+def test_invalid_configurations_are_refused(change, message, control, tmp_path, capsys):
     config = written(tmp_path, {**control, **change})
     assert run(["train", "cpgd", str(config), "-o", str(tmp_path / "x")]) != 0
     told = capsys.readouterr().err.strip()
@@ -291,21 +302,23 @@ def test_configurations_that_cannot_be(change, message, control, tmp_path, capsy
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_samples_that_begin_at_the_hint(prediction, control, tmp_path):
-    """Their noise lies on the hint as a sampler's does, their target leads to what is sharp."""
+def test_samples_that_start_from_the_hint(prediction, control, tmp_path):
+    """They are noised from the hint, as by the sampler, and the clean latents of their targets are the sharp ones."""
     values = {**control, "prediction": prediction, "from_hint": 0.5}
     diffusion = prepare(written(tmp_path, values), False).recipe.diffusion
     clean, given = torch.randn(64, 4, 2, 2), torch.randn(64, 4, 2, 2)
     plain, t, _ = diffusion.noised(clean, 5)
-    noisy, same, target, counts = diffusion.started(clean, given, 0.5, 5)
+    noisy, same, target, weights = diffusion.noised_from(clean, given, 0.5, 5)
     assert torch.equal(same, t)
-    begun = (noisy != plain).flatten(1).any(1)
-    assert 20 < begun.sum() < 44
+    chosen = (noisy != plain).flatten(1).any(1)
+    assert 20 < chosen.sum() < 44
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(noisy[begun], diffusion.schedule.add_noise(given, noise, t)[begun], atol=1e-5, rtol=1e-5)
+    expected = diffusion.schedule.add_noise(given, noise, t)
+    torch.testing.assert_close(noisy[chosen], expected[chosen], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(diffusion.clean(noisy, target, t), clean, atol=5e-3, rtol=1e-3)
-    # an error of the target, counted so, is that of the clean latents
+    # the weighted error of the target is that of the clean latents
     off = diffusion.clean(noisy, target + 0.1, t) - clean
     signal2 = diffusion.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1) if prediction == "epsilon" else 1.0
-    torch.testing.assert_close(((off**2) * signal2)[begun], (0.01 * counts).expand_as(off)[begun], atol=1e-4, rtol=0.05)
-    assert (counts[~begun] == 1).all()
+    weighted = (0.01 * weights).expand_as(off)
+    torch.testing.assert_close(((off**2) * signal2)[chosen], weighted[chosen], atol=1e-4, rtol=0.05)
+    assert (weights[~chosen] == 1).all()

@@ -66,7 +66,7 @@ def run(folder, steps, batch, accumulate, *, kind=Fit, resume=False, clip_norm=N
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
-def test_two_half_batches_make_the_step_of_the_whole(clip_norm, tmp_path):
+def test_two_accumulated_half_batches_equal_one_batch(clip_norm, tmp_path):
     whole, of_whole, _ = run(tmp_path / "whole", 5, 8, 1, clip_norm=clip_norm)
     halves, of_halves, recipe = run(tmp_path / "halves", 5, 4, 2, clip_norm=clip_norm)
     assert recipe.numbers == list(range(10)) and len(of_whole) == len(of_halves) == 5
@@ -78,7 +78,7 @@ def test_two_half_batches_make_the_step_of_the_whole(clip_norm, tmp_path):
     assert not torch.allclose(other, whole, atol=1e-4), "half of the batches are not the whole"
 
 
-def test_accumulating_runs_that_are_resumed_equal_unbroken_ones(tmp_path):
+def test_a_resumed_accumulating_run_equals_an_uninterrupted_one(tmp_path):
     whole, _, _ = run(tmp_path / "whole", 5, 2, 3)
     run(tmp_path / "parts", 2, 2, 3)
     parts, _, recipe = run(tmp_path / "parts", 5, 2, 3, resume=True)
@@ -86,7 +86,7 @@ def test_accumulating_runs_that_are_resumed_equal_unbroken_ones(tmp_path):
     assert torch.equal(whole, parts)
 
 
-def test_each_validation_leaves_its_pictures(tmp_path):
+def test_each_validation_writes_pictures(tmp_path):
     run(tmp_path, 3, 2, 1, kind=Shown)
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["000002-flat.png", "000003-flat.png"]
     assert (read_image(tmp_path / "pictures" / "000002-flat.png") == 9).all()
@@ -107,13 +107,13 @@ class Diverging(Fit):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
     good, _, _ = run(tmp_path / "good", 3, 2, 1)
-    with pytest.raises(WeightsError, match=r"step 5: the loss is nan; .*last keeps the last good checkpoint"):
+    with pytest.raises(WeightsError, match=r"step 5: the loss is nan; .*last holds the last good checkpoint"):
         run(tmp_path / "bad", 8, 2, 1, kind=Diverging)
     assert torch.equal(load_file(tmp_path / "bad" / "last" / "model.safetensors")["weight"], good)
     assert not (tmp_path / "bad" / "last.new").exists()
 
 
-def test_a_run_that_is_there_is_not_trained_over(tmp_path):
+def test_an_existing_run_is_not_overwritten(tmp_path):
     run(tmp_path, 3, 2, 1)
     before = (tmp_path / "log.jsonl").read_text()
     with pytest.raises(UsageError, match="holds a run already: give `resume`"):

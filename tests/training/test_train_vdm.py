@@ -33,7 +33,7 @@ COMPACT = {"channels": [32, 32], "head_px": 8, "token_width": CONTEXT, "tokens":
 # Losses.
 
 
-def test_a_case_by_hand():
+def test_loss_of_a_case_computed_by_hand():
     """F = 3, one value a frame: errors 1, 3, 2, so their steps are 2 and −1."""
     wanted = torch.tensor([0.5, -1.0, 2.0]).reshape(1, 3, 1, 1, 1)
     predicted = wanted + torch.tensor([1.0, 3.0, 2.0]).reshape(1, 3, 1, 1, 1)
@@ -43,7 +43,7 @@ def test_a_case_by_hand():
     assert float(terms.total()) == pytest.approx(14 / 3 + 0.1 * 5 / 3)
 
 
-def test_the_divisor_is_that_of_all_values_of_a_clip():
+def test_both_terms_are_divided_by_the_number_of_values():
     predicted, wanted = torch.randn(2, 2, 5, 4, 3, 3).double()
     terms = vdm_loss(predicted, wanted)
     base, coherence = 0.0, 0.0
@@ -54,7 +54,7 @@ def test_the_divisor_is_that_of_all_values_of_a_clip():
     assert (float(terms.base), float(terms.coherence)) == (pytest.approx(base), pytest.approx(coherence))
 
 
-def test_an_error_that_stays_is_coherent_and_one_frame_has_no_coherence():
+def test_a_constant_error_and_a_single_frame_have_no_coherence_loss():
     wanted = torch.randn(1, 4, 2, 3, 3)
     assert float(vdm_loss(wanted + 0.7, wanted).coherence) < 1e-12
     assert float(vdm_loss(wanted[:, :1] + 0.7, wanted[:, :1]).coherence) == 0
@@ -90,7 +90,7 @@ def validation(tmp_path_factory) -> Path:
     return place
 
 
-def test_clips_are_of_the_seed_and_move(videos):
+def test_clips_depend_on_the_seed_and_contain_motion(videos):
     clips = SharpClips([str(videos)], 64, FRAMES, 480)
     assert len(clips.clips) == 1  # the other one is too short
     first, again = (clips.batch(np.random.default_rng(5), 3) for _ in range(2))
@@ -133,7 +133,7 @@ def trained(config: Path, place: Path, *options: str) -> dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "encoder", "all"])
-def test_resumed_equals_unbroken(stage, encoder, pretrain, tmp_path, capsys):
+def test_a_resumed_run_equals_an_uninterrupted_one(stage, encoder, pretrain, tmp_path, capsys):
     started = {"from_blurred": 0.5, "perceptual": 1.0} if stage == "all" else {}
     values = pretrain if stage == "pretrain" else {**encoder, **started, "stage": stage}
     whole = trained(written(tmp_path, values), tmp_path / "whole")
@@ -147,7 +147,7 @@ def test_resumed_equals_unbroken(stage, encoder, pretrain, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("tokens", [True, False])
-def test_stage_1_moves_the_blur_encoder_alone(encoder, tokens, tmp_path):
+def test_stage_1_trains_the_blur_encoder_only(encoder, tokens, tmp_path):
     loop = {**LOOP, "steps": 3, "optimiser": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}}
     job = prepare(written(tmp_path, {**encoder, "image_tokens": tokens, "drop_image": 0.0, "loop": loop}), False)
     moved = ("blur_encoder.", "image_tokens.") if tokens else ("blur_encoder.",)
@@ -162,7 +162,7 @@ def test_stage_1_moves_the_blur_encoder_alone(encoder, tokens, tmp_path):
     assert all(torch.equal(v, frozen[k]) for k, v in job.recipe.vae.state_dict().items())
 
 
-def test_stage_2_moves_everything(encoder, tmp_path):
+def test_stage_2_trains_everything(encoder, tmp_path):
     loop = {**LOOP, "steps": 3, "optimiser": {"lr": 0.01}}
     job = prepare(written(tmp_path, {**encoder, "stage": "all", "loop": loop}), False)
     before = {k: v.clone() for k, v in job.model.named_parameters()}
@@ -170,7 +170,7 @@ def test_stage_2_moves_everything(encoder, tmp_path):
     assert [k for k, v in job.model.named_parameters() if torch.equal(v, before[k])] == []
 
 
-def test_pretraining_hears_of_no_blur(pretrain, tmp_path):
+def test_pretraining_uses_sharp_clips_only(pretrain, tmp_path):
     job = prepare(written(tmp_path, {**pretrain, "loop": {**LOOP, "steps": 3, "optimiser": {"lr": 0.01}}}), False)
     assert isinstance(job.recipe, VDMRecipe)
     assert all(batch.blurred is None for batch in job.recipe.batches(range(4)))
@@ -181,7 +181,7 @@ def test_pretraining_hears_of_no_blur(pretrain, tmp_path):
     assert same == [k for k in before if k.startswith(unheard)]  # the vector of an unknown image is zero
 
 
-def test_it_learns_a_batch(encoder, tmp_path):
+def test_training_lowers_the_loss_on_one_batch(encoder, tmp_path):
     """Shown one batch again and again, it does better at it than at first."""
     job = prepare(written(tmp_path, {**encoder, "stage": "all", "temporal_dropout": 0.0}), False)
     batch = next(job.recipe.batches(range(1)))
@@ -196,7 +196,7 @@ def test_it_learns_a_batch(encoder, tmp_path):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_gradient_checkpointing_trains_alike(encoder, tmp_path):
+def test_gradient_checkpointing_trains_to_the_same_weights(encoder, tmp_path):
     values = {**encoder, "stage": "all", "loop": {**LOOP, "steps": 2}}
     plain = trained(written(tmp_path, values), tmp_path / "plain")
     twice = trained(written(tmp_path, {**values, "gradient_checkpointing": True}), tmp_path / "twice")
@@ -204,7 +204,7 @@ def test_gradient_checkpointing_trains_alike(encoder, tmp_path):
     assert all(torch.allclose(plain[k], twice[k], atol=1e-5) for k in plain)
 
 
-def test_what_training_leaves_restores_videos(encoder, pretrain, tmp_path):
+def test_the_saved_folder_restores_videos(encoder, pretrain, tmp_path):
     """Stage by stage, each from what the one before left; the last one's folder goes to ``unsmear deblur``."""
     trained(written(tmp_path, pretrain), tmp_path / "one")
     trained(written(tmp_path, {**encoder, "init": str(tmp_path / "one" / "best")}), tmp_path / "two")
@@ -241,7 +241,7 @@ def test_timesteps_beyond_the_latest_are_never_drawn(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_path):
+def test_a_perfect_prediction_has_no_loss_for_either_starting_point(share, encoder, tmp_path):
     """What is left of the loss is that of the picture of the right latents, as the sampler would make it."""
     values = {**encoder, "from_blurred": share, "perceptual": 2.0, "latest": 400}
     recipe = prepare(written(tmp_path, values), False).recipe
@@ -260,8 +260,8 @@ def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_
     i = int(batch.seed) % FRAMES
     made = blurred[:, i] + decode(recipe.vae, clean[:, i]) - decode(recipe.vae, given[:, i])
     seen = (made - sharp[:, i]).abs().mean() + recipe.lpips(made.clamp(0, 1) * 2 - 1, sharp[:, i] * 2 - 1).mean()
-    assert figures["seen"] == pytest.approx(float(seen), rel=1e-3)
-    assert float(loss) == pytest.approx(2 * figures["seen"], rel=1e-3)
+    assert figures["perceptual"] == pytest.approx(float(seen), rel=1e-3)
+    assert float(loss) == pytest.approx(2 * figures["perceptual"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_the_right_answer_costs_nothing_wherever_noise_lies(share, encoder, tmp_
         ({"lambda": 0.1}, "unknown key 'lambda'"),
     ],
 )
-def test_configurations_that_cannot_be(change, message, encoder, tmp_path, capsys):
+def test_invalid_configurations_are_refused(change, message, encoder, tmp_path, capsys):
     config = written(tmp_path, {**encoder, **change})
     assert run(["train", "vdm", str(config), "-o", str(tmp_path / "x")]) != 0
     told = capsys.readouterr().err.strip()

@@ -1,8 +1,8 @@
-"""A virtual hand-held camera: short blurred sequences rendered from one sharp photograph.
+"""Virtual hand-held camera: short blurred sequences rendered from sharp photographs.
 
-The camera drifts and shakes with six degrees of freedom in front of the photograph; pieces of a second
-photograph move over it on their own. Exposure lasts a fraction ``duty`` ≤ 1 of the frame step. Ours;
-measured to transfer to real clips.
+The camera drifts and shakes with six degrees of freedom in front of a photograph; pieces of further photographs move
+independently in front of it. The exposure time is a fraction ``duty`` ≤ 1 of the frame step. Ours; measured to
+transfer to real clips.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from unsmear.options import Limits, Share, check
 from unsmear.video.light import Curve, from_linear, quantise, to_linear
 
 ROW_KNOTS = 9
-"""With a rolling shutter, so many poses a sub-frame, spread over the rows; matrices between are interpolated."""
+"""Poses per sub-frame with a rolling shutter, spread over the rows; matrices in between are interpolated."""
 
 _FEWEST_SUBFRAMES, _MOST_SUBFRAMES, _MOST_OF_FAST = 5, 33, 65
 _TRIES = 24
-"""Photographs that are drawn for one that is large enough."""
+"""Maximum number of draws for a photograph that is large enough."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +34,42 @@ class CameraRanges:
     """Side of the square frames, a multiple of 16."""
     frames: Annotated[int, Limits(1)] = 6
     """Frames of a sequence."""
-    speed_px: Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels a frame")] = (1.5, 24.0)
-    """Mean background motion a frame step, log-uniform."""
+    speed_px: Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels per frame")] = (1.5, 24.0)
+    """Mean motion of the background, pixels per frame step, log-uniform."""
     duty: Annotated[tuple[float, float], Limits(0, 1, ordered=True, unit="fractions of the frame step")] = (0.3, 1.0)
     """Exposure as a fraction of the frame step."""
     sharp_share: Share = 0.12
-    """Share of sequences with a duty of at most 0.1: sharp must stay sharp."""
+    """Share of sequences with a duty cycle of at most 0.1, which must stay sharp."""
     foreground_share: Share = 0.6
-    """Share of sequences with pieces in front."""
+    """Share of sequences with foreground pieces."""
     noise_levels: Annotated[tuple[float, float], Limits(0, ordered=True, unit="8-bit levels")] = (0.0, 3.0)
     """Standard deviation of sensor noise at mid grey, in 8-bit levels."""
     curve: Curve = "srgb"
     fast: bool = False
-    """Drawn for motion of up to about 72 pixels a frame: photographs large enough for the camera's way are chosen, so
-    that none is enlarged; an exposure has a sub-frame a pixel, up to 65; no instant is faster than 1.3 times the upper
-    ``speed_px``; clips are exposed over the frames between output frames. Off, as packs were drawn before."""
+    """Whether draws suit motion of up to about 72 pixels per frame: photographs are chosen large enough for the camera
+    path, so that none is enlarged; an exposure has one sub-frame per pixel of motion, up to 65; the speed never exceeds
+    1.3 times the upper ``speed_px``; clips are exposed over the frames between output frames. If not, draws are those
+    of earlier packs."""
     foregrounds: Annotated[int, Limits(1, 8)] = 1
-    """Pieces in front at most, where there are any; the later ones cover the earlier ones."""
+    """Maximum number of foreground pieces, where there are any; later ones cover earlier ones."""
     turning: Annotated[tuple[float, float], Limits(0, above=True, ordered=True)] = (1.0, 1.0)
-    """Strength of roll, zoom and tilt, log-uniform; 1 is a calm hand, 8 moves corners by some 25 pixels a frame."""
+    """Strength of roll, zoom and tilt, log-uniform; 1 is a calm hand, 8 moves corners by about 25 pixels per frame."""
     shutter_share: Share = 0.0
     """Share of sequences with a rolling shutter."""
     shutter: tuple[float, float] = (0.1, 0.7)
-    """From the first row to the last, in frame steps."""
+    """Readout time of the rolling shutter from the first row to the last, in frame steps."""
     bright_share: Share = 0.0
-    """Share of sequences whose bright parts hold more light than a frame can show."""
+    """Share of sequences with light above white in bright parts."""
     bright_gain: tuple[float, float] = (1.5, 8.0)
-    """Light of white as a multiple of what a frame can show, log-uniform."""
+    """Light of the brightest level as a multiple of white, log-uniform."""
     lamp_share: Share = 0.0
-    """Share of sequences in the dark, with lamps: they leave saturated streaks."""
+    """Share of dark sequences with lamps, which leave saturated streaks."""
     lamp_gain: tuple[float, float] = (4.0, 40.0)
     """Light of the strongest lamp as a multiple of white, log-uniform."""
     lamp_dim: tuple[float, float] = (0.05, 0.5)
-    """The photograph's light between lamps, of what it was, log-uniform."""
+    """Factor on the light of the photograph in sequences with lamps, log-uniform."""
     lamps: tuple[int, int] = (5, 60)
-    """Lamps in an area as large as a frame."""
+    """Number of lamps per area of a frame."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,7 +82,7 @@ class CameraRanges:
 
 @dataclass(frozen=True)
 class Rendered:
-    """``blurred`` and ``sharp`` are uint8 (T, H, W, 3)."""
+    """A rendered sequence: ``blurred`` and ``sharp`` frames uint8 (T, H, W, 3), and its duty cycle."""
 
     blurred: np.ndarray
     sharp: np.ndarray
@@ -89,6 +90,7 @@ class Rendered:
 
 
 def draw_duty(rng: np.random.Generator, ranges: CameraRanges) -> float:
+    """Draw a duty cycle in [0, 1]."""
     if rng.random() < ranges.sharp_share:
         return float(rng.uniform(0.0, 0.1))
     return float(rng.uniform(*ranges.duty))
@@ -98,7 +100,7 @@ def draw_duty(rng: np.random.Generator, ranges: CameraRanges) -> float:
 class Layer:
     """A square piece of a photograph in front of the camera.
 
-    Rows ``y … y + take`` and columns ``x … x + take`` of photograph number ``photo``, resized to ``side``.
+    Rows ``y … y + take`` and columns ``x … x + take`` of photograph number ``photo``, resized to ``side`` pixels.
     """
 
     photo: int
@@ -107,28 +109,28 @@ class Layer:
     take: int
     side: int
     poses: np.ndarray
-    """(n, 3, 3), one a sub-frame: maps from view to piece pixels; (n, ROW_KNOTS, 3, 3) with a rolling shutter."""
+    """(n, 3, 3), one per sub-frame: maps from view to piece pixels; (n, ROW_KNOTS, 3, 3) with a rolling shutter."""
     mask: np.ndarray | None = None
-    """uint8 (side, side), what is opaque; None for all of it."""
+    """Opacity, uint8 (side, side); None: fully opaque."""
     lamps: np.ndarray | None = None
-    """(k, 6): x, y and radius in piece pixels, and levels of red, green and blue; None where the scene is not dark."""
+    """Lamps (k, 6): x, y and radius in piece pixels, levels of red, green and blue; None if the scene is not dark."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """All of a sequence but its pixels and its noise: what each of its ``frames · subframes`` exposures shows."""
+    """Geometry and light of the ``frames · subframes`` sub-frames of a sequence, without pixels and noise."""
 
     duty: float
     subframes: int
-    """Odd; the middle one of a frame is its sharp target."""
+    """Sub-frames per frame, odd; the middle one is the sharp target."""
     layers: tuple[Layer, ...]
     """From back to front."""
     light: np.ndarray | None = None
-    """float32 (256,): linear light of a level of the pieces, 1 and above is white; None for the plain curve."""
+    """Linear light of each level of the pieces, float32 (256,), 1 and above is white; None for the transfer curve."""
 
 
 def _blob(shape: tuple[int, int], extent: float, rng: np.random.Generator) -> np.ndarray:
-    """A smooth closed shape in the middle of ``shape``, uint8 mask with soft edges."""
+    """Random smooth closed shape in the middle of ``shape``, uint8 mask with soft edges."""
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     radius = np.ones_like(angles)
     for k in range(1, 5):
@@ -148,7 +150,7 @@ def _blob(shape: tuple[int, int], extent: float, rng: np.random.Generator) -> np
 
 
 def _piece(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """(y, x, take) of a square that is shrunk by a drawn factor: photographs of any size are crisp at pixel scale."""
+    """(y, x, take) of a random square that is shrunk by a random factor, so that large photographs become crisp."""
     h, w = shape[:2]
     least = min(1.0, side / min(h, w))
     scale = float(np.exp(rng.uniform(np.log(least), 0))) if least < 1 else least
@@ -159,7 +161,7 @@ def _piece(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple
 def _fitting_piece(
     shapes: Sequence[tuple[int, ...]], side: int, rng: np.random.Generator
 ) -> tuple[int, tuple[int, int, int], int]:
-    """(photo, piece, side) from a photograph that need not be enlarged; where all are too small, a smaller side."""
+    """(photo, piece, side) from a photograph of at least ``side``; where all are too small, with a smaller side."""
     tried = [int(rng.integers(len(shapes)))]
     while min(shapes[tried[-1]][:2]) < side and len(tried) < _TRIES:
         tried.append(int(rng.integers(len(shapes))))
@@ -171,13 +173,13 @@ def _fitting_piece(
 def draw_shot(
     shapes: Sequence[tuple[int, ...]], rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None
 ) -> Shot:
-    """Draw how the camera moves and what lies before it.
+    """Draw the camera motion, layers and light of a sequence.
 
     Args:
         shapes: (H, W, …) of every photograph.
         rng: the only source of randomness.
-        ranges: what to draw.
-        duty: the exposure; None draws one.
+        ranges: ranges of the draws.
+        duty: duty cycle; None draws one.
     """
     size, frames, fast = ranges.size_px, ranges.frames, ranges.fast
     duty = draw_duty(rng, ranges) if duty is None else duty
@@ -192,7 +194,7 @@ def draw_shot(
     per_frame = _odd(np.clip(np.ceil(duty * speed * 1.5) + 1, _FEWEST_SUBFRAMES, _MOST_SUBFRAMES)) if duty else 1
     times = _times(frames, duty, per_frame)
     fastest_px = 1.3 * ranges.speed_px[1]
-    if fast:  # the count of sub-frames is not known yet
+    if fast:  # the number of sub-frames depends on the path, which is drawn first
         whole = frames - 1 + duty + shutter
         times = np.linspace(-whole / 2, whole / 2, 16 * frames + 1)
 
@@ -236,13 +238,14 @@ def draw_shot(
     times = _times(frames, duty, per_frame)
     layers = []
     for layer, (path, place, turn) in zip(drawn, placed, strict=True):
-        share = (layer.side / size) ** 2 * (1 if layer.mask is None else 0.3)  # pieces in front carry fewer
+        share = (layer.side / size) ** 2 * (1 if layer.mask is None else 0.3)  # fewer on foreground pieces
         lamps = draw_lamps(rng, int(rng.integers(*ranges.lamps, endpoint=True) * share), layer.side) if dark else None
         layers.append(replace(layer, poses=_poses(times, shutter, path, place, turn), lamps=lamps))
     return Shot(duty, per_frame, tuple(layers), light)
 
 
 def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw a number from ``bounds``, uniformly in its logarithm."""
     return float(np.exp(rng.uniform(*np.log(bounds))))
 
 
@@ -251,18 +254,18 @@ def _odd(count: float) -> int:
 
 
 def _times(frames: int, duty: float, per_frame: int) -> np.ndarray:
-    """(frames · per_frame,): when sub-frames are taken, in frame steps from the middle of the sequence."""
+    """Times (frames · per_frame,) of sub-frames, in frame steps from the middle of the sequence."""
     offsets = np.linspace(-duty / 2, duty / 2, per_frame)
     return (np.arange(frames)[:, None] - (frames - 1) / 2 + offsets[None]).ravel()
 
 
 def _peak_px(places: np.ndarray, times: np.ndarray) -> float:
-    """Fastest motion, px a frame step, of places (n, …, 2)."""
+    """Highest speed of positions (n, …, 2), pixels per frame step."""
     return float(np.linalg.norm(np.diff(places, axis=0), axis=-1).max() / (times[1] - times[0]))
 
 
 def _hold_back(path: CameraPath, times: np.ndarray, most_px: float) -> None:
-    """Shrink a path that is faster than ``most_px`` a frame step at some time."""
+    """Scale a path down so that its speed never exceeds ``most_px`` per frame step."""
     path.scale *= min(1.0, most_px / max(_peak_px(path.at(times), times), 1e-6))
 
 
@@ -274,7 +277,7 @@ def _poses(times: np.ndarray, shutter: float, path: CameraPath, place: np.ndarra
 
 
 def row_poses(poses: np.ndarray, size: int) -> np.ndarray:
-    """Poses (…, k, 3, 3) at rows spread evenly from the first to the last → one a row, (…, size, 3, 3)."""
+    """Interpolate poses (…, k, 3, 3) at k evenly spread rows to all rows, (…, size, 3, 3)."""
     at = np.linspace(0, poses.shape[-3] - 1, size)
     before = np.minimum(at.astype(int), poses.shape[-3] - 2)
     part = (at - before)[:, None, None]
@@ -282,7 +285,7 @@ def row_poses(poses: np.ndarray, size: int) -> np.ndarray:
 
 
 def _draw_light(rng: np.random.Generator, ranges: CameraRanges) -> tuple[np.ndarray | None, bool]:
-    """Light of the levels, and whether the scene is dark with lamps."""
+    """Draw the light of the levels (None for the transfer curve), and whether the scene is dark with lamps."""
     if not ranges.bright_share + ranges.lamp_share:
         return None, False
     kind = rng.random()
@@ -304,7 +307,7 @@ def _cut(photo: np.ndarray, layer: Layer) -> np.ndarray:
 
 
 class _View:
-    """View of one sub-frame on a layer."""
+    """View of a layer in one sub-frame."""
 
     def __init__(self, pose: np.ndarray, size: int):
         self.pose, self.size = pose, size
@@ -318,15 +321,15 @@ class _View:
 
 
 def _row_maps(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (size, size) each: where the pixels of a view lie in the piece, for a pose a row (size, 3, 3)."""
+    """Coordinates x, y (size, size) float32 in the piece of a view's pixels, from one pose per row (size, 3, 3)."""
     along = np.arange(len(poses), dtype=np.float32)
     across, start = poses[..., 0], poses[..., 1] * along[:, None] + poses[..., 2]
     x, y, w = (np.multiply.outer(across[:, k], along) + start[:, k, None] for k in range(3))
     return x / w, y / w
 
 
-def _seen(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
-    """Sub-frame ``i`` as levels of the pieces, uint8 (size, size, 3)."""
+def _composite(layers: Sequence[Layer], pictures: Sequence[np.ndarray], i: int, size: int) -> np.ndarray:
+    """Composite the layers of sub-frame ``i``, levels uint8 (size, size, 3)."""
     view = _View(layers[0].poses[i], size).of(pictures[0], cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     for layer, picture in zip(layers[1:], pictures[1:], strict=True):
         if layer.mask is None:
@@ -349,13 +352,13 @@ def render(
     ranges: CameraRanges | None = None,
     duty: float | None = None,
 ) -> Rendered:
-    """Draw one sequence.
+    """Render one sequence.
 
     Args:
-        photos: sharp uint8 RGB pictures (H, W, 3) to draw from.
+        photos: sharp photographs, uint8 RGB (H, W, 3).
         rng: the only source of randomness.
-        ranges: what to draw; defaults as the class states.
-        duty: the exposure; None draws one.
+        ranges: ranges of the draws; None for the defaults.
+        duty: duty cycle; None draws one.
     """
     ranges = ranges or CameraRanges()
     size, frames = ranges.size_px, ranges.frames
@@ -367,7 +370,7 @@ def render(
     for t in range(frames):
         light = np.zeros((size, size, 3), np.float32)
         for k in range(shot.subframes):
-            view = _seen(shot.layers, pictures, t * shot.subframes + k, size)
+            view = _composite(shot.layers, pictures, t * shot.subframes + k, size)
             light += light_of[view]
             if k == shot.subframes // 2:
                 sharp[t] = shown[view]
@@ -377,7 +380,7 @@ def render(
 
 
 def shot_light(shot: Shot, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Linear light of every level of the pieces, float32 (256,), and the level that shows it, uint8 (256,)."""
+    """Linear light of every level of the pieces, float32 (256,), and its level in a frame, uint8 (256,)."""
     levels = np.arange(256, dtype=np.uint8)
     if shot.light is None:
         return to_linear(levels, curve), levels
@@ -385,12 +388,12 @@ def shot_light(shot: Shot, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sensor_noise(image: np.ndarray, rng: np.random.Generator, levels: tuple[float, float]) -> np.ndarray:
-    """Add noise that grows with brightness (shot) above a floor (read); float [0, 255] in and out."""
+    """Add sensor noise of a random strength, brightness-dependent (shot) above a floor (read); float [0, 255]."""
     return noisy(image, rng, draw_noise(rng, levels))
 
 
 def draw_noise(rng: np.random.Generator, levels: tuple[float, float]) -> float:
-    """Standard deviation of a frame's noise at mid grey; four in ten have none."""
+    """Draw the standard deviation of a frame's noise at mid grey, 8-bit levels; 40 % of frames have none."""
     return float(rng.uniform(*levels)) if rng.random() < 0.6 else 0.0
 
 

@@ -1,10 +1,10 @@
-"""Smooth motion of a hand-held camera: paths, and turns about its axes."""
+"""Smooth random motion of a hand-held camera: translation, roll, zoom and tilt."""
 
 import numpy as np
 
 
 class CameraPath:
-    """A smooth 2-D path with a mean speed of ``speed`` px a frame step over ``times``: a drift plus three shakes."""
+    """Smooth 2-D path, a drift plus three oscillations, with a mean of ``speed`` px per frame step over ``times``."""
 
     def __init__(self, times: np.ndarray, rng: np.random.Generator, speed: float):
         heading = rng.uniform(0, 2 * np.pi)
@@ -19,7 +19,7 @@ class CameraPath:
         self.scale = speed / max(travelled, 1e-6)
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Places (…, 2) in pixels."""
+        """Positions (…, 2) at ``times``, pixels."""
         path = times[..., None] * self.drift
         for frequency, amplitude, phase in self.shakes:
             path = path + amplitude * np.sin(2 * np.pi * frequency * times[..., None] + phase)
@@ -27,7 +27,7 @@ class CameraPath:
 
 
 class CameraTurn:
-    """Roll, zoom and a little tilt; ``sway`` is how much of them there is."""
+    """Roll, zoom and slight tilt of strength ``sway``."""
 
     def __init__(self, rng: np.random.Generator, sway: float, size: int):
         self.rolling, self.swinging = rng.normal() * 0.35 * sway, rng.normal() * 0.1 * sway
@@ -37,7 +37,7 @@ class CameraTurn:
         self.size = size
 
     def poses(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
-        """(n, 3, 3): maps from view to picture pixels; ``path`` (n, 2) is where the view's centre is."""
+        """Maps (n, 3, 3) from view to picture pixels; ``path`` (n, 2) are the positions of the view's centre."""
         roll = self.rolling * times + self.swinging * np.sin(times * self.frequency)
         zoom = np.exp(self.zooming * times)
         half = self.size / 2
@@ -51,8 +51,8 @@ class CameraTurn:
         return shift @ spin @ to_centre
 
     def corners(self, times: np.ndarray, path: np.ndarray) -> np.ndarray:
-        """(n, 4, 2): where the corners of the view lie in the picture."""
+        """Positions (n, 4, 2) in the picture of the corners of the view."""
         last = self.size - 1
         corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]], np.float64)
-        seen = corners @ self.poses(times, path).transpose(0, 2, 1)
-        return seen[..., :2] / seen[..., 2:]
+        mapped = corners @ self.poses(times, path).transpose(0, 2, 1)
+        return mapped[..., :2] / mapped[..., 2:]

@@ -1,4 +1,4 @@
-"""A real H.264 encode of synthetic frames, so that what is learnt or measured has seen a codec."""
+"""H.264 encode and decode of synthetic frames, for realistic compression in training and evaluation."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -10,14 +10,15 @@ import numpy as np
 from unsmear.video.colour import LIMITED_RANGE, UNSPECIFIED, FromRgb, ToRgb
 
 SMALL_PX = 240
-"""Below this x264's look-ahead, in assembly, was seen to read beyond small frames and to give other bits each time."""
+"""Smaller frames are encoded without x264's assembly code, whose look-ahead reads beyond small frames, with bits that
+differ from run to run."""
 
 
 def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "veryfast") -> Iterator[np.ndarray]:
-    """Encode with libx264 at ``crf`` in memory and yield what a decoder makes of it.
+    """Encode with libx264 at ``crf`` in memory and decode again.
 
-    Colours go to 4:2:0 and back as those of any video do here, with accurate rounding: swscale's default darkens them
-    by a level, which a network would learn to undo.
+    Colours are converted to 4:2:0 and back with accurate rounding, as for videos: swscale's default darkens them by a
+    level, which a network would learn to undo.
 
     Args:
         frames: uint8 RGB (H, W, 3), all of one size.
@@ -26,14 +27,14 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
 
     Yields:
         uint8 RGB (H, W, 3), one for each frame, in order. Odd sizes are padded for the encoder and cropped
-        again.
+        afterwards.
     """
     encoder: Any = None
     decoder: Any = None
     height = width = 0
     to_yuv, to_rgb = FromRgb("yuv420p", UNSPECIFIED, LIMITED_RANGE), ToRgb(deep=False)
 
-    def decoded(packets: Iterable[av.Packet]) -> Iterator[np.ndarray]:
+    def decoded(packets: Iterable[Any]) -> Iterator[np.ndarray]:
         for packet in packets:
             for frame in decoder.decode(packet):
                 yield to_rgb(frame)[0][:height, :width]
@@ -55,4 +56,4 @@ def h264_round_trip(frames: Iterable[np.ndarray], crf: float, preset: str = "ver
         yield from decoded(encoder.encode(picture))
     if encoder is not None:
         yield from decoded(encoder.encode(None))
-        yield from decoded([None])  # type: ignore[list-item]  # None flushes it
+        yield from decoded([None])  # flushes it

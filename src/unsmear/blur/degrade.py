@@ -1,13 +1,13 @@
-"""Degraded copies of high-quality video: the second half of the hybrid data of CPGD-Net's stage 2 (§IV).
+"""Degradation of high-quality video, for the additional data of CPGD-Net's stage 2 (§IV).
 
 The chain is the one that CodeFormer (Zhou et al., NeurIPS 2022) describes for its training data,
 
     degraded = ((sharp ⊗ k_σ) ↓_r + n_δ) as JPEG of quality q, ↑_r
 
-written from that description, with the ranges of the release of CPGD-Net. σ, r, δ and q are drawn once for a clip,
-so that it does not flicker; the noise itself is fresh in every frame. Where the papers are silent the choices are
-ours: half of the kernels are as wide one way as the other, sizes change by area downwards and by cubic
-interpolation upwards, and the noise is drawn for each channel by itself.
+implemented from that description, with the ranges of the release of CPGD-Net. σ, r, δ and q are drawn once per clip,
+so that it does not flicker; the noise differs in every frame. What the papers do not state is ours: half of the kernels
+are isotropic, frames are shrunk by area averaging and enlarged by cubic interpolation, and the noise is independent in
+each channel.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ from unsmear.video.light import quantise
 
 @dataclass(frozen=True)
 class DegradeRanges:
-    """Ranges (low, high) to draw from for a clip, evenly; the defaults are those of CPGD-Net's release.
+    """Ranges (low, high) of uniform draws for a clip; the defaults are those of CPGD-Net's release.
 
     Raises UsageError for values out of range.
     """
@@ -36,13 +36,13 @@ class DegradeRanges:
     sigma_px: Annotated[tuple[float, float], Limits(0.01, 100, ordered=True)] = (0.1, 12.0)
     """Standard deviations of the Gaussian kernel, along and across its axis."""
     isotropic_share: Share = 0.5
-    """Share of the clips whose kernel has one standard deviation for both (ours)."""
+    """Share of clips with an isotropic kernel (ours)."""
     scale: Annotated[tuple[float, float], Limits(1, 16, ordered=True)] = (1.0, 2.0)
-    """Factor by which frames are made smaller, and larger again."""
+    """Factor by which frames are shrunk and enlarged again."""
     noise_levels: Annotated[tuple[float, float], Limits(0, 255, ordered=True)] = (0.0, 15.0)
     """Standard deviation of Gaussian noise in 8-bit levels."""
     jpeg_quality: Annotated[tuple[int, int], Limits(1, 100, ordered=True)] = (40, 60)
-    """Of the JPEG compression, 1 to 100."""
+    """Quality of the JPEG compression, 1 to 100."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -50,7 +50,7 @@ class DegradeRanges:
             raise OptionError("kernel_px", self.kernel_px, "an odd number of pixels, 1 to 255")
 
     def recorded(self) -> dict[str, Any]:
-        """The ranges as they stand beside every clip."""
+        """Ranges as recorded in the manifest entry of every clip."""
         return {
             "kernel_px": self.kernel_px,
             "sigma_range": list(self.sigma_px),
@@ -63,7 +63,7 @@ class DegradeRanges:
 
 @dataclass(frozen=True)
 class Degradation:
-    """The draws of one clip; ``angle_rad`` is that of the kernel's first axis."""
+    """Drawn degradation of one clip; ``angle_rad`` is the direction of the kernel's first axis."""
 
     kernel_px: int
     sigma_px: tuple[float, float]
@@ -74,7 +74,7 @@ class Degradation:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, ranges: DegradeRanges | None = None) -> "Degradation":
-        """One degradation. The same numbers are taken from ``rng`` whatever comes out."""
+        """Draw a degradation; the number of draws from ``rng`` does not depend on the result."""
         ranges = ranges or DegradeRanges()
         along, across = (float(sigma) for sigma in rng.uniform(*ranges.sigma_px, size=2))
         angle, isotropic = float(rng.uniform(0, np.pi)), rng.random() < ranges.isotropic_share
@@ -88,7 +88,7 @@ class Degradation:
         )
 
     def kernel(self) -> np.ndarray:
-        """The blur kernel, float32 (kernel_px, kernel_px), which adds up to 1."""
+        """Blur kernel, float32 (kernel_px, kernel_px) with sum 1."""
         reach = self.kernel_px // 2
         y, x = np.indices((self.kernel_px, self.kernel_px), np.float64) - reach
         cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
@@ -97,13 +97,13 @@ class Degradation:
         return weights / weights.sum()
 
     def frames(self, sharp: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Degrade frames one at a time; ``rng`` makes the noise. uint8 RGB (H, W, 3) in and out."""
+        """Degrade frames uint8 RGB (H, W, 3) one at a time, with noise from ``rng``."""
         kernel = self.kernel()
         for frame in sharp:
             yield self.apply(frame, kernel, rng)
 
     def apply(self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One frame with the kernel of this degradation; as :meth:`frames`."""
+        """Degrade one frame uint8 RGB (H, W, 3) with the ``kernel`` of this degradation."""
         height, width = frame.shape[:2]
         image = cv2.filter2D(frame.astype(np.float32), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
         small = (max(1, round(width / self.scale)), max(1, round(height / self.scale)))
@@ -111,10 +111,10 @@ class Degradation:
             image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
         if self.noise_level > 0:
             image = image + np.asarray(rng.normal(0, self.noise_level, image.shape), np.float32)
-        packed = _jpeg(quantise(image), self.jpeg_quality)
+        compressed = _jpeg(quantise(image), self.jpeg_quality)
         if small == (width, height):
-            return packed
-        return np.asarray(cv2.resize(packed, (width, height), interpolation=cv2.INTER_CUBIC))
+            return compressed
+        return np.asarray(cv2.resize(compressed, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
 def degrade(
@@ -125,10 +125,10 @@ def degrade(
     Args:
         frames: sharp, uint8 RGB (H, W, 3).
         rng: the only source of randomness.
-        ranges: what to draw; defaults as the class states.
+        ranges: ranges of the draws; None for the defaults.
 
     Returns:
-        As many frames, of the same size and type.
+        As many frames of the same shape and type.
     """
     return list(Degradation.draw(rng, ranges).frames(frames, rng))
 
@@ -142,9 +142,9 @@ class DegradeSettings:
 
     ranges: DegradeRanges = DegradeRanges()
     seed: Annotated[int, Limits(0)] = 0
-    """Same seed and name, same clip."""
+    """Seed; a clip depends on the seed and its name only."""
     max_frames: Annotated[int, Limits(1)] | None = None
-    """Frames read from a clip at most; None reads all."""
+    """Maximum number of frames read from a clip; None reads all."""
     raw: RawFormat | None = None
     """Format of ``.yuv`` files, instead of what their names state."""
 
@@ -155,12 +155,12 @@ class DegradeSettings:
         check(self)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as they stand beside every clip."""
+        """Settings as recorded in the manifest entry of every clip."""
         extra = {"yuv": f"{self.raw} {self.raw.frame_rate}"} if self.raw is not None else {}
         return {"seed": self.seed, **self.ranges.recorded(), "max_frames": self.max_frames, **extra}
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """Prepare the degradation of the clip ``name``."""
+        """Draw the degradation of the clip ``name`` and prepare its pairs."""
         rng = clip_generator(self.seed, name)
         drawn = Degradation.draw(rng, self.ranges)
         facts = {
@@ -179,7 +179,7 @@ class DegradeSettings:
             yield drawn.apply(frame, kernel, rng), frame
 
     def too_short(self, source: Path) -> str:
-        """The message for a clip that gives no pair."""
+        """Message for a clip without any pair."""
         return f"{source}: holds not one frame; give a video or a folder of frames"
 
 
@@ -198,7 +198,7 @@ def make_degraded(
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """A uint8 RGB image after a JPEG encode and decode."""
+    """JPEG encode and decode of a uint8 RGB image."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     bgr = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

@@ -1,8 +1,8 @@
-"""The virtual camera of :mod:`unsmear.blur.camera` on a device, all sub-frames of a frame at once.
+"""Virtual camera of :mod:`unsmear.blur.camera` on a device, with all sub-frames of a frame in one batch.
 
-The same draws give the same geometry as there; pixels differ by rounding, where pictures are shrunk (anti-aliased
-cubic here, areas there) and in their noise, which the device draws. Frames come back to the CPU, because the codec
-that they go through next runs there.
+The same draws give the same geometry as there. Pixels differ by rounding, where photographs are shrunk (anti-aliased
+cubic here, area averaging there), and in the noise, which the device draws. Frames are copied to the CPU, on which the
+codec runs.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from unsmear.video.light import Curve
 
 
 class DeviceCamera:
-    """Renders sequences from photographs that it keeps on a device; a :class:`unsmear.blur.pack.Camera`.
+    """Renderer of sequences from photographs in device memory; a :class:`unsmear.blur.pack.Camera`.
 
-    On CUDA it works on a stream of its own, beside whatever trains. One sequence at a time: callers take turns.
+    On CUDA it uses a stream of its own, in parallel with training. Not thread-safe: callers must use a lock.
 
     Args:
-        photos: sharp uint8 RGB pictures (H, W, 3).
-        device: where they are kept and rendered from.
+        photos: sharp photographs, uint8 RGB (H, W, 3).
+        device: device of the photographs and of rendering.
     """
 
     def __init__(self, photos: Sequence[np.ndarray], device: torch.device | str):
@@ -43,19 +43,19 @@ class DeviceCamera:
 
     @torch.inference_mode()
     def __call__(self, rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None) -> Rendered:
-        """Draw one sequence; arguments as of :func:`unsmear.blur.camera.render`."""
+        """Render one sequence; arguments as for :func:`unsmear.blur.camera.render`."""
         shot = draw_shot(self.shapes, rng, ranges, duty)
         sigmas = [draw_noise(rng, ranges.noise_levels) for _ in range(ranges.frames)]
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         with torch.cuda.stream(self.stream):
             light_of, shown = (torch.from_numpy(part).to(self.device) for part in shot_light(shot, ranges.curve))
-            layers = [_Placed.of(self.photos[layer.photo], layer, ranges.size_px) for layer in shot.layers]
+            layers = [_DeviceLayer.of(self.photos[layer.photo], layer, ranges.size_px) for layer in shot.layers]
             blurred, sharp = [], []
             for t, sigma in enumerate(sigmas):
                 span = slice(t * shot.subframes, (t + 1) * shot.subframes)
-                views = layers[0].seen(span, ranges.size_px)[0]
+                views = layers[0].views(span, ranges.size_px)[0]
                 for layer in layers[1:]:
-                    top, opaque = layer.seen(span, ranges.size_px)
+                    top, opaque = layer.views(span, ranges.size_px)
                     views = torch.lerp(views, top, opaque).round_()
                 exposed = _from_linear(light_of[views.int()].mean(0), ranges.curve)
                 if sigma:
@@ -66,14 +66,14 @@ class DeviceCamera:
             return Rendered(_frames(blurred), _frames(sharp), shot.duty)
 
 
-class _Placed:
-    """A layer whose picture (1, 3, side, side) and mask (1, 1, side, side) are on the device, float32 levels."""
+class _DeviceLayer:
+    """A layer in device memory: picture (1, 3, side, side), float32 levels, and mask (1, 1, side, side) in [0, 1]."""
 
     def __init__(self, picture: Tensor, mask: Tensor | None, poses: Tensor):
-        self.picture, self.mask, self.poses = picture, mask, poses  # poses (n, 1 or size, 3, 3): a row's or all rows'
+        self.picture, self.mask, self.poses = picture, mask, poses  # poses (n, 1 or size, 3, 3), per frame or row
 
     @classmethod
-    def of(cls, photo: Tensor, layer: Layer, size: int) -> "_Placed":
+    def of(cls, photo: Tensor, layer: Layer, size: int) -> "_DeviceLayer":
         piece = photo[None, :, layer.y : layer.y + layer.take, layer.x : layer.x + layer.take].float()
         picture = F.interpolate(piece, (layer.side, layer.side), mode="bicubic", antialias=True).round_().clamp_(0, 255)
         if layer.lamps is not None:
@@ -86,10 +86,10 @@ class _Placed:
         poses = poses[:, None] if poses.ndim == 3 else row_poses(poses, size)
         return cls(picture, mask, torch.from_numpy(poses.astype(np.float32)).to(photo.device))
 
-    def seen(self, span: slice, size: int) -> tuple[Tensor, Tensor]:
-        """What sub-frames ``span`` show, (n, 3, size, size) whole levels, and how opaque it is, (n, 1, size, size)."""
+    def views(self, span: slice, size: int) -> tuple[Tensor, Tensor]:
+        """Views of sub-frames ``span``, (n, 3, size, size) in whole levels, and their opacity (n, 1, size, size)."""
         x = torch.arange(size, device=self.poses.device, dtype=torch.float32)[:, None]
-        across, down, origin = self.poses[span, :, None].unbind(-1)  # no product of matrices: those may be rounded
+        across, down, origin = self.poses[span, :, None].unbind(-1)  # not a matrix product, which may be rounded
         at = across * x + down * x[:, None] + origin
         grid = at[..., :2] / at[..., 2:]
         picture = self.picture.expand(len(grid), -1, -1, -1)
@@ -109,6 +109,6 @@ def _from_linear(light: Tensor, curve: Curve) -> Tensor:
 
 
 def _frames(levels: Sequence[Tensor]) -> np.ndarray:
-    """T times (3, H, W) float levels → uint8 (T, H, W, 3), rounded to nearest."""
+    """Convert T frames (3, H, W) of float levels to uint8 (T, H, W, 3), rounded to nearest."""
     whole = torch.stack(list(levels)).clamp_(0, 255).add_(0.5).to(torch.uint8)
     return np.ascontiguousarray(whole.permute(0, 2, 3, 1).cpu().numpy())

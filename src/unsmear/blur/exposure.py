@@ -1,7 +1,7 @@
 """Blur from sharp video: sub-frames interpolated along optical flow, averaged over an exposure.
 
-The sharp target is the untouched centre frame; the exposure never exceeds the distance to the next
-output frame (duty cycle ≤ 1), as in a camera. Longer exposures poison training (ours, measured).
+The sharp target is the unchanged centre frame. The exposure never exceeds the distance to the next output frame
+(duty cycle ≤ 1), as in a camera; longer exposures degrade training (ours, measured).
 """
 
 from collections import deque
@@ -16,16 +16,16 @@ from unsmear.blur.light import expose
 from unsmear.video.light import Curve, quantise
 
 MAX_SUBFRAMES = 65
-"""An exposure is never made of more sub-frames than this; 64 px of motion at full duty."""
+"""Maximum number of sub-frames of an exposure; 64 px of motion at a duty cycle of 1."""
 
 NEAR_STATIC_PX = 2.5
-"""Below this median motion a frame step, real frames are averaged and decimated instead."""
+"""Median motion in pixels per frame step below which real frames are averaged and decimated instead."""
 
 DECIMATION = 7
-"""Of a near-static clip every seventh frame is an output frame."""
+"""Frames per output frame of a near-static clip."""
 
 _MOST_BETWEEN = 129
-"""Sub-frames at most of an exposure over several source frames."""
+"""Maximum number of sub-frames of an exposure over several source frames."""
 
 
 def optical_flow(source: np.ndarray, target: np.ndarray, dis: cv2.DISOpticalFlow | None = None) -> np.ndarray:
@@ -42,7 +42,7 @@ def _backward_sample(frame: np.ndarray, offset: np.ndarray, grid: tuple[np.ndarr
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A frame with its neighbours and the flows that join them (all (H, W, ·), pixels a frame step)."""
+    """A frame with its neighbours, uint8 (H, W, 3), and the flows between them, (H, W, 2) in pixels per frame step."""
 
     previous: np.ndarray
     centre: np.ndarray
@@ -56,7 +56,7 @@ class Neighbourhood:
     def of(
         cls, previous: np.ndarray, centre: np.ndarray, following: np.ndarray, before: "Neighbourhood | None" = None
     ) -> "Neighbourhood":
-        """``before``: the neighbourhood of ``previous`` if it is known, for its flows to and from ``centre``."""
+        """Compute the flows; those in ``before``, the neighbourhood of ``previous``, are reused."""
         return cls(
             previous,
             centre,
@@ -73,9 +73,9 @@ class Neighbourhood:
         return float(np.percentile(both, 99))
 
     def at(self, s: float) -> np.ndarray:
-        """The frame at time ``s`` in [-1, 1] (0 is the centre frame, exactly), uint8 (H, W, 3).
+        """Interpolate the frame at time ``s`` in [-1, 1] (0 is exactly the centre frame), uint8 (H, W, 3).
 
-        Both enclosing frames are warped to ``s`` and blended by their distance from it.
+        The two enclosing frames are warped to ``s`` and blended by their distance from it.
         """
         if s == 0:
             return self.centre
@@ -88,16 +88,18 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class Gap:
-    """Two frames that follow one another, either way in time, and the flows that join them."""
+    """Two consecutive frames, in either order, and the flows between them."""
 
     first: np.ndarray
     second: np.ndarray
     out: np.ndarray
-    """From the first to the second (H, W, 2), pixels."""
+    """Flow from the first to the second (H, W, 2), pixels."""
     back: np.ndarray
+    """Flow from the second to the first."""
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> "Gap":
+        """Compute the flows between two frames."""
         return cls(first, second, optical_flow(first, second), optical_flow(second, first))
 
     def fastest_px(self) -> float:
@@ -105,11 +107,11 @@ class Gap:
         return float(np.percentile(np.linalg.norm(self.out[::2, ::2], axis=-1), 99))
 
     def mismatch(self) -> float:
-        """Mean difference, in 8-bit levels, of the two frames half way that the first and the second give."""
+        """Mean difference, in 8-bit levels, between the first and the second frame warped half way."""
         return float(cv2.absdiff(*self._sides(0.5)).mean())
 
     def at(self, a: float) -> np.ndarray:
-        """The frame at time ``a`` in [0, 1] from the first to the second, uint8 (H, W, 3)."""
+        """Interpolate the frame at time ``a`` in [0, 1] from the first to the second, uint8 (H, W, 3)."""
         here, there = self._sides(a)
         return cv2.addWeighted(here, 1 - a, there, a, 0)
 
@@ -121,7 +123,8 @@ class Gap:
 
 
 def subframe_times(duty: float, fastest_px: float, most: int = MAX_SUBFRAMES) -> np.ndarray:
-    """Times over ±duty/2: an odd number, at least one a pixel of the fastest motion within the exposure."""
+    """Times of sub-frames over ±duty/2: an odd number, one or more per pixel of the fastest motion, about ``most``
+    at most."""
     n = int(np.clip(np.ceil(duty * fastest_px) + 1, 3, most))
     n += 1 - n % 2
     return np.linspace(-duty / 2, duty / 2, n)
@@ -134,8 +137,11 @@ def blur_by_flow(
 
     Args:
         frames: sharp frames, uint8 (H, W, 3).
-        duty: exposure as a fraction of the frame step, in (0, 1].
-        curve: the transfer curve that is undone for averaging.
+        duty: exposure as a fraction of the frame step, in [0, 1].
+        curve: transfer curve that is inverted for averaging.
+
+    Raises:
+        ValueError: ``duty`` is out of range.
     """
     if not 0 <= duty <= 1:
         raise ValueError(f"duty {duty} is outside [0, 1]: an exposure cannot outlast the frame step")
@@ -149,17 +155,20 @@ def blur_by_flow(
 def blur_between(
     frames: Iterable[np.ndarray], step: int, duty: float, curve: Curve = "srgb"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (blurred, sharp) for every ``step``-th of a stream of frames: the same clip, ``step`` times as fast.
+    """Yield (blurred, sharp) for every ``step``-th of a stream of frames, which speeds the clip up by ``step``.
 
-    An exposure spans duty · step source frames around its target. Its sub-frames are the real frames there and others,
-    each interpolated between two that follow one another: motion over a whole step need not be straight, and flow
-    only bridges the short way between neighbours.
+    An exposure spans duty · step source frames around its target. Its sub-frames are real frames and frames that are
+    interpolated between consecutive ones, so that motion over a step need not be linear, and optical flow is needed
+    between neighbours only.
 
     Args:
         frames: sharp frames, uint8 (H, W, 3).
         step: source frames from one target to the next, at least 1.
-        duty: exposure as a fraction of the way from one target to the next, in [0, 1].
-        curve: the transfer curve that is undone for averaging.
+        duty: exposure as a fraction of the time from one target to the next, in [0, 1].
+        curve: transfer curve that is inverted for averaging.
+
+    Raises:
+        ValueError: ``duty`` or ``step`` is out of range.
     """
     if not 0 <= duty <= 1 or step < 1:
         raise ValueError(f"duty {duty}, step {step}: expected a duty in [0, 1] and a step of at least 1")
@@ -190,7 +199,7 @@ def _between(frames: list[np.ndarray], length: float) -> Iterator[np.ndarray]:
 def blur_by_averaging(
     frames: Sequence[np.ndarray], window: int, step: int, curve: Curve = "srgb"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (blurred, sharp) from real consecutive frames: ``window`` (odd) averaged every ``step``."""
+    """Yield (blurred, sharp) from real consecutive frames: the average of ``window`` (odd) frames every ``step``."""
     if window % 2 == 0 or window > step:
         raise ValueError(f"window {window} must be odd and no longer than the step {step}")
     for first in range(0, len(frames) - window + 1, step):
@@ -200,16 +209,19 @@ def blur_by_averaging(
 def average_stream(
     frames: Iterable[np.ndarray], window: int, step: int, curve: Curve = "srgb"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (blurred, sharp) from a stream of real frames: ``window`` averaged every ``step``, the middle one sharp.
+    """Yield (blurred, sharp) from a stream of real frames: the average of ``window`` frames every ``step``, its middle.
 
-    With ``step`` equal to ``window`` this is how GoPro was made: blurred frame k (from 0) is the average of frames
-    k·N … k·N+N−1. ``window`` frames are in memory. Frames at the end that do not fill a window are left out.
+    With ``step`` equal to ``window`` this is the procedure of GoPro: blurred frame k (from 0) is the average of frames
+    k·N … k·N+N−1. ``window`` frames are in memory. An incomplete window at the end is left out.
 
     Args:
         frames: sharp frames, uint8 (H, W, 3).
-        window: odd.
-        step: at least ``window``.
-        curve: the transfer curve that is undone for averaging.
+        window: number of averaged frames, odd.
+        step: frames from one target to the next, at least ``window``.
+        curve: transfer curve that is inverted for averaging.
+
+    Raises:
+        ValueError: ``window`` is even or exceeds ``step``.
     """
     if window % 2 == 0 or window > step:
         raise ValueError(f"window {window} must be odd and no longer than the step {step}")
@@ -221,7 +233,7 @@ def average_stream(
 
 
 def typical_motion_px(frames: Sequence[np.ndarray]) -> float:
-    """Median motion in pixels a frame step, over pixels and then over six sampled steps."""
+    """Median motion in pixels per frame step, over pixels and then over six sampled steps."""
     picks = np.linspace(0, len(frames) - 2, min(6, len(frames) - 1)).astype(int)
     flows = (optical_flow(frames[i], frames[i + 1]) for i in picks)
     return float(np.median([np.median(np.linalg.norm(f, axis=-1)) for f in flows]))
@@ -234,39 +246,43 @@ def fast_motion_px(source: np.ndarray, target: np.ndarray) -> tuple[float, float
 
 
 def averaging_window(duty: float) -> int:
-    """The odd number of real frames, of ``DECIMATION``, that comes nearest above an exposure of ``duty``."""
+    """Odd number of real frames, at least 3 and at most ``DECIMATION``, for an exposure of ``duty``."""
     return min(max(3, int(duty * DECIMATION) // 2 * 2 + 1), DECIMATION)
 
 
 FITTED_DUTIES = np.linspace(0, 1.2, 13)
+"""Duty cycles at which the error is evaluated."""
 _LINE_SAMPLES, _FIT_BORDER = 13, 8
 
 
 def fitted_duty(blurred: np.ndarray, sharp: np.ndarray, line: np.ndarray) -> float:
-    """The exposure that explains a pair best: blurring ``sharp`` along duty · V̄ comes nearest to ``blurred``.
+    """Fit the duty cycle for which ``sharp``, blurred along duty · V̄, is closest to ``blurred``.
 
-    Where frames were interpolated it is longer than the one asked for, because flow is not exact and every warp
-    softens; where motion vectors are short of the motion, too. It is what the estimate from the blur alone aims at.
-    Lines are read bilinearly, as networks read them, which makes short blur a little shorter.
+    It exceeds the nominal duty cycle where frames were interpolated, since optical flow is not exact and every warp
+    softens, and where motion vectors are too short. The estimate from the blur alone approximates the same value.
+    Lines are sampled bilinearly, as in networks, which makes short blur slightly shorter.
 
     Args:
         blurred, sharp: uint8 (H, W, 3).
-        line: V̄, float32 (2, h, w), pixels a frame step, on any grid.
+        line: V̄, float32 (2, h, w), pixels per frame step, on any grid.
+
+    Returns:
+        A number from 0 to about 1.2.
     """
     height, width = sharp.shape[:2]
     dx, dy = (cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR) for part in line)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    light, seen = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32) ** 2 for f in (sharp, blurred))
+    light, observed = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32) ** 2 for f in (sharp, blurred))
     inner = slice(_FIT_BORDER, -_FIT_BORDER)
     errors = []
     for duty in FITTED_DUTIES:
         total = np.zeros_like(light)
         for a in np.linspace(-duty / 2, duty / 2, _LINE_SAMPLES).astype(np.float32):
             total += cv2.remap(light, x + a * dx, y + a * dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        difference = (total / _LINE_SAMPLES) ** 0.5 - seen**0.5
+        difference = (total / _LINE_SAMPLES) ** 0.5 - observed**0.5
         errors.append(float((difference[inner, inner] ** 2).mean()))
     best = int(np.argmin(errors))
-    if 0 < best < len(errors) - 1:  # the vertex of the parabola through the least and its neighbours
+    if 0 < best < len(errors) - 1:  # vertex of the parabola through the minimum and its neighbours
         before, here, after = errors[best - 1 : best + 2]
         bend = before - 2 * here + after
         shift = 0.5 * (before - after) / bend if bend > 0 else 0.0

@@ -1,9 +1,9 @@
-"""Dead leaves: pictures that nobody took, with the statistics of those that somebody did.
+"""Dead-leaves images: synthetic images with the statistics of photographs.
 
-Shapes of all sizes fall on one another (Matheron, 1968; Lee, Mumford & Huang, 2001): what stays visible has edges,
-occlusions and a power spectrum like photographs. Networks that restore pictures learn from them nearly as well as from
-photographs (Achddou, Gousseau & Ladjal, 2021), and there is no end of them. Colours are taken from photographs where
-there are some; a part of the leaves carries texture, which the plain model lacks. Ours.
+Shapes of all sizes are placed on top of one another (Matheron, 1968; Lee, Mumford & Huang, 2001), which gives edges,
+occlusions and a power spectrum like those of photographs. Restoration networks train on them nearly as well as on
+photographs (Achddou, Gousseau & Ladjal, 2021), and their number is unlimited. Colours are taken from photographs, if
+there are any; part of the leaves have texture, which the original model lacks. Ours.
 """
 
 from collections.abc import Sequence
@@ -13,41 +13,41 @@ import numpy as np
 
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 1.5, 160.0
 _TEXTURED = 0.5
-"""Share of leaves that are more than one colour."""
+"""Share of leaves with texture."""
 
 _COVER = 6.0
-"""Leaves fall until their areas add up to this many times the picture's."""
+"""Total area of the leaves, relative to the image."""
 
 
 def dead_leaves(size: tuple[int, int], rng: np.random.Generator, palettes: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """One picture.
+    """Render one image.
 
     Args:
         size: (height, width) in pixels.
         rng: the only source of randomness.
-        palettes: photographs (H, W, 3) uint8 RGB of which one lends its colours; without any they are drawn.
+        palettes: photographs (H, W, 3) uint8 RGB, of which one provides the colours; without any, colours are random.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    height, width = (side * 2 for side in size)  # drawn at twice the size and shrunk: no jagged edges
+    height, width = (side * 2 for side in size)  # drawn at twice the size and shrunk, for smooth edges
     palette = _palette(rng, palettes)
     picture = np.empty((height, width, 3), np.uint8)
     picture[:] = palette[rng.integers(len(palette))]
-    covered, wanted = 0.0, _COVER * height * width
-    # Leaves that come last lie on top. Few are large and many small: radii as r⁻³, between the two bounds.
+    covered, total = 0.0, _COVER * height * width
+    # Later leaves cover earlier ones. The density of radii is r⁻³ between the two bounds.
     low, high = (2 * LEAST_RADIUS_PX) ** -2, (2 * MOST_RADIUS_PX) ** -2
-    while covered < wanted:
+    while covered < total:
         radii = (low - rng.random(512) * (low - high)) ** -0.5
         for radius in radii:
             centre = rng.uniform(0, width), rng.uniform(0, height)
-            _drop(picture, _outline(float(radius), rng) + centre, palette, rng)
+            _paint(picture, _outline(float(radius), rng) + centre, palette, rng)
         covered += float((np.pi * radii**2).sum())
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
 def _palette(rng: np.random.Generator, photographs: Sequence[np.ndarray]) -> np.ndarray:
-    """(256, 3) colours."""
+    """Colours (256, 3) uint8, from one of the photographs or random."""
     if not photographs:
         grey = rng.beta(0.8, 0.8, (256, 1)) * 255
         return np.clip(grey + rng.normal(0, rng.uniform(5, 60), (256, 3)), 0, 255).astype(np.uint8)
@@ -57,7 +57,7 @@ def _palette(rng: np.random.Generator, photographs: Sequence[np.ndarray]) -> np.
 
 
 def _outline(radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Corners (n, 2) of a disk, a stick, a polygon or a wobbly blob around the origin."""
+    """Corners (n, 2) of an ellipse, a rectangle, a polygon or a smooth random shape around the origin."""
     kind = rng.random()
     if kind < 0.3:
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -77,8 +77,8 @@ def _outline(radius: float, rng: np.random.Generator) -> np.ndarray:
     return radius * points @ np.array([[c, s], [-s, c]])
 
 
-def _drop(picture: np.ndarray, outline: np.ndarray, palette: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint one leaf, plain or textured."""
+def _paint(picture: np.ndarray, outline: np.ndarray, palette: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint one leaf, uniform or textured."""
     corners = np.round(outline).astype(np.int32)
     colour = palette[rng.integers(len(palette))].astype(np.float32)
     x0, y0 = np.maximum(corners.min(0), 0)
@@ -98,7 +98,7 @@ def _drop(picture: np.ndarray, outline: np.ndarray, palette: np.ndarray, rng: np
 
 
 def _texture(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(h, w) float32, mostly in [0, 1]: a gradient, stripes, or grain of some size."""
+    """Texture (h, w) float32, mostly in [0, 1]: a gradient, stripes, or smooth noise."""
     height, width = shape
     kind = rng.random()
     if kind < 0.6:

@@ -1,8 +1,8 @@
-"""Training sequences, rendered once and read many times.
+"""Packs of rendered training sequences.
 
-A pack is a folder of memory-mapped arrays, one row a sequence, with the coding priors of the blurred
-frames beside them: priors always come from the real re-encode pass on what the network will see, never
-from the trajectory that made the blur. Row i depends on the seed and i alone.
+A pack is a folder of memory-mapped arrays with one row per sequence, including the coding priors of the blurred frames.
+Priors always come from the re-encode pass on the final frames, as in restoration, never from the camera path that
+caused the blur. Row i depends on the seed and i only.
 """
 
 import json
@@ -37,15 +37,15 @@ from unsmear.video.light import quantise
 from unsmear.video.probe import VIDEO_SUFFIXES
 
 RESIDUAL_CELL = 4
-"""R is stored averaged over cells of 4×4 pixels, the grid on which networks read it."""
+"""Pixels per cell of the stored residual, each way, as in network inputs."""
 
 _FLOW_MARGIN = 24
 _CLIP_PX, _RUN = 960, 60
-"""Longest side of clips, and frames that belong together where not all of a clip are kept."""
+"""Longest side of clips in pixels, and length of the runs of consecutive frames where not all of a clip are kept."""
 _HDR_TRANSFERS = {16, 18}
 _CUT_LEVELS, _MISMATCH_LEVELS = 25.0, 6.0
-"""Mean difference of frames that follow one another, shrunk to 16×16, from which they are a cut; and of the two frames
-half way between them that either gives along flow."""
+"""Mean difference of consecutive frames, shrunk to 16×16, above which they are a cut; and of the two frames warped half
+way along flow, above which the flow is rejected."""
 _LEAVES_SIZE, _LEAVES_STREAM = (640, 960), 7
 
 
@@ -54,23 +54,24 @@ class PackConfig:
     """Ranges and shares of the sequences of a pack."""
 
     sequences: Annotated[int, Limits(1)] = 4000
-    """Sequences to render."""
+    """Number of sequences to render."""
     seed: Annotated[int, Limits(0)] = 0
-    """Sequence i depends on the seed and i alone."""
+    """Seed; sequence i depends on the seed and i only."""
     photo_share: Share = 0.6
-    """Share of sequences from photographs, the rest is from clips."""
+    """Share of sequences from photographs; the others are from clips."""
     interpolated_share: Share = 0.0
-    """Of the sequences from photographs, those whose exposures are interpolated from sharp frames, as of clips."""
+    """Share of the sequences from photographs whose exposures are interpolated from sharp frames, as those of clips."""
     camera: CameraRanges = field(default_factory=CameraRanges)
     crf: Annotated[tuple[float, float], Limits(ordered=True)] = (10.0, 27.0)
-    """Range of the H.264 encode of the result."""
+    """Range of the constant rate factor of the H.264 encode."""
     uncompressed_share: Share = 0.2
+    """Share of sequences without H.264 encode."""
     psnr_range: Annotated[tuple[float, float], Limits(ordered=True, unit="dB")] = (17.0, 38.0)
-    """Blurred sequences outside are drawn again: hopeless ones and ones already sharp teach little."""
+    """Range of the PSNR of blurred frames; others are drawn again, since very strong or weak blur teaches little."""
     detail: float = 6.0
     """Least standard deviation of the Laplacian of the sharp centre frame, in 8-bit levels."""
     clip_motion_px: Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels")] = (1.5, 25.0)
-    """Range of motion in clips, pixels a frame."""
+    """Range of motion in clips, pixels per frame."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -78,7 +79,7 @@ class PackConfig:
 
 @dataclass(frozen=True)
 class Sources:
-    """Decoded material: photographs (H, W, 3) and clips, each a list of frames, uint8 RGB."""
+    """Decoded source material: photographs (H, W, 3) and clips, each a list of frames, uint8 RGB."""
 
     photos: list[np.ndarray]
     clips: list[list[np.ndarray]]
@@ -93,46 +94,46 @@ def load_sources(
     exclude: Sequence[str] = (),
     clip_frames: int | None = None,
 ) -> Sources:
-    """Read every photograph and clip below two folders, shrunk to ``longest_px`` (clips to 960).
+    """Read all photographs and clips in two folders, shrunk to ``longest_px`` (clips to 960).
 
     Args:
-        photos, clips: the folders; None for none.
-        longest_px: of photographs.
-        leaves: pictures of dead leaves in the photographs' colours, drawn from ``seed``, are added to the photographs.
-        seed: of the leaves.
+        photos, clips: the folders, including subfolders; None for none.
+        longest_px: longest side of photographs, pixels.
+        leaves: number of dead-leaves images to add to the photographs, in their colours.
+        seed: seed of the dead-leaves images.
         exclude: names of files to leave out.
-        clip_frames: frames kept of a clip at most, in runs (a clip each) spread over it; None keeps all.
+        clip_frames: maximum number of frames kept of a clip, in evenly spread runs that become clips; None keeps all.
 
     Raises:
-        DataLayoutError: a folder without material, a file that cannot be read, a name in ``exclude`` that is no file.
+        DataLayoutError: a folder has no such files, a file cannot be read, or a name in ``exclude`` does not exist.
     """
-    kept = [material(photos, IMAGE_SUFFIXES), material(clips, VIDEO_SUFFIXES)]
-    names = {path.name for paths in kept for path in paths}
+    paths = [material(photos, IMAGE_SUFFIXES), material(clips, VIDEO_SUFFIXES)]
+    names = {path.name for kind in paths for path in kind}
     for name in exclude:
         if name not in names:
             raise DataLayoutError(f"`exclude` {name}: no photograph or clip of this name; give the names of files")
-    kept = [[path for path in paths if path.name not in exclude] for paths in kept]
-    pictures = [read_photo(path, longest_px) for path in kept[0]]
+    photo_paths, clip_paths = ([path for path in kind if path.name not in exclude] for kind in paths)
+    pictures = [read_photo(path, longest_px) for path in photo_paths]
     pictures += some_leaves(leaves, pictures, seed)
-    return Sources(pictures, [run for path in kept[1] for run in _runs(path, clip_frames)])
+    return Sources(pictures, [run for path in clip_paths for run in _runs(path, clip_frames)])
 
 
 def material(folder: Path | None, suffixes: Set[str]) -> list[Path]:
-    """The files below ``folder`` with one of these suffixes, in order; none for None.
+    """Sorted list of the files in ``folder`` and its subfolders with one of these suffixes; empty for None.
 
     Raises:
         DataLayoutError: there is no such file.
     """
     if folder is None:
         return []
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
-    if not found:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+    if not paths:
         raise DataLayoutError(f"{folder} holds no file ending in {', '.join(sorted(suffixes))}")
-    return found
+    return paths
 
 
 def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
-    """The frames of a clip: all, or ``most`` of them in runs of ``_RUN``, spread evenly."""
+    """Frames of a clip: all, or at most ``most`` in evenly spread runs of ``_RUN``."""
     if most is None:
         return [list(read_clip(path, _CLIP_PX))]
     total = _frames(path)
@@ -147,7 +148,7 @@ def _runs(path: Path, most: int | None) -> list[list[np.ndarray]]:
 
 
 def _frames(path: Path) -> int:
-    """Number of frames of a video, which it need not state."""
+    """Number of frames of a video, counted by packets."""
     try:
         with open_input(path) as container:
             return sum(1 for packet in container.demux(main_video_stream(container, path)) if packet.size)
@@ -158,13 +159,13 @@ def _frames(path: Path) -> int:
 
 
 def some_leaves(count: int, photos: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Pictures of dead leaves in the colours of ``photos``."""
+    """Render ``count`` dead-leaves images in the colours of ``photos``, each (H, W, 3) uint8."""
     rng, photographs = np.random.default_rng((seed, _LEAVES_STREAM)), list(photos)
     return [dead_leaves(_LEAVES_SIZE, rng, photographs) for _ in range(count)]
 
 
 def read_photo(path: Path, longest_px: int) -> np.ndarray:
-    """uint8 RGB (H, W, 3), shrunk to ``longest_px``. Raises DataLayoutError where it cannot be read."""
+    """Read a photograph as uint8 RGB (H, W, 3), shrunk to ``longest_px``. Raises DataLayoutError on failure."""
     try:
         return _shrunk(eight_bit(read_image(path)), longest_px)
     except UnsmearError as error:
@@ -177,16 +178,15 @@ def _shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
 
 
 def read_clip(path: Path, longest_px: int, wanted: Container[int] | None = None) -> Iterator[np.ndarray]:
-    """The frames of a video, uint8 RGB (H, W, 3), upright, shrunk to ``longest_px``.
+    """Read the frames of a video, uint8 RGB (H, W, 3), upright, shrunk to ``longest_px``.
 
     Args:
         path: the video.
         longest_px: longest side, pixels.
-        wanted: numbers of the frames to give; None for all.
+        wanted: numbers of the frames to return; None for all.
 
     Raises:
-        DataLayoutError: it cannot be read to its end; or its light is coded for HDR (PQ or HLG), which would be read
-            as something grey.
+        DataLayoutError: the video cannot be read to its end, or is HDR (PQ or HLG), which would need tone mapping.
     """
     try:
         with open_video(path) as reader:
@@ -203,7 +203,7 @@ def read_clip(path: Path, longest_px: int, wanted: Container[int] | None = None)
 
 
 class Camera(Protocol):
-    """Renders a sequence from photographs, as :func:`unsmear.blur.camera.render` does."""
+    """Renderer of sequences from photographs, such as :func:`unsmear.blur.camera.render`."""
 
     def __call__(self, rng: np.random.Generator, ranges: CameraRanges, duty: float | None = None) -> Rendered: ...
 
@@ -211,17 +211,17 @@ class Camera(Protocol):
 def draw_frames(
     camera: Camera | None, clips: Sequence[list[np.ndarray]], rng: np.random.Generator, config: PackConfig
 ) -> Rendered | list[np.ndarray] | None:
-    """Draw what a sequence is made of.
+    """Draw the frames of a sequence.
 
     Args:
-        camera: renders from photographs; None where there are none.
-        clips: frames of each, uint8 RGB.
+        camera: renderer of photographs; None without photographs.
+        clips: frames of each clip, uint8 RGB.
         rng: the only source of randomness.
-        config: what to draw.
+        config: ranges of the draws.
 
     Returns:
-        A finished exposure, or sharp frames still to be exposed along their flow, with a margin around and one frame
-        more at either end; None if the draw fell on a clip that is too short.
+        A rendered sequence, or sharp frames to be exposed along optical flow, with a margin and one more frame at
+        either end; None if the drawn clip is too short.
     """
     if camera is None or (clips and rng.random() >= config.photo_share):
         return _clip_frames(clips, rng, config)
@@ -254,7 +254,7 @@ def _clip_frames(
 
 
 class SpedUp(list[np.ndarray]):
-    """Frames of a clip of which every ``step``-th becomes an output frame, exposed over the frames around it."""
+    """Frames of a clip to be sped up by ``step``: every ``step``-th is a target, exposed over the frames around it."""
 
     def __init__(self, frames: Iterable[np.ndarray] = (), step: int = 1):
         super().__init__(frames)
@@ -262,12 +262,12 @@ class SpedUp(list[np.ndarray]):
 
 
 def _half(step: int) -> int:
-    """Frames on either side of an output frame that its exposure may reach."""
+    """Maximum number of frames on either side of a target that its exposure covers."""
     return (step + 1) // 2
 
 
 def _over_frames(crops: SpedUp, rng: np.random.Generator, config: PackConfig) -> Rendered | None:
-    """Exposures over the frames between output frames; None if they move too little or too much, or flow fails."""
+    """Expose targets over the frames between them; None if motion is out of range or optical flow fails."""
     ranges, step = config.camera, crops.step
     duty = draw_duty(rng, ranges)
     small = [cv2.resize(f, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32) for f in crops]
@@ -286,7 +286,7 @@ def _over_frames(crops: SpedUp, rng: np.random.Generator, config: PackConfig) ->
 
 
 def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: PackConfig) -> Rendered | None:
-    """Exposures of all frames but the first and the last, cut out of the margin that flow needs; or None."""
+    """Expose all frames but the first and the last along optical flow, and crop the margin; None if unsuitable."""
     if isinstance(crops, SpedUp):
         return _over_frames(crops, rng, config)
     ranges = config.camera
@@ -302,7 +302,7 @@ def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: Pac
             if not config.clip_motion_px[0] <= fastest <= config.clip_motion_px[1]:
                 return None
             if np.abs(near.at(0.999).astype(np.float32) - near.at(0.001)).mean() > 12:
-                return None  # the flow does not join these frames: a cut
+                return None  # the flow does not map one frame to the other: a cut
         times = subframe_times(duty, fastest)
         light = expose((near.at(float(s))[inner, inner] for s in times), ranges.curve)
         blurred.append(quantise(sensor_noise(light, rng, ranges.noise_levels)))
@@ -313,7 +313,11 @@ def _interpolated(crops: list[np.ndarray], rng: np.random.Generator, config: Pac
 def draw_sequence(
     sources: Sources, rng: np.random.Generator, config: PackConfig
 ) -> tuple[np.ndarray, np.ndarray, float, list[Prior]]:
-    """(blurred, sharp, duty, priors) of one accepted sequence; frames uint8 (T, S, S, 3)."""
+    """Draw sequences until one is accepted: (blurred, sharp, duty, priors), frames uint8 (T, S, S, 3).
+
+    Raises:
+        DataLayoutError: none is accepted in ``MOST_DRAWS`` draws.
+    """
     camera = partial(render, sources.photos) if sources.photos else None
     for _ in range(MOST_DRAWS):
         drawn = draw_frames(camera, sources.clips, rng, config)
@@ -323,19 +327,21 @@ def draw_sequence(
 
 
 MOST_DRAWS = 200
+"""Maximum number of draws for a sequence."""
 
 
 def no_usable_sequence() -> DataLayoutError:
-    """The error after ``MOST_DRAWS`` draws in vain."""
+    """Error after ``MOST_DRAWS`` rejected draws."""
     return DataLayoutError(
-        f"{MOST_DRAWS} draws gave no usable sequence: the material is too plain or too still for this configuration"
+        f"{MOST_DRAWS} draws gave no usable sequence: the material has too little detail or motion for this "
+        "configuration"
     )
 
 
 def finish_sequence(
     drawn: Rendered | list[np.ndarray], rng: np.random.Generator, config: PackConfig
 ) -> tuple[np.ndarray, np.ndarray, float, list[Prior]] | None:
-    """Expose what is still to be exposed, encode and decode it, and find its priors; None if it does not suit."""
+    """Expose sharp frames, encode and decode, and compute the priors of a drawn sequence; None if it is rejected."""
     shot = _interpolated(drawn, rng, config) if isinstance(drawn, list) else drawn
     if shot is None:
         return None
@@ -354,7 +360,7 @@ def finish_sequence(
 
 
 def sequence_arrays(blurred: np.ndarray, sharp: np.ndarray, duty: float, priors: Sequence[Prior]) -> dict[str, Any]:
-    """One row of a pack: the arrays of ``ARRAYS``."""
+    """Arrays of one row of a pack, by the names in ``ARRAYS``."""
     middle, coarse = len(sharp) // 2, (sharp.shape[2] // RESIDUAL_CELL, sharp.shape[1] // RESIDUAL_CELL)
     estimated = estimate_duty([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in blurred], priors)
     residual = [cv2.resize(p.residual01(), coarse, interpolation=cv2.INTER_AREA)[None] for p in priors]
@@ -376,8 +382,8 @@ ARRAYS = (
     *("blurred", "sharp", "motion", "motion_back", "residual", "reset", "reset_back"),
     *("duty", "duty_fitted", "duty_estimated"),
 )
-"""``duty`` is what was asked for, ``duty_fitted`` what explains the middle frame best along its motion vectors, and
-``duty_estimated`` what the estimator says of the blurred frames, -1 for nothing."""
+"""Arrays of a pack. ``duty`` is the nominal duty cycle, ``duty_fitted`` the result of ``fitted_duty`` for the middle
+frame, ``duty_estimated`` the estimate from the blurred frames, -1 for none."""
 
 
 def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -397,7 +403,7 @@ def _shapes(config: PackConfig) -> dict[str, tuple[tuple[int, ...], type]]:
     }
 
 
-_worker: dict = {}
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(sources: Sources, config: PackConfig, folder: Path) -> None:
@@ -415,7 +421,11 @@ def _fill_row(i: int) -> None:
 
 
 def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int = 2) -> None:
-    """Render ``config.sequences`` sequences into ``folder``; ``pack.json`` is written last."""
+    """Render ``config.sequences`` sequences to ``folder``; ``pack.json`` is written last.
+
+    Raises:
+        DataLayoutError: no usable sequence can be drawn.
+    """
     if config.camera.size_px % 16:
         raise DataLayoutError(f"sequence size {config.camera.size_px} must be a multiple of 16")
     folder.mkdir(parents=True, exist_ok=True)
@@ -430,7 +440,7 @@ def build_pack(sources: Sources, folder: Path, config: PackConfig, workers: int 
 
 
 def open_pack(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a finished pack, memory-mapped, read-only."""
+    """Open the arrays of a finished pack, memory-mapped, read-only. Raises DataLayoutError for other folders."""
     if not (folder / "pack.json").is_file():
         raise DataLayoutError(f"{folder} is not a finished pack (no pack.json): make it with `unsmear data pack`")
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}

@@ -1,8 +1,8 @@
 """Blurred and sharp frame pairs from sharp video, folders of frames or photographs.
 
-Where frames move, sub-frames are interpolated along their motion and averaged; where they hardly do, and wherever
-that is asked for, real consecutive frames are averaged, as GoPro and DVD were made; over a photograph a virtual
-camera moves. For strong blur clips can be sped up. Sensor noise and an H.264 encode may follow.
+In general, sub-frames are interpolated along optical flow and averaged. For near-static clips, and with ``average``,
+real consecutive frames are averaged, as in GoPro and DVD. Photographs are rendered by a virtual camera. Clips can be
+sped up for strong blur. Sensor noise and an H.264 encode are optional.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ __all__ = ["BlurSettings", "Pair", "PairSet", "clip_generator", "make_pairs", "w
 _PHOTO_LONGEST_PX = 1920
 _PHOTO_LEAST_PX = 64
 _FEWEST_OUTPUT, _LONGEST_STEP = 8, 12
-"""Clips are not sped up beyond what leaves so many output frames, nor by more than so many times."""
+"""Least number of output frames of a clip that is sped up, and maximum factor of the speed."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,35 @@ class BlurSettings:
     """
 
     duty: Annotated[tuple[float, float], Limits(0, 1, ordered=True, unit="fractions of the frame step")] = (0.4, 1.0)
-    """Exposure as a fraction of the frame step, drawn evenly from this range for each clip."""
+    """Exposure as a fraction of the frame step, drawn uniformly from this range for each clip."""
     seed: Annotated[int, Limits(0)] = 0
-    """Same seed and name, same clip."""
+    """Seed; a clip depends on the seed and its name only."""
     curve: Curve = "srgb"
-    """Curve undone to average light."""
+    """Transfer curve that is inverted for the averaging of light."""
     crf: float | tuple[float, float] | None = 18
-    """Quality of the H.264 encode that the blurred frames go through, or a range from which it is drawn evenly
-    for each clip; None leaves it out."""
+    """Constant rate factor of the H.264 encode of blurred frames, or a range from which it is drawn uniformly
+    for each clip; None omits the encode."""
     max_frames: Annotated[int, Limits(3, unit="motion needs neighbours")] | None = None
-    """Frames read from a clip at most; None reads all."""
+    """Maximum number of frames read from a clip; None reads all."""
     photo_px: int = 480
-    """Side of the square frames rendered from a photograph; less where the photograph is small."""
+    """Side of the square frames rendered from a photograph; less for small photographs."""
     photo_frames: int = 12
+    """Number of frames rendered from a photograph."""
     average: tuple[int, ...] | Literal["name"] | None = None
-    """Average real frames only: an odd number of them, drawn from these for each clip, or as GoPro's names state
-    it (GOPR0384_11_00: 11). The middle one is the target. None chooses between real and interpolated ones."""
+    """Average real frames only: an odd number, drawn from these for each clip, or as stated by names of GoPro
+    (GOPR0384_11_00: 11). The middle frame is the target. None averages real frames of near-static clips only."""
     step: int | None = None
-    """With ``average``: frames from one target to the next; None for as many as are averaged, as in GoPro."""
+    """With ``average``: frames from one target to the next; None: the number of averaged frames, as in GoPro."""
     motion_px: (
         Annotated[tuple[float, float], Limits(0, above=True, ordered=True, unit="pixels an output frame")] | None
     ) = None
-    """Clips are sped up: one of so many source frames becomes an output frame that the 90th percentile of the motion
-    between these comes near a number drawn (log-uniform) from this range for each clip, in pixels, and the 99th stays
-    below twice the range. Exposures go over the frames in between. None leaves the speed as it is."""
+    """Speed clips up: source frames are decimated so that the 90th percentile of the motion between output frames is
+    close to a number drawn (log-uniform) from this range for each clip, in pixels, and the 99th percentile below twice
+    the upper end. Exposures cover the frames in between. None keeps the speed."""
     noise: Annotated[tuple[float, float], Limits(0, ordered=True, unit="8-bit levels")] = (0.0, 0.0)
-    """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn evenly for each clip."""
+    """Standard deviation of sensor noise at mid grey in 8-bit levels, drawn uniformly for each clip."""
     raw: RawFormat | None = None
-    """Format of ``.yuv`` files, instead of what their names state."""
+    """Format of ``.yuv`` files; None: what their names state."""
 
     command = "unsmear data blur"
     optional = ("average", "step", "motion_range_px", "noise", "yuv", "crf_range")
@@ -107,7 +108,7 @@ class BlurSettings:
             )
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as they stand beside every clip."""
+        """Settings as recorded in the manifest entry of every clip."""
         extra: dict[str, Any] = {}
         if self.average is not None:
             extra = {"average": self.average if isinstance(self.average, str) else list(self.average)}
@@ -129,7 +130,7 @@ class BlurSettings:
         }
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
-        """Prepare the blur of the clip ``name``. Raises DataLayoutError where it cannot be."""
+        """Draw the blur of the clip ``name`` and prepare its pairs. Raises DataLayoutError where that fails."""
         rng = clip_generator(self.seed, name)
         duty = float(rng.uniform(*self.duty))
         facts: dict[str, Any] = {}
@@ -152,7 +153,7 @@ class BlurSettings:
             pairs, method, duty = _averaged_pairs(reader, window, self), "average", window / DECIMATION
         else:
             pairs, method = _flow_pairs(reader, duty, self), "flow"
-        # Draws of their own, so that the blur does not depend on whether there are noise and a range for the codec.
+        # Noise and crf have generators of their own, so that the blur does not depend on these options.
         if self.noise != (0, 0):
             own = clip_generator(self.seed, f"{name}/noise")
             sigma = float(own.uniform(*self.noise))
@@ -176,7 +177,7 @@ class BlurSettings:
         return window
 
     def too_short(self, source: Path) -> str:
-        """The message for a clip that gives no pair."""
+        """Message for a clip without any pair."""
         if self.average is not None:
             return f"{source}: fewer frames than are to be averaged; give a longer clip or a smaller `average`"
         return f"{source}: fewer than 3 frames, too few to blur along their motion; give a longer clip"
@@ -202,7 +203,7 @@ def _noisy_pairs(pairs: Iterator[Pair], sigma: float, rng: np.random.Generator) 
 
 
 def _flow_pairs(reader: VideoReader, duty: float, settings: BlurSettings) -> Iterator[Pair]:
-    """Full frame rate without the first and the last frame; three frames in memory."""
+    """Pairs at full frame rate for all frames but the first and the last; three frames in memory."""
     recent: deque[np.ndarray] = deque(maxlen=3)
     for frame in upright_frames(reader, settings.max_frames):
         recent.append(frame)
@@ -211,7 +212,7 @@ def _flow_pairs(reader: VideoReader, duty: float, settings: BlurSettings) -> Ite
 
 
 def _averaged_pairs(reader: VideoReader, window: int, settings: BlurSettings) -> Iterator[Pair]:
-    """One pair of every ``DECIMATION`` frames; as many frames in memory."""
+    """One pair per ``DECIMATION`` frames, which are in memory together."""
     group: list[np.ndarray] = []
     for frame in upright_frames(reader, settings.max_frames):
         group.append(frame)
@@ -229,8 +230,8 @@ def _photo_pairs(reader: VideoReader, duty: float, rng: np.random.Generator, set
     size = min(settings.photo_px, int(min(photo.shape[:2]) * 0.6)) // 16 * 16
     if size < _PHOTO_LEAST_PX:
         raise DataLayoutError(
-            f"{reader.info.path}: {photo.shape[1]}x{photo.shape[0]} is too small for a camera to move over: "
-            f"expected at least {_PHOTO_LEAST_PX * 2} pixels each way"
+            f"{reader.info.path}: {photo.shape[1]}x{photo.shape[0]} is too small for camera motion: "
+            f"expected sides of at least {_PHOTO_LEAST_PX * 2} pixels"
         )
     ranges = CameraRanges(
         size_px=size,
@@ -247,9 +248,9 @@ def _photo_pairs(reader: VideoReader, duty: float, rng: np.random.Generator, set
 
 
 def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
-    """True for a clip that moves too little for interpolation to add blur, and is long enough to be decimated.
+    """Whether a clip has too little motion for blur by interpolation, and is long enough to be decimated.
 
-    The measure of ``exposure.typical_motion_px``, on the six pairs of frames that it would pick.
+    The criterion is ``exposure.typical_motion_px``, computed from the six pairs of frames that it samples.
     """
     total = _length(reader, max_frames)
     if total < 3 * DECIMATION:
@@ -261,10 +262,11 @@ def _near_static(reader: VideoReader, max_frames: int | None) -> bool:
 def _speed_up(
     reader: VideoReader, target_px: float, most_px: float, duty: float, max_frames: int | None
 ) -> tuple[int, float]:
-    """Number of source frames of an output frame, and the 90th percentile of the motion over them, in pixels.
+    """Source frames per output frame, and the 90th percentile of the motion over them, in pixels.
 
-    As near to ``target_px`` as can be while the 99th percentile stays below ``most_px`` (what is small and moves before
-    a still background would dissolve), with ``_LONGEST_STEP`` source frames and ``_FEWEST_OUTPUT`` output frames.
+    The motion is as close to ``target_px`` as possible, with the 99th percentile below ``most_px`` (small objects in
+    front of a static background would otherwise vanish), at most ``_LONGEST_STEP`` source frames per output frame, and
+    at least ``_FEWEST_OUTPUT`` output frames.
     """
     total = _length(reader, max_frames)
     motions = [fast_motion_px(*pair) for pair in _sampled_pairs(reader, total)] or [(0.0, 0.0)]
@@ -281,7 +283,7 @@ def _length(reader: VideoReader, max_frames: int | None) -> int:
 
 
 def _sampled_pairs(reader: VideoReader, total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Up to six pairs of frames that follow one another, spread over the first ``total`` frames."""
+    """Up to six pairs of consecutive frames, spread over the first ``total`` frames."""
     picks = {int(i) for i in np.linspace(0, max(total - 2, 0), 6)}
     previous = None
     for i, frame in enumerate(upright_frames(reader, max(picks) + 2)):

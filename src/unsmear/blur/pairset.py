@@ -1,7 +1,7 @@
-"""A set of blurred and sharp frame pairs on disk, however they are made: names, resuming, manifest, checksums.
+"""Sets of blurred and sharp frame pairs on disk, for any recipe: layout, resuming, manifest, checksums.
 
-Every clip becomes ``NAME/blur/000000.png …`` and ``NAME/sharp/000000.png …``, the layout of GoPro. What a clip
-becomes depends on the recipe and its own name alone, so a set can grow without changing. Frames stream: memory
+Every clip is written to ``NAME/blur/000000.png …`` and ``NAME/sharp/000000.png …``, the layout of GoPro. A clip depends
+on the recipe and its name only, so that clips can be added to a set without changing it. Frames are streamed: memory
 does not depend on the length of a clip.
 """
 
@@ -35,8 +35,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A clip about to be written: its pairs to come, the facts for its entry, and the H.264 quality that the blurred
-    frames go through, None for no encode.
+    """A clip to be written: an iterator over its pairs, values of its manifest entry, and the constant rate factor of
+    the H.264 encode of the blurred frames (None for no encode).
     """
 
     pairs: Iterator[Pair]
@@ -45,33 +45,33 @@ class Prepared:
 
 
 class Recipe(Protocol):
-    """Makes pairs of sharp video. Recipes are sent to other processes."""
+    """Recipe that makes pairs from sharp video. It must be picklable, for worker processes."""
 
     @property
     def command(self) -> str:
-        """The command that makes such sets, for messages."""
+        """Command that makes such sets, for messages."""
 
     @property
     def raw(self) -> RawFormat | None:
-        """Format of ``.yuv`` files, None for what their names state."""
+        """Format of ``.yuv`` files; None: what their names state."""
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Keys of ``recorded`` that are left out where they hold nothing."""
+        """Keys of ``recorded`` that are omitted where they have no value."""
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as they stand beside every clip."""
+        """Settings as recorded in the manifest entry of every clip."""
 
     def prepare(self, name: str, reader: VideoReader) -> Prepared:
         """Prepare the clip ``name`` from an open video."""
 
     def too_short(self, source: Path) -> str:
-        """The message for a clip that gives no pair."""
+        """Message for a clip without any pair."""
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Result of ``make_set``: the manifest, which clips were there already, and what failed."""
+    """Result of ``make_set``: the manifest, names of clips that existed already, failed inputs with their errors."""
 
     manifest: dict[str, Any]
     skipped: list[str]
@@ -91,18 +91,18 @@ def make_set(
 
     Args:
         inputs: videos, folders of frames (a clip each), folders of videos, photographs.
-        folder: where the set is or will be. Clips that it holds already are kept; a killed run goes on where
-            it stopped.
-        recipe: how to make pairs.
-        workers: clips made at the same time, in processes of their own.
-        overwrite: make clips again that are there already.
-        on_clip: called with the manifest entry of every clip as it is finished.
+        folder: folder of the set. Finished clips in it are kept, so that an interrupted run can be resumed.
+        recipe: recipe of the pairs.
+        workers: number of worker processes, one clip each.
+        overwrite: make existing clips again.
+        on_clip: called with the manifest entry of every finished clip.
 
-    A clip that fails is reported in the result and does not stop the others.
+    Returns:
+        The result, which lists clips that failed; they do not stop the others.
 
     Raises:
-        DataLayoutError: two inputs of one name.
-        OutputError: ``folder`` cannot be made.
+        DataLayoutError: two inputs have the same name.
+        OutputError: ``folder`` cannot be created.
     """
     failures: list[tuple[Path, UnsmearError]] = []
     sources = _named_sources(inputs, failures)
@@ -136,7 +136,7 @@ def make_set(
 
 
 def write_manifest(folder: Path) -> dict[str, Any]:
-    """Gather the entries of all finished clips of a set into its manifest, write it and return it."""
+    """Write and return the manifest of a set, collected from the entries of its finished clips."""
     clips = [read_json(entry, "make the clip again") for entry in sorted(folder.glob(f"*/{ENTRY}"))]
     manifest: dict[str, Any] = {"clips": clips}
     if clips:
@@ -146,25 +146,25 @@ def write_manifest(folder: Path) -> dict[str, Any]:
 
 
 def clip_generator(seed: int, name: str) -> np.random.Generator:
-    """The randomness of one clip: it depends on the seed and the clip's name, not on the other clips."""
+    """Random generator of one clip, which depends on the seed and the clip's name only."""
     return np.random.default_rng((seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])))
 
 
 def upright_frames(reader: VideoReader, last: int | None) -> Iterator[np.ndarray]:
-    """The first ``last`` frames (None: all) as upright uint8 RGB (H, W, 3); deeper ones are rounded to 8 bit."""
+    """Read the first ``last`` frames (None: all) as upright uint8 RGB (H, W, 3); higher depths are rounded to 8 bit."""
     for frame in reader.frames(0, last):
         yield upright(eight_bit(frame.rgb), reader.info)
 
 
 def _named_sources(inputs: Iterable[Path], failures: list[tuple[Path, UnsmearError]]) -> dict[str, Path]:
     sources: dict[str, Path] = {}
-    for given in inputs:
+    for argument in inputs:
         try:
-            found = find_inputs(given)
+            paths = find_inputs(argument)
         except UnsmearError as error:
-            failures.append((given, error))
+            failures.append((argument, error))
             continue
-        for path in found:
+        for path in paths:
             name = path.resolve().name if path.is_dir() else path.stem
             if name in sources:
                 raise DataLayoutError(
@@ -175,19 +175,20 @@ def _named_sources(inputs: Iterable[Path], failures: list[tuple[Path, UnsmearErr
 
 
 def _check_same(clip: Path, source: Path, recipe: Recipe) -> None:
-    """Refuse to pass off a clip made in another way as one made with these settings."""
+    """Raise DataLayoutError where an existing clip was made from another source or with other settings."""
     try:
         entry = json.loads((clip / ENTRY).read_text())
     except (OSError, ValueError):
         raise DataLayoutError(
             f"{clip} exists and was not made by `{recipe.command}`: name another folder, or give `overwrite`"
         ) from None
-    # Settings have gone through JSON in the entry, so they do here.
-    wanted = json.loads(json.dumps({"source": source.name, **recipe.recorded()}))
-    for key in (*wanted, *(key for key in recipe.optional if key not in wanted)):
-        if entry.get(key) != wanted.get(key):
+    # Converted through JSON, as the stored entry was.
+    expected = json.loads(json.dumps({"source": source.name, **recipe.recorded()}))
+    for key in (*expected, *(key for key in recipe.optional if key not in expected)):
+        if entry.get(key) != expected.get(key):
             raise DataLayoutError(
-                f"{clip} was made with {key} {entry.get(key)}, not {wanted.get(key)}: use `overwrite` or another folder"
+                f"{clip} was made with {key} {entry.get(key)}, not {expected.get(key)}: "
+                "use `overwrite` or another folder"
             )
 
 
@@ -225,8 +226,8 @@ def _make_clip(name: str, source: Path, folder: Path, recipe: Recipe) -> dict[st
 
 
 def _write_pairs(pairs: Iterator[Pair], clip: Path, crf: float | None) -> tuple[list[float], tuple[int, int]]:
-    """Write both folders of a clip; PSNR in dB of every frame, and (width, height)."""
-    waiting: deque[np.ndarray] = deque()  # sharp frames whose blurred twin is still inside the encoder
+    """Write both folders of a clip; returns the PSNR of every frame in dB, and (width, height)."""
+    waiting: deque[np.ndarray] = deque()  # sharp frames whose blurred partners are still in the encoder
 
     def blurred() -> Iterator[np.ndarray]:
         for blur, sharp in pairs:

@@ -1,7 +1,7 @@
-"""Shards: photographs and clips made small enough to be carried to an accelerator, with checksums.
+"""Shards: compressed photographs and clips, small enough to be copied to an accelerator, with checksums.
 
-A folder of JPEG pictures and H.264 clips, each a shard, and ``manifest.json``: of every shard its kind, size, checksum,
-and the name, checksum, author and licence of the file it was made from. The same material and settings give the same
+A folder of JPEG images and H.264 clips, each a shard, and ``manifest.json``, which lists the kind, size and checksum of
+every shard, and the name, checksum, author and licence of its source file. The same material and settings give the same
 bytes.
 """
 
@@ -30,31 +30,31 @@ MANIFEST = "manifest.json"
 
 _COPYLEFT = re.compile(r"GPL|-SA\b", re.IGNORECASE)
 _CLIP_RATE = 25
-"""Frames a second in the container; nobody reads it."""
+"""Frame rate in the container, which is not used."""
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """Sizes and qualities of shards. Raises UsageError for values out of range."""
+    """Sizes and quality of shards. Raises UsageError for values out of range."""
 
     photo_px: Annotated[int, Limits(64, 1 << 14)] = 1600
-    """Longest side of photographs."""
+    """Longest side of photographs, pixels."""
     quality: Annotated[int, Limits(1, 100)] = 92
     """Quality of their JPEG compression, 1 to 100."""
     clip_px: Annotated[int, Limits(64, 1 << 14)] = 960
-    """Longest side of clips."""
+    """Longest side of clips, pixels."""
     clip_frames: Annotated[int, Limits(1)] | None = None
-    """Frames kept of a clip at most, from its start; None keeps all."""
+    """Maximum number of frames kept of a clip, from its start; None keeps all."""
     crf: Annotated[int, Limits(0, 51)] = 16
-    """H.264 quality of clips, 0 to 51."""
+    """Constant rate factor of the H.264 encode of clips, 0 to 51."""
     leaves: Annotated[int, Limits(0)] = 0
-    """Pictures of dead leaves, in the photographs' colours, to add."""
+    """Number of dead-leaves images to add, in colours of the photographs."""
     seed: Annotated[int, Limits(0)] = 0
-    """Seed of the leaves."""
+    """Seed of the dead-leaves images."""
     most_mb: Annotated[float, Limits(0)] = 60.0
-    """Largest size of the folder, in 10⁶ bytes."""
+    """Maximum size of the folder, in 10⁶ bytes."""
     permissive_only: bool = False
-    """Leave out what is under a copyleft licence: GPL, LGPL, CC-BY-SA."""
+    """Leave out files under a copyleft licence: GPL, LGPL, CC-BY-SA."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -69,23 +69,23 @@ def build_shards(
     listing: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write ``folder``, whole or not at all.
+    """Write shards to ``folder``, completely or not at all.
 
     Args:
-        folder: where the shards are to be.
-        photos: folder of photographs, with what lies below; None for none.
-        clips: the same of videos.
-        settings: sizes and qualities.
-        listing: CSV with the columns file, author, licence and sha256, for all of the material.
-        overwrite: replace ``folder`` if it is there.
+        folder: output folder.
+        photos: folder of photographs, including subfolders; None for none.
+        clips: folder of videos, including subfolders; None for none.
+        settings: sizes and quality; None for the defaults.
+        listing: CSV with the columns file, author, licence and sha256, for all files.
+        overwrite: replace ``folder`` if it exists.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: nothing to build from, or ``permissive_only`` without a listing.
-        OutputError: ``folder`` exists and ``overwrite`` is not given; shards of more than ``most_mb``.
-        DataLayoutError: a file that cannot be read, is not listed, or is not the file that is listed.
+        UsageError: no source is given, or ``permissive_only`` without a listing.
+        OutputError: ``folder`` exists and ``overwrite`` is not set; the shards exceed ``most_mb``.
+        DataLayoutError: a file cannot be read, is not listed, or has another checksum than listed.
     """
     settings = settings or ShardSettings()
     if photos is None and clips is None and not settings.leaves:
@@ -111,10 +111,10 @@ def build_shards(
 
 
 def open_shards(folder: Path) -> Sources:
-    """The photographs (leaves among them) and clips of a folder of shards, decoded.
+    """Decode the photographs (including dead leaves) and clips of a folder of shards.
 
     Raises:
-        DataLayoutError: ``folder`` holds no shards, or a file that is not what its manifest says.
+        DataLayoutError: ``folder`` holds no shards, or a file is missing or has another checksum than its manifest.
     """
     try:
         listed = json.loads((folder / MANIFEST).read_text())["shards"]
@@ -124,7 +124,7 @@ def open_shards(folder: Path) -> Sources:
     for shard in listed:
         path = folder / shard["file"]
         if not path.is_file() or sha256(path) != shard["sha256"]:
-            raise DataLayoutError(f"{path} is not what {MANIFEST} says: copy it again, or build the shards again")
+            raise DataLayoutError(f"{path} does not match {MANIFEST}: copy it again, or build the shards again")
         if shard["kind"] == "clip":
             clips.append(list(read_clip(path, shard["longest_px"])))
         else:
@@ -133,7 +133,7 @@ def open_shards(folder: Path) -> Sources:
 
 
 class _Origins:
-    """Authors and licences of the files that shards are made from, by a listing."""
+    """Authors and licences of source files, from a listing."""
 
     def __init__(self, listing: Path | None, permissive_only: bool):
         self.listing, self.permissive_only = listing, permissive_only
@@ -150,7 +150,11 @@ class _Origins:
                 ) from None
 
     def of(self, path: Path) -> dict[str, str] | None:
-        """Name, checksum and, where they are listed, author and licence of a file; None if it is to be left out."""
+        """Name, checksum and, with a listing, author and licence of a file; None if it is to be left out.
+
+        Raises:
+            DataLayoutError: the file is not listed, or has another checksum than listed.
+        """
         origin = {"source": path.name, "source_sha256": sha256(path)}
         if self.listing is None:
             return origin
@@ -158,7 +162,7 @@ class _Origins:
         if row is None:
             raise DataLayoutError(f"{path} is not listed in {self.listing}: add it with its author and licence")
         if row.get("sha256", origin["source_sha256"]) != origin["source_sha256"]:
-            raise DataLayoutError(f"{path} is not the file that {self.listing} lists: its checksum is another")
+            raise DataLayoutError(f"{path} is not the file that {self.listing} lists: its checksum differs")
         if self.permissive_only and _COPYLEFT.search(row["licence"]):
             return None
         return origin | {"author": row.get("author", ""), "licence": row["licence"]}
@@ -167,7 +171,7 @@ class _Origins:
 def _write_shards(
     folder: Path, photos: Path | None, clips: Path | None, settings: ShardSettings, origins: _Origins
 ) -> Iterator[dict[str, Any]]:
-    """Write every shard and yield its entry in the manifest."""
+    """Write all shards and yield their manifest entries."""
     pictures = []
     for path in material(photos, IMAGE_SUFFIXES):
         if (origin := origins.of(path)) is not None:
@@ -205,7 +209,7 @@ def _write_picture(path: Path, picture: np.ndarray, quality: int) -> Path:
 
 
 def _write_clip(path: Path, frames: Iterable[np.ndarray], crf: int, most: int | None) -> Path:
-    """Encode with libx264, one thread, so that the bytes are always the same; odd sizes lose a row or a column."""
+    """Encode with libx264 in one thread, for reproducible bytes; odd sizes are cropped by a row or column."""
     with av.open(str(path), "w") as container:
         stream: Any = None
         for i, frame in enumerate(frames):

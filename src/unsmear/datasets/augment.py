@@ -1,4 +1,4 @@
-"""Coding priors beside the clips of a data set: the coding-prior-augmented GoPro, DVD and BSD (CPGD-Net, §IV)."""
+"""Augmentation of data sets with archives of coding priors, as for GoPro, DVD and BSD in CPGD-Net, §IV."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -21,7 +21,7 @@ from unsmear.video import RawFormat
 
 @dataclass
 class Augmented:
-    """Result of :func:`augment`, by the names of the clips."""
+    """Result of :func:`augment`, by clip name: new archives, names of existing ones that were kept, and failures."""
 
     made: dict[str, Extraction] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -46,22 +46,22 @@ def augment(
 
     Args:
         dataset: its top folder; see :mod:`unsmear.datasets.layouts`.
-        settings: how to make the priors.
-        workers: clips worked on at the same time, in processes of their own.
-        overwrite: make finished archives again. Otherwise they are kept, if they were made with the same
-            settings, so that a run which was stopped goes on where it was.
-        on_clip: called as a clip is finished.
+        settings: settings of the priors.
+        workers: number of worker processes, one clip each.
+        overwrite: make existing archives again. If not, those made with the same settings are kept, so that an
+            interrupted run can be resumed.
+        on_clip: called with the name and result of every finished clip.
         split, clip_list, role, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
-        published: folder of the arrays of CPGD-Net's authors (:mod:`unsmear.priors.published`), from which priors are
-            taken instead of made. Arrays beside the frames of a clip, as BSD's are, go before others of its name.
-        raft: weights of RAFT, where a motion source is one.
+        published: folder of the arrays of CPGD-Net's authors (:mod:`unsmear.priors.published`), from which the priors
+            are taken. Arrays beside the frames of a clip, as in BSD, come before others of the same name.
+        raft: weights of RAFT, for motion sources of this name.
 
     Returns:
-        What was made and kept, and the clips that failed, which do not stop the others.
+        The result, which lists clips that failed; they do not stop the others.
 
     Raises:
-        DataLayoutError: no clips; no arrays.
-        UsageError: an unknown motion source; settings of an encode together with ``published``.
+        DataLayoutError: there are no clips, or no arrays.
+        UsageError: an unknown motion source, or settings of the re-encode together with ``published``.
     """
     if published is not None and settings != DEFAULTS:
         raise UsageError("`published`: these priors are there already; leave the settings of an encode out")
@@ -140,17 +140,17 @@ def _try(clip: DataClip, how: _How, overwrite: bool) -> Extraction | UnsmearErro
 
 
 def _check_same(clip: DataClip, how: _How) -> None:
-    """Refuse to pass off priors made in another way as made in this one."""
-    wanted = settings_kept(how.of(clip)) | how.provenance()
+    """Raise DataLayoutError where an existing archive has other settings, or another number of frames than the clip."""
+    expected = settings_kept(how.of(clip)) | how.provenance()
     with PriorArchive(clip.archive) as archive:
-        kept = archive.provenance.get("settings")
-        made: dict[str, Any] = {key: archive.provenance.get(key) for key in how.provenance()}
-        if isinstance(kept, dict):
-            made |= {"codec": "h264"} | kept  # what states no codec was made before there was a choice
-        for key, value in wanted.items():
-            if made.get(key) != value:
+        settings = archive.provenance.get("settings")
+        stored: dict[str, Any] = {key: archive.provenance.get(key) for key in how.provenance()}
+        if isinstance(settings, dict):
+            stored |= {"codec": "h264"} | settings  # archives without this field are older than the option
+        for key, value in expected.items():
+            if stored.get(key) != value:
                 raise DataLayoutError(
-                    f"{clip.archive} was made with {key} {made.get(key)}, not {value}: use `overwrite`"
+                    f"{clip.archive} was made with {key} {stored.get(key)}, not {value}: use `overwrite`"
                 )
         if clip.frames and len(archive) != clip.frames:
             raise DataLayoutError(

@@ -1,4 +1,4 @@
-"""Checks of a data set: partners, counts, sizes, damaged files, and priors that belong to their frames."""
+"""Checks of a data set: partners, counts, sizes, damaged files, and whether priors match their frames."""
 
 import zlib
 from collections import Counter
@@ -19,7 +19,7 @@ from unsmear.video.images import list_images
 
 @dataclass(frozen=True)
 class ClipCheck:
-    """Findings on one clip: its size, whether it has a sharp partner and priors, and what is wrong.
+    """Result of the check of one clip: its size, whether it has a sharp partner and priors, and problems.
 
     ``sequence``, ``split``, ``role`` and ``layout`` are those of its :class:`~unsmear.datasets.layouts.DataClip`.
     """
@@ -50,12 +50,12 @@ def check(
 
     Args:
         dataset: its top folder; see :mod:`unsmear.datasets.layouts`.
-        workers: clips read at the same time, in processes of their own.
+        workers: number of worker processes, one clip each.
         on_clip: called with each result, in the order of the clips.
         split, clip_list, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
 
     Raises:
-        DataLayoutError: no clips.
+        DataLayoutError: there are no clips.
     """
     clips, results = find_clips(dataset, split=split, clip_list=clip_list, raw=raw), []
     any_paired = any(clip.sharp is not None for clip in clips)
@@ -69,9 +69,7 @@ def check(
 
 
 def describe(found: Sequence[ClipCheck]) -> list[str]:
-    """Summary of the clips of a set, a line each: the layouts, the counts of each part, and where a set that
-    looks like a published one differs from it.
-    """
+    """Summary of a set in lines: layouts, counts of each part, and differences from the published set, if known."""
     layouts = Counter(clip.layout for clip in found)
     lines = [f"layout: {', '.join(name for name, _ in layouts.most_common())}"]
     parts = sorted({(clip.split or "", clip.role) for clip in found})
@@ -86,12 +84,12 @@ def describe(found: Sequence[ClipCheck]) -> list[str]:
 
 
 def _difference(clips: Sequence[ClipCheck], split: str) -> str | None:
-    """Differences of one part of a set from the published one that it looks like."""
+    """Differences of one part of a set from the published set that it resembles; None where there are none."""
     known = published_split(_family(clips) or "", split)
     if known is None:
         return None
     frames, names = sum(clip.frames for clip in clips), {clip.sequence for clip in clips}
-    raw_frames = not any(clip.paired or clip.role for clip in clips)  # GOPRO_Large_all: many to a pair
+    raw_frames = not any(clip.paired or clip.role for clip in clips)  # GOPRO_Large_all: many frames per pair
     if len(clips) == known.clips and (raw_frames or frames == known.frames) and (names >= set(known.names)):
         return None
     words = f"differs from the published {known.family} {split}, {known.clips} clips and {known.frames} frames"
@@ -186,7 +184,7 @@ _AGAIN = "make it again with `unsmear data augment`"
 
 
 def _archive_problems(clip: DataClip, checksums: list[int], width: int, height: int) -> list[str]:
-    """Every record is read, and its frame compared by checksum."""
+    """Read every record of an archive, and compare checksums of frames."""
     try:
         with PriorArchive(clip.archive) as archive:
             if (archive.width, archive.height, len(archive)) != (width, height, len(checksums)):

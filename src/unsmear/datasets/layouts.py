@@ -1,11 +1,11 @@
-"""The folders in which deblurring data sets come, as clips: what is blurred, what is its sharp partner.
+"""Folder layouts of deblurring data sets: clips of blurred frames and their sharp partners.
 
-A clip is a folder of images or a video. What it is follows from the names of the folders above it:
+A clip is a folder of images or a video. Its role follows from the names of the folders above it:
 
 =============================  ====================================================================
 GoPro as published             ``{train,test}/SEQ/{blur,blur_gamma,sharp}/000000.png``
 GoPro's raw 240 fps frames     ``GOPRO_Large_all/{train,test}/SEQ/000000.png``, no partners
-sorted by kind                 ``{train,test}/{blur,gt}/SEQ/…``, ``{blur,GT}``, ``{train,test}`` or not
+sorted by kind                 ``{train,test}/{blur,gt}/SEQ/…``, ``{blur,GT}``, ``{train,test}`` optional
 sorted by kind, GoPro11        ``{test_GT_blurred,test_GT}/SEQ/…``, also ``train_…``
 DVD as published               ``quantitative_datasets/SEQ/{input,GT}/00000.jpg``
 PVDNet's copies                ``test_DVD/SEQ/{input,GT}/…``, ``test_nah/SEQ/{blur,sharp}/…``, also ``train_…``
@@ -14,7 +14,7 @@ BSD                            ``BSD_3ms24ms/{train,valid,test}/SEQ/{Blur,Sharp}
 anything else                  every folder of images and every video is a clip without a partner
 =============================  ====================================================================
 
-Videos, raw ``.yuv`` among them, may stand wherever a folder of images may.
+A video, including raw ``.yuv``, may replace any folder of images.
 """
 
 import re
@@ -33,7 +33,7 @@ from unsmear.video.raw import RAW_SUFFIX
 
 Split = Literal["train", "valid", "test"]
 
-# Names of folders of blurred frames → what the folder of their sharp partners may be called.
+# Names of folders of blurred frames → possible names of the folders of their sharp partners.
 PARTNERS = {
     "blur": ("sharp", "gt", "GT", "sharp_gamma"),
     "blur_gamma": ("sharp", "gt", "GT"),
@@ -49,7 +49,7 @@ _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SPLIT_PREFIX = re.compile(r"(train|test)_(DVD|nah|GT|GT_blurred)")
-_SENSOR = "RAW"  # BSD's folders of sensor values beside RGB, which are no pictures yet
+_SENSOR = "RAW"  # BSD's folders of raw sensor values beside RGB, which are not read
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class DataClip:
     """One clip of a data set.
 
     Attributes:
-        name: its path below the data set.
-        source: the folder of images or the video that priors belong to.
-        sharp: its sharp partner, None where it has none.
-        archive: where its priors are or will be: beside ``source``.
-        frames: how many images the folder holds; 0 for videos.
-        sequence: what the clip is called in lists, such as GOPR0410_11_00.
-        split: "train", "valid" or "test", None where the layout does not say.
-        role: the folder name that makes it what it is, such as "blur_gamma"; "" where there is none.
-        layout: the name of its layout.
-        listed_frames: how many frames a list file states, None without one.
-        sought: where a partner was looked for, if its role asks for one.
-        raw: what its ``.yuv`` files hold where that was stated.
+        name: path relative to the data set.
+        source: folder of images or video to which priors belong.
+        sharp: sharp partner; None where there is none.
+        archive: path of the archive of priors, beside ``source``, which may not exist.
+        frames: number of images in the folder; 0 for videos.
+        sequence: name of the clip in list files, such as GOPR0410_11_00.
+        split: "train", "valid" or "test"; None where the layout does not state it.
+        role: folder name that determines the role, such as "blur_gamma"; "" where there is none.
+        layout: name of the layout.
+        listed_frames: number of frames in a list file; None without one.
+        sought: paths where a partner was searched, if the role requires one.
+        raw: format of ``.yuv`` files; None: what their names state.
     """
 
     name: str
@@ -86,7 +86,7 @@ class DataClip:
 
     @property
     def lacks_partner(self) -> bool:
-        """Whether its name says that a partner should be there, and there is none."""
+        """Whether the role requires a partner that does not exist."""
         return self.sharp is None and bool(self.sought)
 
 
@@ -98,19 +98,19 @@ def find_clips(
     role: str | None = None,
     raw: RawFormat | None = None,
 ) -> list[DataClip]:
-    """All clips of a data set that are not the sharp partner of another one, in natural order.
+    """Find all clips of a data set, except sharp partners of others, in natural order.
 
     Args:
         dataset: its top folder.
-        split: "train", "valid" or "test": clips of this part only. It follows from the names of folders; for
-            DVD as published, which has none, from the published test list.
-        clip_list: a list file that names the clips wanted; see :mod:`unsmear.datasets.layouts`. They come in its order.
+        split: "train", "valid" or "test": only clips of this split, which follows from folder names, or from the
+            published test list for DVD as published, whose folders state none.
+        clip_list: list file of the clips to return, in its order; see :func:`read_clip_list`.
         role: only clips whose frames are in folders of this name, such as "blur_gamma".
-        raw: what ``.yuv`` files hold, instead of what their names state.
+        raw: format of ``.yuv`` files; None: what their names state.
 
     Raises:
-        DataLayoutError: the folder is missing or holds no clip; no clip is of that split or role; a clip that the
-            list names is not there.
+        DataLayoutError: the folder is missing or holds no clip; no clip has this split or role; a listed clip is
+            missing.
     """
     if not dataset.is_dir():
         raise DataLayoutError(f"{dataset}: no such folder; give the top folder of a data set")
@@ -156,7 +156,7 @@ def _of_list(dataset: Path, clips: list[DataClip], clip_list: Path) -> list[Data
 
 
 def _clip(dataset: Path, source: Path, sources: Mapping[Path, int], raw: RawFormat | None) -> DataClip | None:
-    """The clip that a folder or video is, None for the sharp partner of another."""
+    """The clip of a folder or video; None for the sharp partner of another clip."""
     parts = source.relative_to(dataset).parts
     at = next((i for i in reversed(range(len(parts))) if parts[i] in PARTNERS or parts[i] in _SHARP), None)
     sharp, sought = None, []
@@ -188,14 +188,14 @@ def _has_blurred_twin(dataset: Path, parts: tuple[str, ...], at: int, sources: M
 
 
 def _sequence(dataset: Path, source: Path, parts: tuple[str, ...], at: int | None) -> str:
-    """The last folder that is neither a kind, nor a split, nor BSD's RGB; a video is called as its file is."""
+    """Name of the last folder that is no role, split or BSD's RGB; for a video the name of its file."""
     names = [*parts[:-1], source.stem] if parts and not source.is_dir() else [*parts]
-    plain = [
+    remaining = [
         name
         for i, name in enumerate(names)
         if i != at and _split_of(name) is None and not (at is not None and i > at and name == "RGB")
     ]
-    return plain[-1] if plain else dataset.resolve().name
+    return remaining[-1] if remaining else dataset.resolve().name
 
 
 def _layout(source: Path, parts: tuple[str, ...], at: int | None, sequence: str) -> str:
@@ -233,8 +233,8 @@ def _split_of(name: str) -> Split | None:
 
 
 def _sources(dataset: Path) -> dict[Path, int]:
-    """Every folder that holds images, with their number, and every video (0), in natural order."""
-    found: dict[Path, int] = {}
+    """Folders of images → number of images, and videos → 0, in natural order."""
+    sources: dict[Path, int] = {}
     for path in [dataset, *sorted(dataset.rglob("*"), key=lambda path: [natural_key(Path(p)) for p in path.parts])]:
         parts = path.relative_to(dataset).parts
         if any(part.startswith(".") for part in parts):
@@ -244,15 +244,15 @@ def _sources(dataset: Path) -> dict[Path, int]:
                 continue
             images = sum(1 for e in path.iterdir() if is_image(e) and not e.name.startswith(".") and e.is_file())
             if images:
-                found[path] = images
+                sources[path] = images
         elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            found[path] = 0
-    return found
+            sources[path] = 0
+    return sources
 
 
 @dataclass(frozen=True)
 class ListedClip:
-    """A clip that a list names: its line there, and its frames, None where the line does not say."""
+    """A clip in a list file: name, number of frames (None where it is not stated), and line number."""
 
     name: str
     frames: int | None
@@ -260,13 +260,13 @@ class ListedClip:
 
 
 def read_clip_list(path: Path) -> list[ListedClip]:
-    """The clips of a list file such as ``GoPro_test.txt``: one a line with its frames, ``GOPR0410_11_00 134``.
+    """Read a list file of clips such as ``GoPro_test.txt``, one per line: ``GOPR0410_11_00 134``.
 
-    A line is a name and, if it is stated, a number of frames; what follows them (such as a size) is left to
-    others. Empty lines and lines that begin with ``#`` mean nothing.
+    A line consists of a name and optionally the number of frames; further words (such as a size) are ignored, as are
+    empty lines and lines that begin with ``#``.
 
     Raises:
-        DataLayoutError: the file cannot be read, names no clip, names one twice, or states no number.
+        DataLayoutError: the file cannot be read, has no clip or one twice, or an invalid number of frames.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,4 +1,4 @@
-"""Blurred and sharp frames of a data set's clips, pair by pair, and the priors that were made of them."""
+"""Readers of blurred and sharp frame pairs of a data set, and of stored priors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from unsmear.video.images import list_images
 
 
 class FramePair(NamedTuple):
-    """A frame as ``(H, W, 3)`` RGB, blurred and sharp, uint8 or uint16 (the full range) both.
+    """A blurred and a sharp frame, ``(H, W, 3)`` RGB, both uint8 or both uint16 (full range).
 
-    ``name`` is that of the image without its suffix, the number of the frame in six digits for videos.
+    ``name`` is the name of the image without suffix, or the six-digit frame number for videos.
     """
 
     name: str
@@ -28,24 +28,24 @@ class FramePair(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some frames of a clip, (T, H, W, 3) uint8 RGB both."""
+    """Some frames of a clip, blurred and sharp, (T, H, W, 3) uint8 RGB."""
 
     name: str
-    """Of the clip."""
+    """Name of the clip."""
     blurred: np.ndarray
     sharp: np.ndarray
 
 
 class PairReader:
-    """Streams the pairs of a clip, upright, one at a time; memory does not depend on the length.
+    """Reader of the pairs of a clip, upright, one at a time; memory does not depend on the length.
 
-    Iterating starts at the first frame, every time. Use it as a context manager, or call ``close``.
+    Every iteration starts at the first frame. Use it as a context manager, or call ``close``.
 
     Attributes:
-        clip: what is read.
-        width, height: in pixels, of the upright frames.
+        clip: the clip.
+        width, height: size of the upright frames, pixels.
         deep: whether frames are uint16.
-        frames: how many pairs there are, None for videos that do not state it.
+        frames: number of pairs; None for videos that do not state it.
     """
 
     def __init__(self, clip: DataClip) -> None:
@@ -100,12 +100,12 @@ class PairReader:
         self.close()
 
     def close(self) -> None:
-        """Close both files; iterations under way end there."""
+        """Close both files, which ends iterations in progress."""
         self._blurred.close()
         self._sharp.close()
 
     def __iter__(self) -> Iterator[FramePair]:
-        """Pairs in order. Raises DataLayoutError where a file is damaged or one side ends before the other."""
+        """Iterate over pairs in order. Raises DataLayoutError where a file is damaged or lengths differ."""
         blurred, sharp = (self._side(side, slice(None)) for side in (self._blurred, self._sharp))
         count = 0
         while True:
@@ -128,7 +128,7 @@ class PairReader:
             )
 
     def piece(self, span: slice) -> Piece:
-        """The frames of a span, 16-bit ones rounded to 8 bits; fewer where the clip ends before the span.
+        """Read the frames of a span, 16-bit ones rounded to 8 bits; fewer where the clip ends within the span.
 
         Raises:
             DataLayoutError: a file is damaged.
@@ -137,7 +137,7 @@ class PairReader:
         return Piece(self.clip.sequence or self.clip.name, np.stack(blurred), np.stack(sharp))
 
     def __len__(self) -> int:
-        """Number of pairs; a video that does not state it is read through."""
+        """Number of pairs; a video that does not state it is read completely."""
         return self.frames or sum(1 for _ in self)
 
     @staticmethod
@@ -154,7 +154,7 @@ class PairReader:
 def find_pairs(
     dataset: Path, *, split: str | None = None, clip_list: Path | None = None, role: str | None = None
 ) -> list[DataClip]:
-    """The clips of a data set that have a sharp partner, or by their name ought to; see ``find_clips``.
+    """Find the clips of a data set that have a sharp partner, or whose role requires one; see ``find_clips``.
 
     Raises:
         DataLayoutError: there is none.
@@ -162,9 +162,7 @@ def find_pairs(
     found = find_clips(dataset, split=split, clip_list=clip_list, role=role)
     pairs = [clip for clip in found if clip.sharp is not None or clip.lacks_partner]
     if not pairs:
-        raise DataLayoutError(
-            f"{dataset}: no clip has a sharp partner; `unsmear data check {dataset}` tells what is there"
-        )
+        raise DataLayoutError(f"{dataset}: no clip has a sharp partner; `unsmear data check {dataset}` lists its clips")
     return pairs
 
 
@@ -212,21 +210,21 @@ class PairSet:
 
 
 def open_pairs(clip: DataClip) -> PairReader:
-    """Open a clip and its sharp partner, from :func:`unsmear.datasets.layouts.find_clips`, for reading side by side.
+    """Open a clip, from :func:`unsmear.datasets.layouts.find_clips`, and its sharp partner.
 
     Raises:
         DataLayoutError: it has no partner; the two differ in size, depth, length or names of frames; one of them
-            is damaged. What only reading on can tell is raised while iterating.
+            is damaged. Errors in later frames are raised during iteration.
     """
     return PairReader(clip)
 
 
 def read_pieces(clips: Iterable[DataClip], spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
-    """Pieces of every pair of clips, in their order.
+    """Read pieces of every pair of clips, in their order.
 
     Args:
-        clips: with partners.
-        spans: which frames of a clip of so many frames are read, a piece for each span.
+        clips: clips with partners.
+        spans: number of frames of a clip → spans of frames to read, one piece each.
 
     Raises:
         DataLayoutError: as ``open_pairs``.
@@ -238,14 +236,14 @@ def read_pieces(clips: Iterable[DataClip], spans: Callable[[int], Iterable[slice
 
 
 def open_priors(clip: DataClip) -> PriorArchive | None:
-    """The priors beside a clip, as ``unsmear data augment`` left them; nothing is computed. Close it in the end.
+    """Open the priors of a clip, stored by ``unsmear data augment``. The caller must close the archive.
 
     Returns:
         The archive, whose frame t belongs to frame t of the clip; None where there is none.
 
     Raises:
-        DataLayoutError: it is damaged, or made of another number or size of frames than the clip has. Whether it
-            was made of these very frames, ``unsmear data check`` tells.
+        DataLayoutError: it is damaged, or its number or size of frames differs from the clip's. Contents of frames
+            are compared only by ``unsmear data check``.
     """
     if not clip.archive.exists():
         return None
@@ -267,7 +265,7 @@ def _partner(clip: DataClip) -> Path:
 
 
 def _common_names(blurred: Path, sharp: Path) -> list[str]:
-    """Names of the images of both folders, in order; empty for videos."""
+    """Names of the images, which both folders share, in order; empty for videos."""
     if not (blurred.is_dir() and sharp.is_dir()):
         return []
     names, partners = ([path.stem for path in list_images(folder)] for folder in (blurred, sharp))
@@ -278,22 +276,22 @@ def _common_names(blurred: Path, sharp: Path) -> list[str]:
 
 
 def name_problem(blurred: Path, sharp: Path, names: list[str], partners: list[str]) -> str | None:
-    """One line on what the images of two folders lack against each other; None where they go together."""
-    for folder, found in ((blurred, names), (sharp, partners)):
-        twice = next((name for name in found if found.count(name) > 1), None) if len(set(found)) < len(found) else None
+    """Describe in one line the first difference between the image names of two folders; None where they are equal."""
+    for folder, own in ((blurred, names), (sharp, partners)):
+        twice = next((name for name in own if own.count(name) > 1), None) if len(set(own)) < len(own) else None
         if twice:
             return f"{folder}: holds two images named {twice}; remove one of them"
-    lone = sorted(set(names) ^ set(partners))
-    if not lone:
+    unmatched = sorted(set(names) ^ set(partners))
+    if not unmatched:
         return None
     if not set(names) & set(partners):
         return (
             f"{sharp}: its images are named {partners[0]} and on, those of {blurred} {names[0]} and on; "
             "partners have the same names"
         )
-    where = sharp if lone[0] in set(names) else blurred
+    where = sharp if unmatched[0] in set(names) else blurred
     return (
-        f"{sharp}: has {len(partners)} frames where {blurred} has {len(names)}; {lone[0]} is missing in {where}, "
+        f"{sharp}: has {len(partners)} frames where {blurred} has {len(names)}; {unmatched[0]} is missing in {where}, "
         "copy it there"
     )
 

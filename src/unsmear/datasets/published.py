@@ -1,4 +1,4 @@
-"""Contents of the published data sets: clips, frames and test lists, to tell whether a copy of one is whole."""
+"""Contents of the published data sets: clips, frames and test lists, to check whether a copy is complete."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ GOPRO_TEST = {
     "GOPR0871_11_00": 100,
     "GOPR0881_11_01": 100,
 }
-"""Test clips of GoPro (Nah et al., CVPR 2017), with their frames, as its repacked copies list them (GoPro11)."""
+"""Test clips of GoPro (Nah et al., CVPR 2017) and their numbers of frames, as listed in repacked copies (GoPro11)."""
 
 DVD_TEST = (
     "720p_240fps_2",
@@ -32,7 +32,7 @@ _GOPRO_NAME = re.compile(r"GOPR\d{4}_(\d{2})_\d{2}")
 
 @dataclass(frozen=True)
 class Published:
-    """A split as it was published: ``frames`` counts pairs; ``names`` is empty where only the number is known."""
+    """A published split: ``frames`` is the number of pairs; ``names`` is empty where only the number is known."""
 
     family: str
     split: str
@@ -50,20 +50,20 @@ PUBLISHED = (
 
 
 def is_gopro_name(sequence: str) -> bool:
-    """Whether a sequence is called as those of GoPro are, ``GOPR0384_11_00``."""
+    """Whether a sequence has a name like those of GoPro, ``GOPR0384_11_00``."""
     return _GOPRO_NAME.fullmatch(sequence) is not None
 
 
 def gopro_window(sequence: str) -> int | None:
-    """How many raw frames were averaged to a blurred one: the middle number of GoPro's names, 7 to 13.
+    """Number N of raw frames averaged per blurred frame, 7 to 13, from a name of GoPro; None for other names.
 
-    Blurred frame k (from 1) of such a sequence is made of the raw frames (k−1)·N+1 … k·N, its target the middle one.
-    None for other names.
+    Blurred frame k (from 1) of such a sequence is the average of raw frames (k−1)·N+1 … k·N; its target is the middle
+    one.
     """
-    found = _GOPRO_NAME.fullmatch(sequence)
-    return int(found[1]) if found else None
+    match = _GOPRO_NAME.fullmatch(sequence)
+    return int(match[1]) if match else None
 
 
 def published_split(family: str, split: str) -> Published | None:
-    """The published numbers of one split of ``family``, None where they are not known."""
+    """Published contents of a split of ``family``; None where they are not known."""
     return next((known for known in PUBLISHED if (known.family, known.split) == (family, split)), None)

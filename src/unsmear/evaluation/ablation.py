@@ -1,7 +1,7 @@
-"""CPGD-Net's tables (I compares, II to IV ablate; Figs. 6 to 9 and 11) and stage 2's options, beside the paper.
+"""Tables of CPGD-Net (I to IV; Figs. 6 to 9 and 11) and ablations of stage 2's options, compared with the paper.
 
-One network, trained with coding motion and residuals, runs every row that has no checkpoint of its own and that it can
-express; whether the paper trained one a row it does not say.
+Rows without a checkpoint of their own are measured with one network, trained with coding motion and residuals, where
+its options allow it; the paper does not state whether a network was trained for each row.
 """
 
 import logging
@@ -31,28 +31,28 @@ from unsmear.restore.restorer import Restorer
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[Restorer, str], tuple[Result, Sequence[Picture]]]
-"""Scores a restorer under the name of its row, and shows some frames of it."""
+"""(restorer, name of the row) → result and pictures."""
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """A row as it came out."""
+    """A row with its result."""
 
     variant: Variant
     result: Result | None = None
     pictures: Sequence[Picture] = ()
     cost: Cost | None = None
-    """Of one field of motion; Table III alone."""
+    """Cost of motion fields; Table III only."""
     cost_size: tuple[int, int] | None = None
-    """Width and height at which the cost was measured."""
+    """Width and height at which the cost was measured, pixels."""
     reason: str = ""
-    """Why there is no result."""
+    """Reason why there is no result."""
     same_weights: bool = False
-    """The weights of ``full`` ran it, which were not trained for what it changes."""
+    """Whether it was measured with the weights of ``full``, which were trained for other options."""
     model: str = ""
-    """Name or folder of the model that ran it, where it generates."""
+    """Name or folder of the model, for rows of stage 2."""
     published: Sequence[PublishedRow] = ()
-    """The paper's own figures, a group a protocol; empty for rows of ours."""
+    """Figures of the paper, one group per protocol; empty for our rows."""
 
     @property
     def paper(self) -> dict[str, str]:
@@ -61,6 +61,7 @@ class AblationRow:
 
     @property
     def label(self) -> str:
+        """Label in tables."""
         return f"{self.variant.label}, same weights" if self.same_weights and self.result else self.variant.label
 
 
@@ -76,23 +77,22 @@ def run_ablation(
     dataset: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> list[AblationRow]:
-    """Measure every row that can be.
+    """Measure all available rows of a table.
 
     Args:
         table: ``I``, ``II``, ``III``, ``IV`` or ``options``.
-        load: a restorer from the name of a shipped model or a folder of weights.
-        evaluate: scores it.
-        models: by row, the model it runs. One for ``mv`` or ``without_cpc`` serves as stage 1 wherever none is given,
-            else ``cpfp`` does; one for ``full`` runs the rows of stage 2, else the shipped one does.
+        load: name of a shipped model or folder of weights → restorer.
+        evaluate: function that measures a restorer.
+        models: model of each row, by key. That of ``mv`` or ``without_cpc`` is the default stage 1, else ``cpfp``;
+            that of ``full`` is the default of rows of stage 2, else the shipped model.
         only: keys of the rows to measure; None for all.
-        raft: RAFT's weights.
-        sample: consecutive frames on which the cost of motion is measured, ``(H, W, 3)``; none, no cost.
-        dataset: its name, which says whose figures of Table I stand beside ours.
+        raft: weights of RAFT.
+        sample: consecutive frames ``(H, W, 3)`` for the cost of motion; empty for no cost.
+        dataset: name or path of the data set, which selects the figures of Table I.
         progress: called with the label of each row before it is measured.
 
     Raises:
-        UsageError: an unknown table; a row that the table does not have; a checkpoint that is not what its row asks
-            for.
+        UsageError: an unknown table or row; a checkpoint that does not match its row.
         WeightsError: RAFT's weights are damaged or do not fit.
     """
     table = find_table(table)
@@ -110,7 +110,7 @@ def run_ablation(
             raise UsageError(f"`models` {variant.key}={models[variant.key]}: {_OTHER}")
     generators = Generators(load, models, variants)
     published = ablation_rows(table, dataset)
-    reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # all, before any hours of work
+    reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # before any long measurement
     reasons |= {v.key: "left out" for v in variants if only is not None and v.key not in only}
     rows = []
     for variant in variants:
@@ -124,8 +124,8 @@ def run_ablation(
                 row = replace(row, result=result, pictures=pictures)
                 row = replace(row, same_weights=generators.shares(variant), model=generators.model(variant))
             else:
-                named = models.get(variant.key) or models.get("mv") or models.get("without_cpc")
-                inner = (None if named else generators.first) or load(named or "cpfp")
+                name = models.get(variant.key) or models.get("mv") or models.get("without_cpc")
+                inner = (None if name else generators.first) or load(name or "cpfp")
                 row = _measured(row, inner, evaluate, raft, sample if table == "III" else ())
         rows.append(row)
     return rows
@@ -135,7 +135,7 @@ _OTHER = "another method: `unsmear evaluate OUTPUT TARGET` measures its frames"
 
 
 def _reason(variant: Variant, models: Mapping[str, str], generators: Generators, raft: Path | None) -> str:
-    """Why a row cannot be measured; empty where it can."""
+    """Reason why a row cannot be measured; empty where it can."""
     if variant.part == "stage 2":
         return generators.reason(variant)
     if variant.part == "other":
@@ -155,10 +155,10 @@ def _reason(variant: Variant, models: Mapping[str, str], generators: Generators,
 def _measured(
     row: AblationRow, inner: Restorer, evaluate: Evaluate, raft: Path | None, sample: Sequence[np.ndarray]
 ) -> AblationRow:
-    """A row of stage 1."""
+    """Measure a row of stage 1."""
     variant = row.variant
     source = find_source(variant.motion, raft, inner.device)
-    # Rows are told apart by their names, also in files of finished clips.
+    # Names are unique for each row, also in files of finished clips.
     name = f"{inner.name}-{variant.key}"
     restorer = MovedRestorer(inner, source, residual=variant.residual, name=name)
     cost = size = None
@@ -172,13 +172,13 @@ def _measured(
 def _check_lacks(variant: Variant, model: str) -> None:
     if zoo.find(model).config.get("use_residual", True):
         raise UsageError(
-            f"`models` {variant.key}={model}: this network reads coding residuals; "
+            f"`models` {variant.key}={model}: this network is conditioned on coding residuals; "
             "give one trained with use_residual: false"
         )
 
 
 def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
-    """JSON values: figures, costs and reasons of every row, and the paper's."""
+    """JSON values of all rows: results, costs, reasons, and figures of the paper."""
     return [
         {
             "row": row.variant.key,
@@ -194,7 +194,7 @@ def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
 
 
 def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
-    """Ours beside the paper's, a row each; what is not available says why."""
+    """Table of our results and those of the paper, with reasons for missing ones."""
     results = [row.result for row in rows if row.result is not None]
     names = [n for n in METRICS if any(n in r.metrics for r in results) or any(n in row.paper for row in rows)]
     heads, columns = ["row", "ours"], [[Cell(row.label, row.variant.key) for row in rows]]
@@ -236,8 +236,8 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
     notes = [f"Not available: {'; '.join(labels)} ({reason})." for reason, labels in reasons.items()]
     if any(row.same_weights for row in rows):
         notes.append(
-            "Same weights: the networks of `full` ran the row, though they were trained otherwise; networks trained "
-            "for it may do better."
+            "Same weights: the row was measured with the networks of `full`, which were trained for other options; "
+            "networks trained for it may perform better."
         )
     published = [group for row in rows for group in row.published]
     if table == "I":
@@ -246,14 +246,15 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
         remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
         first = published[0]
         notes.append(
-            f"The paper's figures are taken for {first.dataset}, protocol {first.protocol} ({'; '.join(remarks)})."
+            f"The paper's figures are assumed to be of {first.dataset}, protocol {first.protocol} "
+            f"({'; '.join(remarks)})."
         )
     if table == "III":
         sizes = dict.fromkeys(f"{w}x{h}" for w, h in (row.cost_size for row in rows if row.cost_size))
         measured = f", measured at {', '.join(sizes)}; the paper does not state its size" if sizes else ""
         notes.append(
             f"A field is the motion between two frames, one way{measured}. For MVs the time is that of the re-encode "
-            "with its residuals, and the arithmetic counts as none, as in the paper."
+            "with its residuals, and operations are counted as zero, as in the paper."
         )
     return notes
 
@@ -287,21 +288,25 @@ def _per_field(cost: Cost | None, total: float, decimals: int) -> Cell:
 
 
 def ablation_figure(rows: Sequence[AblationRow], size: tuple[int, int] = (240, 180)) -> Rgb | None:
-    """Crops of input, every measured row and truth, a strip for each picture that all rows have; PSNR below each.
+    """Figure with a strip of crops for each picture that all rows have: input, measured rows, truth; PSNR below.
+
+    Args:
+        rows: rows of a table.
+        size: (width, height) of crops, pixels.
 
     Returns:
-        ``(H, W, 3)`` uint8 RGB, or None where no row has pictures.
+        ``(H, W, 3)`` uint8 RGB; None where no picture is common to all rows.
     """
-    shown = [row for row in rows if row.pictures]
-    if not shown:
+    pictured = [row for row in rows if row.pictures]
+    if not pictured:
         return None
     strips = []
-    for first in shown[0].pictures:
+    for first in pictured[0].pictures:
         where = (first.clip, first.frame)
-        found = [next((p for p in row.pictures if (p.clip, p.frame) == where), None) for row in shown]
-        pictures = [p for p in found if p is not None]
-        if len(pictures) == len(shown):
-            strips.append(_strip([row.variant.key for row in shown], pictures, size))
+        matching = [next((p for p in row.pictures if (p.clip, p.frame) == where), None) for row in pictured]
+        pictures = [p for p in matching if p is not None]
+        if len(pictures) == len(pictured):
+            strips.append(_strip([row.variant.key for row in pictured], pictures, size))
     if not strips:
         return None
     width = max(strip.shape[1] for strip in strips)

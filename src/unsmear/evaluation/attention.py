@@ -1,4 +1,4 @@
-"""Where the control network looks, over the frame that it looks at (CPGD-Net, Fig. 10)."""
+"""Overlays of the control network's attention maps (CPGD-Net, Fig. 10)."""
 
 import cv2
 import numpy as np
@@ -10,18 +10,18 @@ from unsmear.restore.restorer import Clip
 from unsmear.video import eight_bit
 
 FULL_HEAT = 3.0
-"""Heat is brightest at this many times its mean and above. A constant, so that maps can be compared."""
+"""Attention, relative to its mean, from which maps are brightest; a constant, so that maps can be compared."""
 
-_SHARE = 0.6
+_SHARE = 0.6  # of the colours in the overlay
 
 
 def overlay(image: Image, heat: npt.NDArray[np.float32], full: float) -> Rgb:
-    """Heat in colours over the grey image: black is none, bright yellow ``full`` and more.
+    """Overlay a map in colours on the grey image: black is 0, bright yellow ``full`` and more.
 
     Args:
         image: (H, W, 3) uint8 or uint16.
-        heat: (H, W), at least 0.
-        full: value that is brightest.
+        heat: the map (H, W), non-negative.
+        full: value of the brightest colour.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -33,31 +33,31 @@ def overlay(image: Image, heat: npt.NDArray[np.float32], full: float) -> Rgb:
 
 
 def attention_figure(restorer: CPGDRestorer, clip: Clip, index: int) -> Rgb:
-    """Input, hint, attention that each place receives without and with priors, and what these do to the gate A.
+    """Figure of input, hint, received attention without and with priors, and the effect of priors on the gate A.
 
-    Attention is the mean over heads, queries and self-attention layers of the control network, at the sampler's middle
-    step; of A = L_m(V, R) the distance from L_m(0, 0) is shown, scaled to its own largest value, which is printed too.
+    Attention is the mean over heads, queries and self-attention layers of the control network at the middle step of the
+    sampler. The gate is the distance of A = L_m(V, R) from L_m(0, 0), scaled to its maximum, which is printed.
 
     Returns:
-        Panels in a row, (H', W', 3) uint8 RGB; no gate where the network is not guided.
+        Panels in a row, (H', W', 3) uint8 RGB; without gate where the network is not guided.
     """
-    seen = restorer.attention(clip, index)
+    maps = restorer.attention(clip, index)
     frame = clip.frames[index]
     height, width = frame.shape[:2]
 
-    def grown(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        size = (heat.shape[1] * seen.cell, heat.shape[0] * seen.cell)
+    def enlarged(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        size = (heat.shape[1] * maps.cell, heat.shape[0] * maps.cell)
         return np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)[:height, :width], np.float32)
 
-    panels = [eight_bit(frame), eight_bit(seen.hint)]
-    labels, details = ["input", "hint"], [f"frame {clip.first + index}", f"t = {seen.timestep}"]
-    for heat, label in ((seen.plain, "attention, no priors"), (seen.guided, "attention, with V and R")):
-        panels.append(overlay(seen.hint, grown(heat.received.numpy()), FULL_HEAT))
+    panels = [eight_bit(frame), eight_bit(maps.hint)]
+    labels, details = ["input", "hint"], [f"frame {clip.first + index}", f"t = {maps.timestep}"]
+    for heat, label in ((maps.plain, "attention, no priors"), (maps.guided, "attention, with V and R")):
+        panels.append(overlay(maps.hint, enlarged(heat.received.numpy()), FULL_HEAT))
         labels.append(label)
         details.append(f"brightest: {FULL_HEAT:g} x mean")
-    if seen.guided.gate is not None:
-        gate = grown(seen.guided.gate.numpy())
-        panels.append(overlay(seen.hint, gate, float(gate.max())))
+    if maps.guided.gate is not None:
+        gate = enlarged(maps.guided.gate.numpy())
+        panels.append(overlay(maps.hint, gate, float(gate.max())))
         labels.append("gate: L_m(V, R) - L_m(0, 0)")
         details.append(f"brightest: {gate.max():.3g}")
     return side_by_side(panels, labels, details)

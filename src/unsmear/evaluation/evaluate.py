@@ -1,7 +1,7 @@
-"""Models on data sets, and outputs against targets: frames in, figures and pictures out.
+"""Evaluation of models on data sets, and of outputs against targets.
 
-Every clip goes through the same path as ``unsmear deblur``, into PNG frames, and is measured from these: what is
-scored is what a user gets. A clip that is finished is kept, so that a run which was stopped goes on where it was.
+Every clip is restored to PNG frames by the same code as ``unsmear deblur``, and these are measured. Results of finished
+clips are stored, so that an interrupted run can be resumed.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,23 +34,25 @@ from unsmear.video.images import write_png
 log = logging.getLogger(__name__)
 
 INPUT_METHOD = "input"
-"""Under this name the blurred frames themselves are measured."""
+"""Name under which the blurred frames themselves are measured."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to evaluate."""
+    """Settings of an evaluation."""
 
     protocol: str = "basicsr"
     metrics: tuple[str, ...] = DEFAULT_METRICS
     lpips_vgg: Path | None = None
+    """Weights of the metric ``lpips_vgg``."""
     device: str = "cpu"
-    """Where metrics with networks run."""
+    """Device of metrics with networks."""
     pictures: int = 2
-    """Frames of each clip to show: the middle one, and the most blurred."""
+    """Number of frames of each clip to show: the middle one, then the most blurred ones."""
     keep_frames: bool = False
+    """Whether restored frames are kept after they are measured."""
     sharp: bool = False
-    """Also restore the sharp clips themselves: ``kept`` is the PSNR in dB of what comes out against what went in."""
+    """Whether sharp clips are restored too: the metric ``kept`` is the PSNR in dB between output and input."""
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
     musiq: Path | None = None
@@ -64,7 +67,7 @@ class Settings:
 
 @dataclass
 class Evaluation:
-    """What was found out: the figures, and the clips that could not be measured."""
+    """Result of an evaluation, its pictures, and clips that could not be measured with their errors."""
 
     result: Result
     pictures: list[Picture]
@@ -72,17 +75,17 @@ class Evaluation:
 
 
 OnClip = Callable[[str, ClipResult], None]
-"""Called with the method's name and the figures of a clip as it is finished."""
+"""Called with the name of the method and the result of each finished clip."""
 
 
 class Evaluator:
-    """Measures methods on the clips of one data set.
+    """Evaluation of methods on the clips of one data set.
 
     Args:
-        clips: with partners, from :func:`unsmear.datasets.layouts.find_clips`.
-        dataset: what tables call it.
-        folder: of results; frames, pictures and figures of finished clips lie below it.
-        settings: how to measure.
+        clips: clips with partners, from :func:`unsmear.datasets.layouts.find_clips`.
+        dataset: name of the data set in tables.
+        folder: folder for frames, pictures and results of finished clips.
+        settings: settings of the evaluation; None for the defaults.
 
     Raises:
         UsageError: unknown protocol or metric; a metric whose weights or package are missing.
@@ -95,10 +98,10 @@ class Evaluator:
         self.measures = self.settings.measures()
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
-        """Restore and measure every clip. One that fails is reported and does not stop the others.
+        """Restore and measure every clip. Clips that fail are reported and do not stop the others.
 
         Raises:
-            DataLayoutError: no clip could be measured; the first reason.
+            DataLayoutError: no clip could be measured; the message is that of the first one.
         """
         rows, pictures, failures = [], [], []
         for clip in self.clips:
@@ -130,14 +133,14 @@ class Evaluator:
         return Evaluation(result, pictures, failures)
 
     def _clip(self, clip: DataClip, restorer: Restorer) -> tuple[ClipResult, list[int]]:
-        """Figures of a clip, and which of its frames are kept as pictures."""
-        kept = self._kept(clip, restorer.name)
+        """Result of a clip, and the numbers of the frames that are kept as pictures."""
+        file = self._result_file(clip, restorer.name)
         identity = self._identity(clip, restorer)
-        found = _read_kept(kept, identity)
-        if found is not None:
-            return found
+        stored = _read_stored(file, identity)
+        if stored is not None:
+            return stored
         with open_pairs(clip):
-            pass  # whatever is wrong with the partners is told before hours of work
+            pass  # raises errors of the partners before the restoration
         assert clip.sharp is not None
         before = self._before(clip)
         frames = self.folder / "frames" / self.protocol.name / restorer.name / flat_name(clip)
@@ -164,7 +167,7 @@ class Evaluator:
         )
         shown = chosen_frames(before, self.settings.pictures)
         self._keep_pictures(clip, frames, restorer.name, shown)
-        _write_json(kept, {"identity": identity, "figures": asdict(row), "frames": meter.rows, "shown": shown})
+        _write_json(file, {"identity": identity, "figures": asdict(row), "frames": meter.rows, "shown": shown})
         if not self.settings.keep_frames:
             shutil.rmtree(frames, ignore_errors=True)
         return row, shown
@@ -177,7 +180,7 @@ class Evaluator:
         return str(clip.archive)
 
     def _sharp_kept(self, clip: DataClip, restorer: Restorer) -> float:
-        """PSNR in dB between the sharp clip and what the method makes of it; the protocol does not matter here."""
+        """PSNR in dB between the sharp clip and its restoration, under protocol basicsr."""
         assert clip.sharp is not None
         frames = self.folder / "frames" / "sharp" / restorer.name / flat_name(clip)
         restore_video(clip.sharp, frames, restorer, replace(self.settings.options, frames=True, overwrite=True))
@@ -187,18 +190,18 @@ class Evaluator:
         return meter.means()["psnr"]
 
     def _before(self, clip: DataClip) -> Meter:
-        """The blurred input, measured like an output; once for all methods."""
-        kept = self._kept(clip, INPUT_METHOD)
+        """Metrics of the blurred input, measured once for all methods."""
+        file = self._result_file(clip, INPUT_METHOD)
         identity = self._identity(clip, None)
         try:
-            stored = json.loads(kept.read_text())
+            stored = json.loads(file.read_text())
             if stored["identity"] == identity:
                 return self._replayed(clip, stored["frames"])
         except (OSError, ValueError, KeyError):
             pass
         assert clip.sharp is not None
         meter, _ = measure(clip.source, clip.sharp, self.measures, self.protocol, clip_name(clip))
-        _write_json(kept, {"identity": identity, "figures": meter.means(), "frames": meter.rows})
+        _write_json(file, {"identity": identity, "figures": meter.means(), "frames": meter.rows})
         return meter
 
     def _replayed(self, clip: DataClip, rows: list[dict[str, float]]) -> Meter:
@@ -208,25 +211,25 @@ class Evaluator:
             meter.replay(row, window)
         return meter
 
-    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict:
-        """What figures of a clip depend on; those of another run with the same are taken over."""
+    def _identity(self, clip: DataClip, restorer: Restorer | None) -> dict[str, Any]:
+        """Everything that the result of a clip depends on; a stored result with the same identity is reused."""
         files = [(str(p.resolve()), _stamp(p)) for p in (clip.source, clip.sharp) if p is not None]
-        made: dict = {"files": [list(f) for f in files], "protocol": self.protocol.name}
-        made["metrics"] = list(self.settings.metrics)
+        identity: dict[str, Any] = {"files": [list(f) for f in files], "protocol": self.protocol.name}
+        identity["metrics"] = list(self.settings.metrics)
         if self.settings.musiq is not None and "musiq" in self.settings.metrics:
-            made["musiq"] = _stamp(self.settings.musiq)
+            identity["musiq"] = _stamp(self.settings.musiq)
         if restorer is not None:
-            made["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
+            identity["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
             o = self.settings.options
-            made["options"] = [o.strength, o.tile, o.window]
-            made["pictures"] = self.settings.pictures
+            identity["options"] = [o.strength, o.tile, o.window]
+            identity["pictures"] = self.settings.pictures
             if self.settings.archived_priors and clip.archive.exists():
-                made["priors"] = _stamp(clip.archive)
+                identity["priors"] = _stamp(clip.archive)
             if self.settings.sharp:
-                made["sharp"] = True
-        return json.loads(json.dumps(made))
+                identity["sharp"] = True
+        return json.loads(json.dumps(identity))
 
-    def _kept(self, clip: DataClip, method: str) -> Path:
+    def _result_file(self, clip: DataClip, method: str) -> Path:
         return self.folder / "clips" / self.protocol.name / method / f"{flat_name(clip)}.json"
 
     def _picture_file(self, clip: DataClip, method: str, frame: int) -> Path:
@@ -249,13 +252,13 @@ class Evaluator:
 
 
 def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, name: str = "") -> tuple[Meter, str]:
-    """Measure a video or folder of frames against its truth.
+    """Measure a video or folder of frames against its ground truth.
 
     Returns:
-        The meter, and a note on metrics that could not be had.
+        The meter, and a note on metrics that are not defined for the size of frames.
 
     Raises:
-        DataLayoutError: they differ in size or length; too short for the protocol; damaged.
+        DataLayoutError: they differ in size or length, are too short for the protocol, or damaged.
     """
     name = name or str(images)
     with open_video(images) as a, open_video(truth) as b:
@@ -263,14 +266,14 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
         windows = protocol.window_of_frames(count, name)
         pairs = zip_longest(_upright(a), _upright(b))
         meter, note = None, ""
-        for i, (image, wanted) in enumerate(pairs):
-            if image is None or wanted is None:
+        for i, (image, target) in enumerate(pairs):
+            if image is None or target is None:
                 short, long = (images, truth) if image is None else (truth, images)
                 raise DataLayoutError(
                     f"{short}: ends after {i} frames where {long} goes on: give partners of one length"
                 )
-            if image.shape != wanted.shape:
-                sizes = [f"{s.shape[1]}x{s.shape[0]}" for s in (image, wanted)]
+            if image.shape != target.shape:
+                sizes = [f"{s.shape[1]}x{s.shape[0]}" for s in (image, target)]
                 raise DataLayoutError(f"{images}: is {sizes[0]} where {truth} is {sizes[1]}: give partners of one size")
             if meter is None:
                 names, note = measures.possible(*image.shape[:2])
@@ -279,14 +282,14 @@ def measure(images: Path, truth: Path, measures: Measures, protocol: Protocol, n
                 raise DataLayoutError(
                     f"{truth}: states {count} frames and holds more: convert it to a folder of images"
                 )
-            meter.add(image, wanted, windows[i])
+            meter.add(image, target, windows[i])
     if meter is None:
         raise DataLayoutError(f"{images}: holds no frame: give a video or a folder of frames")
     return meter, note
 
 
 def chosen_frames(before: Meter, count: int) -> list[int]:
-    """Frames worth a look: the middle one, then the most blurred, apart from each other; the same for all methods."""
+    """Numbers of the frames to show, equal for all methods: the middle one, then the most blurred, with a distance."""
     scored = [i for i, row in enumerate(before.rows) if row]
     if not scored or count < 1:
         return []
@@ -302,10 +305,11 @@ def chosen_frames(before: Meter, count: int) -> list[int]:
 def compare(
     output: Path, target: Path, blurred: Path | None = None, settings: Settings | None = None, command: str = ""
 ) -> Evaluation:
-    """One output against its target, and its input if given, as a data set of one clip.
+    """Evaluate one output against its target, and its blurred input if given, as a data set of one clip.
 
     Raises:
-        DataLayoutError: see ``measure``.
+        DataLayoutError: as ``measure``.
+        UsageError: as ``Evaluator``.
     """
     settings = settings or Settings()
     protocol = find_protocol(settings.protocol)
@@ -333,12 +337,12 @@ def compare(
 
 
 def clip_name(clip: DataClip) -> str:
-    """What tables call it: its sequence where the layout names one."""
+    """Name of a clip in tables: its sequence where the layout has one."""
     return clip.sequence or clip.name
 
 
 def flat_name(clip: DataClip) -> str:
-    """A file name that no other clip of the set has."""
+    """File name of a clip, unique in its data set."""
     return clip.name.replace("/", "~")
 
 
@@ -347,14 +351,14 @@ def _upright(reader: VideoReader) -> Iterator[np.ndarray]:
 
 
 def _frame(path: Path, index: int) -> np.ndarray:
-    """One frame of a clip; folders are read at once, videos from their start."""
+    """Read one frame of a clip; videos are decoded from their start."""
     with open_video(path) as reader:
         frame = next(iter(reader.frames(index, index + 1)))
         return upright(frame.rgb, reader.info)
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of a file; number and newest time of a folder's."""
+    """Size and modification time of a file; number of files and latest time of a folder."""
     if path.is_dir():
         stats = [p.stat() for p in path.iterdir()]
         return [len(stats), max((s.st_mtime_ns for s in stats), default=0)]
@@ -362,7 +366,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read_kept(path: Path, identity: dict) -> tuple[ClipResult, list[int]] | None:
+def _read_stored(path: Path, identity: dict[str, Any]) -> tuple[ClipResult, list[int]] | None:
     try:
         stored = json.loads(path.read_text())
         if stored["identity"] == identity:

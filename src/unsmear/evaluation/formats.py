@@ -1,4 +1,4 @@
-"""Results as Markdown, CSV and LaTeX. JSON is :func:`unsmear.evaluation.results.write_results`."""
+"""Formatting of results as Markdown, CSV and LaTeX; for JSON see :func:`unsmear.evaluation.results.write_results`."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ CSV_COLUMNS = (
     "source",
     "remark",
 )
-"""One figure a line: ``kind`` is overall, clip or published."""
+"""Columns of the CSV, one value per line; ``kind`` is overall, clip or published."""
 
 LATEX_HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
 
@@ -38,17 +38,17 @@ _COSTS = {"seconds_per_frame": "s", "peak_memory_mb": "MiB"}
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """All tables: overall, published on the same data sets, clip by clip. The best comparable value is bold."""
+    """All tables as Markdown: overall, published on the same data sets, per clip. The best comparable value is bold."""
     return "\n".join(block_markdown(block) for block in all_blocks(results))
 
 
 def latex(results: Sequence[Result]) -> str:
-    """The same as ``table`` environments for a document that loads ``booktabs`` and, for wide ones, ``graphicx``."""
+    """All tables as LaTeX ``table`` environments, which need the packages ``booktabs`` and ``graphicx``."""
     return LATEX_HEAD + "\n".join(block_latex(block) for block in all_blocks(results))
 
 
 def csv_text(results: Sequence[Result]) -> str:
-    """One figure a line, full precision, with the columns ``CSV_COLUMNS``."""
+    """All results as CSV with the columns ``CSV_COLUMNS``, one value per line in full precision."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -57,7 +57,7 @@ def csv_text(results: Sequence[Result]) -> str:
 
 
 def block_markdown(block: Block) -> str:
-    """One table with its title and notes."""
+    """One table as Markdown, with its title and notes."""
 
     def shown(cell: Cell) -> str:
         text = _one_line(cell.text).replace("\\", "\\\\").replace("|", "\\|")
@@ -97,13 +97,13 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it stands; what is neither ASCII nor a letter known to it becomes ``?``."""
+    """Escape text for LaTeX; characters that are neither ASCII nor in the table of escapes are replaced by ``?``."""
     out = "".join(_LATEX.get(c) or (c if c.isascii() and c.isprintable() else "?") for c in _one_line(text))
-    return re.sub(r"\[", "{[}", out)  # after \\ a bracket would be its argument
+    return re.sub(r"\[", "{[}", out)  # after \\ a bracket would be an optional argument
 
 
 def block_latex(block: Block) -> str:
-    """One ``table`` environment; its notes are in the caption."""
+    """One table as a LaTeX ``table`` environment, with its notes in the caption."""
 
     def shown(cell: Cell) -> str:
         text = escape_latex(cell.text)

@@ -1,4 +1,4 @@
-"""Rows that generate: which model runs them, and what of it is changed (CPGD-Net, Tables II and IV; our options)."""
+"""Models and options of the rows of stage 2 (CPGD-Net, Tables II and IV; our options)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,26 +13,27 @@ from unsmear.restore.load import FIRST_STAGE
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
-"""The shipped model that generates, where there is one."""
+"""Name of the shipped model of stage 2."""
 
 _NO_GENERATOR = (
     "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
 )
 
 UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
-"""Options of a control network that its configuration leaves out, or that is not there."""
+"""Default options of control networks, for those that are missing in a configuration."""
 
 
 class Generators:
-    """Models that generate, for the rows of a table.
+    """Models of stage 2 for the rows of a table.
 
     Args:
-        load: a restorer from a name or folder.
-        models: by row, what ``--model`` gave. The one of ``full`` runs every row that its weights can express and that
-            has none of its own; without it the shipped one does, where there is one.
+        load: name or folder of a model → restorer.
+        models: model of each row, by key. That of ``full``, else the shipped one, is used for all rows without a model
+            of their own whose options its weights allow.
+        variants: rows of the table.
 
     Raises:
-        UsageError: a folder that does not generate, or is not what its row asks for.
+        UsageError: a folder without a model of stage 2, or with another configuration than its row requires.
     """
 
     def __init__(self, load: Callable[[str], Restorer], models: Mapping[str, str], variants: tuple[Variant, ...]):
@@ -51,27 +52,27 @@ class Generators:
         return self._full().first if self.full else None
 
     def shares(self, variant: Variant) -> bool:
-        """True where a row runs the weights of ``full``, changed in a way that they were not trained for."""
+        """Whether a row uses the weights of ``full`` with options that they were not trained for."""
         return bool(variant.blurred_hint or variant.trained) and variant.key not in self.models
 
     def reason(self, variant: Variant) -> str:
-        """Why a row of stage 2 cannot be measured; empty where it can."""
+        """Reason why a row of stage 2 cannot be measured; empty where it can."""
         if variant.key in self.models:
             return ""
-        if variant.only_trained and not (self.full and self._is_full_anyway(variant)):
+        if variant.only_trained and not (self.full and self._equals_full(variant)):
             return f"needs {variant.only_trained}: give {variant.key}=DIR as `models`"
         if not self.full:
             return _NO_GENERATOR
-        return "is what `full` does" if self._is_full_anyway(variant) else ""
+        return "same as `full`" if self._equals_full(variant) else ""
 
     def model(self, variant: Variant) -> str:
-        """Name or folder of what runs a row."""
+        """Name or folder of the model of a row."""
         return self.models.get(variant.key) or self.full or ""
 
     def restorer(self, variant: Variant) -> Restorer:
-        """The restorer of a row for which there is no reason not to run it.
+        """Restorer of a row whose ``reason`` is empty.
 
-        A model without a stage 1 of its own takes that of the ``full`` one that was given: rows differ in one thing.
+        A model without its own stage 1 is run after that of a given ``full`` model, so that the rows are comparable.
         """
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
@@ -86,7 +87,7 @@ class Generators:
             self._loaded = _generating(self.load(self.full), self.full)
         return self._loaded
 
-    def _is_full_anyway(self, variant: Variant) -> bool:
+    def _equals_full(self, variant: Variant) -> bool:
         full = self._full()
         config, sampling = dict(full.pipe.control.config), vars(full.sampling)
         if sampling["joint_time_attention"] is not None:
@@ -99,22 +100,22 @@ class Generators:
         entry = zoo.find(model)
         if entry.kind != "CPGDPipeline":
             raise UsageError(
-                f"`models` {variant.key}={model}: no model that generates; give a folder with unet, vae, control"
+                f"`models` {variant.key}={model}: no model that generates; give a folder with unet, vae and control"
             )
         control = entry.parts.get("control")
         config = UNCONTROLLED | (control.config if control else {})
-        for name, wanted in variant.trained.items():
-            if name == "guided" and control and _priors_have_no_part(control):
-                continue  # IRControlNet as it comes: the sampler of the row leaves the priors out anyway
-            if config[name] != wanted:
+        for name, required in variant.trained.items():
+            if name == "guided" and control and _priors_unused(control):
+                continue  # an unchanged IRControlNet; the row samples without priors anyway
+            if config[name] != required:
                 raise UsageError(
                     f"`models` {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
-                    f"give one trained with {name}: {_yaml(wanted)}"
+                    f"give one trained with {name}: {_yaml(required)}"
                 )
 
 
-def _priors_have_no_part(control: zoo.ModelEntry) -> bool:
-    """Whether a control network gives what it gave without priors, as one of DiffBIR that was imported."""
+def _priors_unused(control: zoo.ModelEntry) -> bool:
+    """True for a control network whose output does not depend on the priors, as one imported from DiffBIR."""
     ending = ".mask.weight" if control.config.get("shared_query") else ".to_qm.weight"
     with safe_open(control.weights, "pt") as file:
         keys = [key for key in file.keys() if key.endswith(ending)]  # noqa: SIM118  # it is no mapping
@@ -123,12 +124,12 @@ def _priors_have_no_part(control: zoo.ModelEntry) -> bool:
 
 def _generating(restorer: Restorer, model: str) -> CPGDRestorer:
     if not isinstance(restorer, CPGDRestorer):
-        raise UsageError(f"{model} is no model of CPGD-Net's stage 2; give a folder with unet, vae and control")
+        raise UsageError(f"{model} is not a model of CPGD-Net's stage 2; give a folder with unet, vae and control")
     return restorer
 
 
-def _has(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(config[name] == value for name, value in wanted.items())
+def _has(config: Mapping[str, Any], required: Mapping[str, Any]) -> bool:
+    return all(config[name] == value for name, value in required.items())
 
 
 def _yaml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A restorer whose motion comes from elsewhere than the codec, and what that costs (CPGD-Net, Table III)."""
+"""Restorer with motion from another source than the codec, and the cost of motion sources (CPGD-Net, Table III)."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,22 @@ from unsmear.video import Frame
 from unsmear.video.colour import luma_of_rgb
 
 COST_FIELDS = 3
-"""Fields that are timed a source; the first of them may include a warm-up."""
+"""Number of timed fields per source; the first may include a warm-up."""
 
 _LAST = "motion source: frame before"
 
 
-def _shown(rgb: np.ndarray) -> Frame:
-    """A picture as sources of motion see it."""
+def _frame(rgb: np.ndarray) -> Frame:
+    """An image as input of motion sources."""
     return Frame(0, None, 0.0, rgb, luma_of_rgb(rgb))
 
 
 class MovedRestorer(Restorer):
-    """Another restorer, handed priors whose motion (both ways) comes from ``source`` and whose residual may be gone.
+    """Wrapper of a restorer that replaces the motion (both directions) by that of ``source``, and optionally the
+    residual by zeros.
 
-    The source sees the frames of a clip and, through the state, the one before. Where neither shows the other frame
-    (behind the last frame that is looked at) the codec's motion stays. With ``mv`` and the residual nothing changes.
+    The source is given the frames of a clip and, from the state, the previous frame. After the last frame of a clip the
+    codec's motion is kept. With ``mv`` and the residual nothing changes.
     """
 
     def __init__(self, inner: Restorer, source: MotionSource, *, residual: bool = True, name: str | None = None):
@@ -53,36 +54,39 @@ class MovedRestorer(Restorer):
         return self.inner.default_tile_px(height, width, frames)
 
     def _priors(self, clip: Clip, past: np.ndarray | None) -> Iterator[Prior]:
-        pairs = [(_shown(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]
-        lead = [] if past is None else [(_shown(past), Prior.empty(*past.shape[:2]))]
+        pairs = [(_frame(frame), prior) for frame, prior in zip(clip.frames, clip.priors, strict=True)]
+        lead = [] if past is None else [(_frame(past), Prior.empty(*past.shape[:2]))]
         moved = [prior for _, prior in ReplacedMotion(self.source, self.source).of([*lead, *pairs])]
         for prior in moved[len(lead) :]:
             yield prior if self.residual else replace(prior, residual=np.zeros_like(prior.residual))
 
 
 def motion_cost(source: MotionSource, frames: Sequence[np.ndarray]) -> Cost:
-    """Cost of one field of motion at the size of these frames.
+    """Measure the cost of motion fields at the size of these frames.
 
-    The codec's motion is timed as a whole: re-encoding both ways, residual and cuts included, divided by the number
-    of fields that this gives. Its arithmetic counts as none, as in the paper.
+    The time of the codec's motion is that of re-encoding in both directions, including residuals and cuts, divided by
+    the number of fields. Its operations are counted as zero, as in the paper.
 
     Args:
-        source: of motion.
-        frames: at least two consecutive ones, ``(H, W, 3)`` uint8 or uint16.
+        source: motion source.
+        frames: at least two consecutive frames, ``(H, W, 3)`` uint8 or uint16.
+
+    Raises:
+        ValueError: fewer than two frames.
     """
     if len(frames) < 2:
         raise ValueError("the cost of motion needs two frames or more")
     cost = Cost(source.name)
-    shown = [_shown(frame) for frame in frames]
+    inputs = [_frame(frame) for frame in frames]
     if source.name == "mv":
-        lumas = [frame.luma for frame in shown]
+        lumas = [frame.luma for frame in inputs]
         begin = time.perf_counter()
         chunk_priors(lumas, before=None, after=None)
         cost.seconds = time.perf_counter() - begin
         cost.fields = 2 * (len(frames) - 1)
         return cost
     zero = np.zeros((*grid_shape(*frames[0].shape[:2]), 2), np.int16)
-    for past, now in islice(pairwise(shown), COST_FIELDS):
+    for past, now in islice(pairwise(inputs), COST_FIELDS):
         begin = time.perf_counter()
         source.motion(now, past, zero)
         cost.seconds += time.perf_counter() - begin

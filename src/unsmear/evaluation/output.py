@@ -1,4 +1,4 @@
-"""The files of an evaluation: tables in four formats, the page, and strips of crops."""
+"""Output files of an evaluation: tables in four formats, the page, and strips of crops."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +15,10 @@ from unsmear.video.images import write_png
 
 
 def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:
-    """Tables as Markdown, CSV, LaTeX and JSON, the page, and a strip of crops for each picture.
+    """Write tables as Markdown, CSV, LaTeX and JSON, the page, and a strip of crops for each picture.
 
-    Returns the files and the folder of the strips.
+    Returns:
+        Paths of the files and of the folder of strips.
     """
     results = [run.result for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,9 +36,13 @@ def write_report(runs: Sequence[Evaluation], folder: Path) -> list[Path]:
 
 
 def strip(picture: Picture) -> np.ndarray:
-    """The most blurred part of a picture: before, after, truth and error (the kind of map in VDM, Fig. 4)."""
+    """Crops of the most blurred part of a picture: before, after, truth and error map (as in VDM, Fig. 4).
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     parts = {"before": picture.before, picture.method: picture.after, "truth": picture.truth, "error": picture.error}
-    there = {label: image for label, image in parts.items() if image is not None}
+    available = {label: image for label, image in parts.items() if image is not None}
     reference = picture.before if picture.before is not None else picture.after
     box = most_blurred_crop(reference, picture.truth if picture.truth is not None else picture.after)
-    return side_by_side([box.cut(image) for image in there.values()], list(there))
+    return side_by_side([box.cut(image) for image in available.values()], list(available))

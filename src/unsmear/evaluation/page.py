@@ -1,4 +1,4 @@
-"""Results and pictures as one HTML file that needs nothing else: no network, no other files, no server."""
+"""Results and pictures as one self-contained HTML file, which needs no network, other files or server."""
 
 import base64
 import hashlib
@@ -18,15 +18,16 @@ from unsmear.evaluation.tables import Block, Cell, clip_blocks, overall_blocks, 
 from unsmear.files import write_whole
 
 WHOLE_PX = (1280, 960, 640, 480)
-"""Longer side of whole frames: the first at which the page stays within its size."""
+"""Longer side of whole frames, pixels; the first value is used at which the page does not exceed its size."""
 
 WHOLE_QUALITY = 85
 """WebP quality of whole frames. Crops are lossless."""
 
 CROP_SIZE = (320, 240)
+"""(width, height) of crops, pixels."""
 
 MAX_BYTES = 48_000_000
-"""Of all pictures of a page, as they stand in it."""
+"""Maximum size of all encoded pictures of a page, bytes."""
 
 
 def write_page(
@@ -39,16 +40,17 @@ def write_page(
     blocks: Sequence[Block] = (),
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Write the page. It opens by double click and is safe to send.
+    """Write the page.
 
     Args:
-        path: the HTML file, replaced if it is there.
-        results: what the tables show.
-        pictures: what the viewer shows; those of one clip and frame become one entry with several methods.
-        title: heading of the page; ``subtitle``: a line below it, by default methods and devices.
+        path: the HTML file, replaced if it exists.
+        results: results for the tables.
+        pictures: pictures for the viewer; those of one clip and frame become one entry with several methods.
+        title: heading of the page.
+        subtitle: line below the heading; by default methods, devices and version.
         blocks: tables to show before all others.
-        max_bytes: bound on all pictures together. Whole frames shrink to meet it; what still does not fit is left
-            out from the end, and the page says how many that are.
+        max_bytes: maximum size of all pictures. Whole frames are shrunk to meet it; pictures that still do not fit
+            are left out from the end, and the page states their number.
 
     Raises:
         OutputError: the file cannot be written.
@@ -58,11 +60,11 @@ def write_page(
     rest = [*_section("Published figures", published_blocks(results)), *_section("Clip by clip", clip_blocks(results))]
     parts = {
         "TITLE": escape(title),
-        "SUBTITLE": escape(subtitle or _told(results)),
+        "SUBTITLE": escape(subtitle or _methods(results)),
         "OVERALL": "\n".join(_table(block) for block in [*blocks, *overall_blocks(results)]),
         "QUALITY": escape(quality),
         "REST": "\n".join(rest),
-        # In a script element only "<" could end or confuse the text.
+        # In a script element only "<" must be escaped.
         "DATA": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     }
     pieces = (files("unsmear.evaluation") / "page.html").read_text(encoding="utf-8").split("@@")
@@ -70,8 +72,8 @@ def write_page(
     write_whole(path, page.encode())
 
 
-def _told(results: Sequence[Result]) -> str:
-    """Who measured what on what."""
+def _methods(results: Sequence[Result]) -> str:
+    """Methods with device, dtype and weights, and version of unsmear."""
     lines = dict.fromkeys(
         ", ".join(
             filter(None, (r.method, r.device, r.dtype, r.weights_sha256[:12] and f"weights {r.weights_sha256[:12]}"))
@@ -114,14 +116,14 @@ def _table(block: Block) -> str:
 
 
 def _sort_key(value: float | str | None) -> str:
-    """As the page's script reads it; nothing goes to the end."""
+    """Value as read by the script of the page; empty values are sorted last."""
     if value is None or value != value:
         return ""
     return value if isinstance(value, str) else str(value).replace("inf", "Infinity")
 
 
 class _Images:
-    """Encoded pictures, each once, by a short name."""
+    """Encoded pictures by a short name, each stored once."""
 
     def __init__(self) -> None:
         self.uris: dict[str, str] = {}
@@ -131,7 +133,7 @@ class _Images:
         return sum(map(len, self.uris.values()))
 
     def add(self, image: Rgb, quality: int) -> str:
-        """Encode ``(H, W, 3)`` and give its name. Quality above 100 is lossless, as OpenCV has it."""
+        """Encode ``(H, W, 3)`` and return its name. Quality above 100 is lossless, as in OpenCV."""
         bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
         done, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
         if not done:
@@ -142,13 +144,13 @@ class _Images:
 
 
 def _viewer_data(pictures: Sequence[Picture], max_bytes: int) -> tuple[dict[str, Any], str]:
-    """What the page's script reads, and a sentence on quality."""
+    """Data for the script of the page, and a sentence on quality."""
     groups = _grouped(pictures)
     for side in WHOLE_PX:
         images, entries, left_out = _encoded(groups, side, max_bytes, last=side == WHOLE_PX[-1])
         if images is not None:
             break
-    assert images is not None  # the smallest side always gives something
+    assert images is not None  # the smallest side always returns images
     quality = f"Whole frames: at most {side} px, WebP of quality {WHOLE_QUALITY}; crops: every pixel, lossless."
     if left_out:
         quality += f" {left_out} pictures were left out to keep this page within {max_bytes / 1e6:.0f} MB."
@@ -157,7 +159,7 @@ def _viewer_data(pictures: Sequence[Picture], max_bytes: int) -> tuple[dict[str,
 
 
 def _grouped(pictures: Sequence[Picture]) -> list[list[Picture]]:
-    """Those of one clip and frame, given the same input and truth, together."""
+    """Group pictures of one clip and frame with the same input and truth."""
     groups: dict[tuple[str, int, str, str], list[Picture]] = {}
     for picture in pictures:
         shapes = {part.shape for part in (picture.before, picture.after, picture.truth) if part is not None}
@@ -178,7 +180,7 @@ def _digest(image: Rgb | None) -> str:
 def _encoded(
     groups: Sequence[Sequence[Picture]], side: int, max_bytes: int, *, last: bool
 ) -> tuple[_Images | None, list[dict[str, Any]], int]:
-    """Pictures at this size, or None where they are too many bytes and a smaller size may be tried."""
+    """Encode pictures at this size; None where they exceed ``max_bytes`` and a smaller size can be tried."""
     images = _Images()
     entries: list[dict[str, Any]] = []
     for count, group in enumerate(groups):
@@ -223,7 +225,7 @@ def _entry(group: Sequence[Picture], images: _Images, side: int) -> dict[str, An
 
 
 def _box(picture: Picture) -> Box:
-    """Where the input is worst; without truth where it was changed most; else the middle."""
+    """Box of the crop: the largest error of the input, without truth the largest change, else the middle."""
     if picture.before is not None:
         other = picture.after if picture.truth is None else picture.truth
         return most_blurred_crop(picture.before, other, CROP_SIZE)

@@ -1,4 +1,4 @@
-"""Pictures of results: what is wrong where, which part to look at, and panels side by side."""
+"""Pictures of results: error maps, crops of the most blurred part, and panels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Rgb = npt.NDArray[np.uint8]
 Image = npt.NDArray[Any]
 
 FULL_ERROR = 32.0
-"""Error maps are brightest at this many levels of 255 and above. A constant, so that maps can be compared."""
+"""Error in levels of 255 from which error maps are brightest; a constant, so that maps can be compared."""
 
 _LABEL_PX = 20
 _GAP_PX = 4
@@ -22,24 +22,26 @@ _GAP_PX = 4
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One frame of one clip, as a method was given it, as it gave it back, and as it should be."""
+    """One frame of one clip: input, output of a method, and ground truth."""
 
     clip: str
     frame: int
     method: str
     before: Rgb | None
-    """(H, W, 3) uint8 RGB, as the others."""
+    """Input (H, W, 3) uint8 RGB; None where there is none."""
     after: Rgb
+    """Output, of the same shape."""
     truth: Rgb | None
+    """Ground truth, of the same shape; None where there is none."""
 
     @property
     def error(self) -> Rgb | None:
-        """The error map of ``after``; None without truth."""
+        """Error map of ``after``; None without truth."""
         return None if self.truth is None else error_map(self.after, self.truth)
 
 
 class Box(NamedTuple):
-    """A part of a picture, in pixels."""
+    """Rectangle in a picture, pixels."""
 
     x: int
     y: int
@@ -47,19 +49,19 @@ class Box(NamedTuple):
     height: int
 
     def cut(self, image: Image) -> Image:
-        """The part of ``(H, W, ...)``."""
+        """Crop an image ``(H, W, ...)``."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def error_map(restored: Image, truth: Image, full_error: float = FULL_ERROR) -> Rgb:
-    """Absolute error in colours (the kind of map in VDM, Fig. 4; its scale and colours are not stated there).
+    """Colour map of the absolute error (as in VDM, Fig. 4, which does not state its scale and colours).
 
-    The mean over R, G and B of the absolute difference; black is none, bright yellow ``full_error`` and more.
+    The error is the mean over R, G and B; black is no error, bright yellow ``full_error`` and more.
 
     Args:
         restored: ``(H, W, 3)`` uint8 or uint16.
         truth: of the same shape and type.
-        full_error: levels of 255 (uint16 is scaled to them).
+        full_error: in levels of 255 (uint16 is scaled to these).
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
@@ -73,19 +75,19 @@ def error_map(restored: Image, truth: Image, full_error: float = FULL_ERROR) -> 
 
 
 def error_scale() -> list[str]:
-    """The colours of error maps from no error to ``FULL_ERROR``, nine steps as ``#rrggbb``."""
+    """Colours of error maps from no error to ``FULL_ERROR``, in nine steps, as ``#rrggbb``."""
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)[None]
     rgb = cv2.cvtColor(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)[0]
     return ["#" + bytes(colour.tolist()).hex() for colour in rgb]
 
 
 def most_blurred_crop(before: Image, truth: Image, size: tuple[int, int] = (320, 240)) -> Box:
-    """Where the input is farthest from the truth: the box of ``size`` with the largest mean squared difference.
+    """Box of ``size`` with the largest mean squared difference between input and truth.
 
     Args:
         before: ``(H, W, 3)`` uint8 or uint16.
-        truth: of the same shape and type. Without a truth give the output: the box is where most was changed.
-        size: (width, height); cut down to the picture's.
+        truth: of the same shape and type; without a truth, the output, for the box with the largest change.
+        size: (width, height), limited to the size of the picture.
 
     Raises:
         ValueError: shapes or types differ.
@@ -99,12 +101,12 @@ def most_blurred_crop(before: Image, truth: Image, size: tuple[int, int] = (320,
 
 
 def side_by_side(images: Sequence[Image], labels: Sequence[str], details: Sequence[str] = ()) -> Rgb:
-    """Panels of one size in a row, a label above each and, where given, a detail below.
+    """Place panels of one size in a row, with a label above and optionally a detail below each.
 
     Args:
         images: ``(H, W, 3)`` uint8 or uint16 (shown in 8 bits).
-        labels: one each; letters that are not ASCII are drawn as ``?``.
-        details: one each, or none at all.
+        labels: one per image; characters that are not ASCII are drawn as ``?``.
+        details: one per image, or none.
 
     Returns:
         ``(H', W', 3)`` uint8 RGB on white.
@@ -139,7 +141,7 @@ def _levels(one: Image, other: Image) -> npt.NDArray[np.float32]:
 
 
 def _write(band: Rgb, text: str) -> None:
-    """Text in a white band, smaller where it would not fit."""
+    """Draw text in a white band, smaller where it would not fit."""
     text = text.encode("ascii", "replace").decode()
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
     wide = cv2.getTextSize(text, font, scale, 1)[0][0]

@@ -1,9 +1,9 @@
-"""What the two papers printed, as data, each figure with the way it was measured.
+"""Figures printed in the two papers, with their protocols.
 
 The papers are *Deblurring via Video Diffusion Models* (``VDM``, Tables 1 and 2) and *Coding-Prior Guided
-Diffusion Network for Video Deblurring* (``CPGD-Net``, Tables I to IV). Their tables hold figures of other
-methods that were measured in other ways, so that columns cannot be read downwards: ``protocol`` says by which of
-the known ways PSNR and SSIM were measured, ``unknown`` where nobody says. The rows of ground truth are left out.
+Diffusion Network for Video Deblurring* (``CPGD-Net``, Tables I to IV). Their tables contain figures of other
+methods measured under different protocols, so that values in one column are not comparable: ``protocol`` states the
+protocol of PSNR and SSIM, ``unknown`` where it is not stated. The rows of ground truth are left out.
 """
 
 import csv
@@ -14,14 +14,14 @@ from functools import cache
 from importlib.resources import files
 
 COMPARISONS = {"VDM": ("1", "2"), "CPGD-Net": ("I",)}
-"""Tables that compare methods; the others are ablations."""
+"""Tables of each paper that compare methods; the others are ablations."""
 
 _SETS = {"gopro": "GoPro", "dvd": "DVD", "deepvideodeblurring": "DVD"}
 
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One number of a paper."""
+    """One figure of a paper."""
 
     paper: str
     """``VDM`` or ``CPGD-Net``."""
@@ -30,23 +30,24 @@ class PublishedFigure:
     dataset: str
     """``GoPro`` or ``DVD``."""
     method: str
-    """In ablation tables a key of :mod:`unsmear.evaluation.ablation`."""
+    """Name of the method; in ablation tables a key of :mod:`unsmear.evaluation.variants`."""
     metric: str
-    """A name of :data:`unsmear.metrics.catalogue.METRICS`, or ``gflops`` (10⁹ operations a flow field)."""
+    """A key of :data:`unsmear.metrics.catalogue.METRICS`, or ``gflops`` (10⁹ operations per flow field)."""
     printed: str
-    """The digits as they stand in the paper."""
+    """The digits as printed in the paper."""
     protocol: str
-    """A name of :data:`unsmear.metrics.protocols.PROTOCOLS`, or ``koehler`` or ``unknown``."""
+    """A key of :data:`unsmear.metrics.protocols.PROTOCOLS`, or ``unknown``."""
     remark: str = ""
 
     @property
     def value(self) -> float:
+        """The figure as a number."""
         return float(self.printed)
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What one table of one paper says about one method under one protocol."""
+    """Figures of one method under one protocol in one table of a paper."""
 
     paper: str
     table: str
@@ -54,24 +55,24 @@ class PublishedRow:
     method: str
     protocol: str
     printed: dict[str, str]
-    """By metric, the digits as printed."""
+    """Digits as printed, by metric."""
     remarks: tuple[str, ...] = ()
 
 
 @cache
 def published_figures() -> tuple[PublishedFigure, ...]:
-    """Every figure, in the papers' order."""
+    """All figures, in the order of the papers."""
     text = (files("unsmear.evaluation") / "published.csv").read_text(encoding="utf-8")
     rows = [{k if k != "value" else "printed": v for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
     return tuple(PublishedFigure(**row) for row in rows)
 
 
 def published_rows(dataset: str) -> list[PublishedRow]:
-    """Rows of the comparisons on a data set, one for each table, method and protocol.
+    """Rows of the comparison tables for a data set, one for each table, method and protocol.
 
     Args:
-        dataset: a name or a path that begins one of its parts with GoPro or DVD, in any spelling
-            (``GOPRO_Large/test``); others were not published on, which gives no rows.
+        dataset: a name, or a path with a part that begins with GoPro or DVD, in any spelling
+            (``GOPRO_Large/test``); for other data sets there are no rows.
     """
     name = known_dataset(dataset)
     return _rows(f for f in published_figures() if f.table in COMPARISONS[f.paper] and f.dataset == name)
@@ -93,7 +94,7 @@ def ablation_rows(table: str, dataset: str = "") -> list[PublishedRow]:
 
 
 def known_dataset(name: str) -> str | None:
-    """``GoPro`` or ``DVD`` where a name or path speaks of them."""
+    """``GoPro`` or ``DVD`` where a part of a name or path begins with these; else None."""
     for part in reversed(re.split(r"[/\\]", name)):
         plain = re.sub(r"[^a-z]", "", part.lower())
         for start, known in _SETS.items():

@@ -1,4 +1,4 @@
-"""Results of an evaluation: plain data that tables, pages and files are made from."""
+"""Results of an evaluation, from which tables, pages and files are made."""
 
 import json
 from collections.abc import Sequence
@@ -13,35 +13,36 @@ from unsmear.files import write_whole
 from unsmear.metrics.catalogue import METRICS
 
 INPUT = "blurred input"
-"""Name in tables of the frames that methods are given."""
+"""Name of the blurred input in tables."""
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """Figures of one clip. Keys are names of :data:`unsmear.metrics.catalogue.METRICS`."""
+    """Metrics of one clip, by the keys of :data:`unsmear.metrics.catalogue.METRICS`."""
 
     clip: str
     frames: int
-    """Scored ones; a protocol may leave some out."""
+    """Number of scored frames; a protocol may leave some out."""
     values: dict[str, float]
-    """Of the output."""
+    """Metrics of the output."""
     before: dict[str, float] = field(default_factory=dict)
-    """The same of the blurred input; empty where there is none."""
+    """Metrics of the blurred input; empty where there is none."""
     seconds_per_frame: float | None = None
     peak_memory_mb: float | None = None
+    """Peak memory in MiB."""
     note: str = ""
     windows: int = 1
-    """Stretches of the clip that were scored apart; more than one under some protocols only."""
+    """Number of windows of the protocol in the clip."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of one method on one data set under one protocol."""
+    """Results of one method on one data set under one protocol."""
 
     method: str
     dataset: str
     protocol: str
-    """A name of :data:`unsmear.metrics.protocols.PROTOCOLS`."""
+    """A key of :data:`unsmear.metrics.protocols.PROTOCOLS`."""
     clips: tuple[ClipResult, ...]
     average: str = "clips"
     """``clips``: mean per clip, then over clips. ``frames``: mean over all frames. ``windows``: over all windows."""
@@ -53,12 +54,12 @@ class Result:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics that any clip has, in the catalogue's order."""
+        """Names of the metrics that any clip has, in the order of the catalogue."""
         present = {name for clip in self.clips for name in clip.values}
         return [name for name in METRICS if name in present]
 
     def mean(self, metric: str, *, before: bool = False) -> float | None:
-        """Over the clips that have it, weighted as the protocol says; None where no clip has it."""
+        """Mean over the clips that have the metric, weighted according to the protocol; None where no clip has it."""
         rows = [(clip.before if before else clip.values, self._weight(clip)) for clip in self.clips]
         return _mean([(values[metric], weight) for values, weight in rows if metric in values])
 
@@ -77,25 +78,25 @@ class Result:
 
     @property
     def seconds_per_frame(self) -> float | None:
-        """Over all frames of the clips that were timed."""
+        """Mean over all frames of the clips that were timed; None for none."""
         return _mean([(c.seconds_per_frame, c.frames) for c in self.clips if c.seconds_per_frame is not None])
 
     @property
     def peak_memory_mb(self) -> float | None:
-        """MiB, of the clip that took most."""
+        """Maximum over clips, MiB; None for none."""
         return max((c.peak_memory_mb for c in self.clips if c.peak_memory_mb is not None), default=None)
 
     def input_result(self) -> "Result | None":
-        """The blurred input as if it were a method; None where no clip has figures of its input."""
+        """Result of the blurred input as a method; None where no clip has metrics of its input."""
         clips = tuple(ClipResult(c.clip, c.frames, c.before, windows=c.windows) for c in self.clips if c.before)
         if not clips:
             return None
         return replace(self, method=INPUT, clips=clips, device="", dtype="", weights_sha256="", command="")
 
     def interval(self, metric: str, *, gain: bool = False, level: float = 0.95) -> tuple[float, float] | None:
-        """Percentile bootstrap over clips of the mean, or of the mean gain over the input.
+        """Bootstrap confidence interval over clips of the mean, or of the mean gain over the input.
 
-        10,000 resamples from a fixed seed. None with fewer than three clips, or where one is infinite.
+        Percentiles of 10,000 resamples from a fixed seed. None for fewer than three clips, or an infinite value.
         """
         rows = [
             (c.values[metric] - c.before[metric] if gain else c.values[metric], self._weight(c))
@@ -111,16 +112,16 @@ class Result:
         return float(low), float(high)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, with the means and intervals that tables print."""
-        made = asdict(self)
-        made["mean"] = {m: self.mean(m) for m in self.metrics}
-        made["mean_before"] = {m: v for m in self.metrics if (v := self.mean(m, before=True)) is not None}
-        made["interval_95"] = {m: ends for m in self.metrics if (ends := self.interval(m)) is not None}
-        return made
+        """JSON values, including the means and intervals printed in tables."""
+        values = asdict(self)
+        values["mean"] = {m: self.mean(m) for m in self.metrics}
+        values["mean_before"] = {m: v for m in self.metrics if (v := self.mean(m, before=True)) is not None}
+        values["interval_95"] = {m: ends for m in self.metrics if (ends := self.interval(m)) is not None}
+        return values
 
 
 def _mean(rows: Sequence[tuple[float, float]]) -> float | None:
-    """Of (value, weight) pairs; None where there are none."""
+    """Weighted mean of (value, weight) pairs; None where there are none."""
     if not rows:
         return None
     values, weights = zip(*rows, strict=True)
@@ -128,15 +129,15 @@ def _mean(rows: Sequence[tuple[float, float]]) -> float | None:
 
 
 def write_results(results: Sequence[Result], path: Path) -> None:
-    """All results as one JSON file."""
+    """Write all results to one JSON file."""
     write_whole(path, (json.dumps([r.as_dict() for r in results], indent=2) + "\n").encode())
 
 
 def read_results(path: Path) -> list[Result]:
-    """Read the results that ``write_results`` wrote.
+    """Read results written by ``write_results``.
 
     Raises:
-        DataLayoutError: the file is missing or something else.
+        DataLayoutError: the file is missing or has another format.
     """
     try:
         rows = json.loads(path.read_text())

@@ -1,6 +1,6 @@
-"""Results laid out as tables, before anybody decides on Markdown, LaTeX or HTML.
+"""Tables of results, independent of the format (Markdown, LaTeX or HTML).
 
-One block ranks only what may be ranked: methods on one data set under one protocol and one way of averaging.
+Only comparable methods are ranked in one block: on one data set, under one protocol and one way of averaging.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +18,20 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry."""
+    """One entry of a table."""
 
     text: str
     value: float | str | None = None
-    """To sort by."""
+    """Value for sorting."""
     best: bool = False
+    """Whether it is the best of comparable values."""
     interval: tuple[str, str] | None = None
     """Ends of the 95 % interval, rounded like the value."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A table with its name and what must be known to read it."""
+    """A table with its title and notes."""
 
     kind: str
     """``overall``, ``clips``, ``published`` or ``ablation``."""
@@ -38,7 +39,7 @@ class Block:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     words: int = 1
-    """Number of columns on the left hold words rather than numbers."""
+    """Number of columns, from the left, that contain text instead of numbers."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -48,14 +49,14 @@ def overall_blocks(results: Iterable[Result]) -> list[Block]:
 
 
 def clip_blocks(results: Iterable[Result]) -> list[Block]:
-    """One block for each result, with a row for each clip, input beside output."""
+    """One block for each result, with a row for each clip and columns of input and output."""
     return [_clips(result) for group in comparable_groups(results) for result in group]
 
 
 def published_blocks(results: Iterable[Result]) -> list[Block]:
-    """Published figures on the data sets of these results: one block a protocol, never ranked.
+    """Published figures on the data sets of these results: one block per protocol, without ranking.
 
-    Figures of unknown protocol are kept apart by the table that they come from.
+    Figures of unknown protocol have one block per source table.
     """
     blocks = []
     for dataset in dict.fromkeys(r.dataset for r in results):
@@ -68,12 +69,12 @@ def published_blocks(results: Iterable[Result]) -> list[Block]:
 
 
 def all_blocks(results: Sequence[Result]) -> list[Block]:
-    """Overall, then published, then clip by clip."""
+    """Overall blocks, then published ones, then those of clips."""
     return [*overall_blocks(results), *published_blocks(results), *clip_blocks(results)]
 
 
 def comparable_groups(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that may stand in one table, in the order in which they came."""
+    """Group results that are comparable in one table, in the given order."""
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.dataset, result.protocol, result.average), []).append(result)
@@ -81,12 +82,12 @@ def comparable_groups(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def heading(metric: Metric) -> str:
-    """``PSNR ↑ dB``."""
+    """Heading of a metric with direction and unit, such as ``PSNR ↑ dB``."""
     return " ".join(filter(None, (metric.label, ARROWS[metric.better], metric.unit)))
 
 
 def number(value: float, decimals: int) -> str:
-    """Fixed decimals with a true minus; infinite PSNR is ∞."""
+    """Format a number with fixed decimals and a minus sign; infinity is ∞, NaN is ``MISSING``."""
     if isnan(value):
         return MISSING
     if value in (float("inf"), float("-inf")):
@@ -123,20 +124,20 @@ def _overall(group: Sequence[Result]) -> Block:
 
 
 def _inputs(group: Sequence[Result]) -> list[Result]:
-    """The blurred input, once where all methods were given the same, else once for each of them."""
-    given = [(r, made) for r in group if (made := r.input_result()) is not None]
+    """Results of the blurred input: one where all methods have the same input, else one per method."""
+    inputs = [(r, result) for r in group if (result := r.input_result()) is not None]
     known: dict[tuple[str, str], float] = {}
-    for _, made in given:
-        for clip in made.clips:
+    for _, result in inputs:
+        for clip in result.clips:
             for metric, value in clip.values.items():
                 if not isclose(known.setdefault((clip.clip, metric), value), value, rel_tol=1e-6):
-                    return [replace(m, method=f"{INPUT} of {r.method}") for r, m in given]
-    scored = {clip.clip: clip for _, made in given for clip in made.clips}
+                    return [replace(i, method=f"{INPUT} of {r.method}") for r, i in inputs]
+    scored = {clip.clip: clip for _, result in inputs for clip in result.clips}
     clips = tuple(
         replace(clip, values={metric: v for (name, metric), v in known.items() if name == clip.clip})
         for clip in scored.values()
     )
-    return [replace(given[0][1], clips=clips)] if given else []
+    return [replace(inputs[0][1], clips=clips)] if inputs else []
 
 
 _AVERAGES = {
@@ -147,7 +148,7 @@ _AVERAGES = {
 
 
 def _measured_how(result: Result) -> str:
-    """The protocol's own summary; where it is unknown or averages otherwise, the average."""
+    """Summary of the protocol; for an unknown protocol, or another average, the average only."""
     protocol = PROTOCOLS.get(result.protocol)
     if protocol is not None and protocol.average == result.average:
         return f"{result.protocol}: {protocol.summary}."
@@ -155,7 +156,7 @@ def _measured_how(result: Result) -> str:
 
 
 class _Columns:
-    """Columns added one by one; those without any entry are dropped."""
+    """Columns of a table; those without any value are dropped."""
 
     def __init__(self, rows: Sequence[Result], *, rank: bool):
         self.rows, self.rank = rows, rank
@@ -201,7 +202,7 @@ class _Columns:
 def figure_cell(
     value: float | None, decimals: int, best: bool, interval: tuple[float, float] | None, *, signed: bool = False
 ) -> Cell:
-    """A value with its interval, rounded; ``MISSING`` where there is none."""
+    """Cell of a rounded value and its interval; ``MISSING`` for None."""
     if value is None:
         return Cell(MISSING)
 
@@ -213,12 +214,12 @@ def figure_cell(
 
 
 def best_of(values: Sequence[float | None], metric: Metric) -> set[int]:
-    """Where the best value stands, ties at the printed precision included. Nothing is best among fewer than two."""
-    found = [(round(v, metric.decimals), i) for i, v in enumerate(values) if v is not None]
-    if len(found) < 2:
+    """Indices of the best value, including ties at the printed precision; empty for fewer than two values."""
+    rounded = [(round(v, metric.decimals), i) for i, v in enumerate(values) if v is not None]
+    if len(rounded) < 2:
         return set()
-    best = max(found)[0] if metric.better == "higher" else min(found)[0]
-    return {i for v, i in found if v == best}
+    best = max(rounded)[0] if metric.better == "higher" else min(rounded)[0]
+    return {i for v, i in rounded if v == best}
 
 
 def _clips(result: Result) -> Block:

@@ -1,4 +1,4 @@
-"""The rows of CPGD-Net's ablation tables, and of one of our own: what each changes."""
+"""Rows of CPGD-Net's ablation tables, and of one of ours, with the options that each changes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,25 +14,28 @@ class Variant:
     """One row of a table."""
 
     key: str
-    """Its key where weights are given as KEY=DIR; for the paper's rows also their key in ``published.csv``, if
-    ``published`` gives no other."""
+    """Key for weights given as KEY=DIR; for rows of the paper also the key in ``published.csv``, unless ``published``
+    states another."""
     label: str
+    """Label in tables."""
     part: Part = "stage 1"
-    """``stage 1`` runs the CPFP at hand, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates;
+    """``stage 1`` uses the given CPFP, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates;
     ``other`` is a method that unsmear does not run."""
     motion: str = "mv"
+    """Source of the motion."""
     residual: bool = True
+    """Whether the residual is used; if not, it is zero."""
     lacks: str = ""
-    """For ``own``: what its checkpoint must do without, and how one is trained."""
+    """For ``own``: the input without which its checkpoint must be trained, and the command for it."""
     blurred_hint: bool = False
-    """For ``stage 2``: the control network is given the blurred frames in place of stage 1's."""
+    """For ``stage 2``: whether the hint is the blurred frame instead of stage 1's result."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """For ``stage 2``: what the row changes of how ``full`` samples."""
+    """For ``stage 2``: sampler settings that differ from those of ``full``."""
     trained: Mapping[str, Any] = field(default_factory=dict)
-    """For ``stage 2``: how the control network of a checkpoint of the row's own is configured."""
+    """For ``stage 2``: required configuration of the control network of a checkpoint of the row's own."""
     only_trained: str = ""
-    """For ``stage 2``: what it needs in place of the weights of ``full``, and how that is trained; empty where these
-    can stand in."""
+    """For ``stage 2``: the checkpoint that the row needs, if the weights of ``full`` cannot be used, and the command
+    that trains it."""
     published: str = ""
 
 
@@ -42,7 +45,7 @@ def _trained_with(option: str, value: str) -> str:
 
 
 def _options() -> tuple[Variant, ...]:
-    """Each value of each option of the sampler; the one that ``full`` has anyway is not measured again."""
+    """Rows for values of each sampler option; values equal to those of ``full`` are not measured again."""
     labels: dict[str, tuple[str, dict[Any, str]]] = {
         "joint_time_attention": ("self-attention over {} frames", {True: "six", False: "single"}),
         "carry_noise": ("noise {}", {True: "carried along V", False: "drawn for each frame"}),
@@ -54,17 +57,17 @@ def _options() -> tuple[Variant, ...]:
         "start": ("start at {} T", {0.1: "0.1", 0.25: "0.25", 0.5: "0.5", 1.0: "1.0"}),
         "steps": ("{} steps", {1: "1", 4: "4", 10: "10", 50: "50"}),
     }
-    named = {True: "on", False: "off"}
+    switch = {True: "on", False: "off"}
     rows = []
-    for name, (words, values) in labels.items():
-        for value, shown in values.items():
-            key = f"{name}-{named[value] if isinstance(value, bool) else value}"
+    for name, (template, values) in labels.items():
+        for value, text in values.items():
+            key = f"{name}-{switch[value] if isinstance(value, bool) else value}"
             trained = {name: value} if name == "joint_time_attention" else {}
-            rows.append(Variant(key, words.format(shown), "stage 2", sampling={name: value}, trained=trained))
+            rows.append(Variant(key, template.format(text), "stage 2", sampling={name: value}, trained=trained))
     return tuple(rows)
 
 
-_WITHOUT_CPFP = Variant("without_cpfp", "without CPFP (stage 2 sees the blurred frame)", "stage 2", blurred_hint=True)
+_WITHOUT_CPFP = Variant("without_cpfp", "without CPFP (hint: the blurred frame)", "stage 2", blurred_hint=True)
 _IRCONTROLNET = Variant(
     "ircontrolnet",
     "with IRControlNet (stage 2 without priors)",
@@ -132,7 +135,7 @@ TABLES: dict[str, tuple[Variant, ...]] = {
         *_options(),
     ),
 }
-"""CPGD-Net's tables by their numbers; ``options`` is ours: what may be chosen of stage 2, one change a row."""
+"""CPGD-Net's tables by number; ``options`` is ours: options of stage 2, one change per row."""
 
 FIGURES = {
     "I": "Figs. 7 and 8",
@@ -141,7 +144,7 @@ FIGURES = {
     "IV": "Fig. 11",
     "options": "no figure of the paper",
 }
-"""Which of the paper's pictures a table's strip of crops stands for."""
+"""Figures of the paper that correspond to the strips of crops of a table."""
 
 TITLES = {
     table: "CPGD-Net, options of stage 2 (ours)" if table == "options" else f"CPGD-Net, Table {table}"
@@ -150,7 +153,11 @@ TITLES = {
 
 
 def find_table(name: str) -> str:
-    """``I`` to ``IV``, also as 1 to 4 and in small letters, or ``options``. Raises UsageError for others."""
+    """Return the key of a table: ``I`` to ``IV``, also given as 1 to 4 or in lower case, or ``options``.
+
+    Raises:
+        UsageError: an unknown table.
+    """
     known = {"1": "I", "2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
     try:
         return known[name.upper()]

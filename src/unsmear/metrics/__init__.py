@@ -1,4 +1,4 @@
-"""Measures of quality. NumPy in, numbers out."""
+"""Quality metrics of NumPy frames."""
 
 from unsmear.metrics.blur import blur_estimate
 from unsmear.metrics.fidelity import psnr

@@ -1,4 +1,4 @@
-"""How blurred a frame is, from the frame alone."""
+"""No-reference estimates of the blur of a frame."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,25 @@ import cv2
 import numpy as np
 
 _WINDOW = 9
-_BAND_ROWS = 32  # so many rows at a time stay in the cache
+_BAND_ROWS = 32  # rows processed at a time, which fit into the cache
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Two figures of one frame, without a reference."""
+    """No-reference blur and edge slope of one frame."""
 
     blur: float
-    """See ``blur_estimate``."""
+    """Blur in [0, 1], see ``blur_estimate``."""
     steepness: float
-    """Levels a pixel of the halved frame: its mean slope, each slope weighted by itself; 0 for a plain frame."""
+    """Mean slope in levels per pixel of the halved frame, weighted by the slope itself; 0 for a plain frame."""
 
 
 def blur_estimate(luma: np.ndarray) -> float:
     """No-reference perceptual blur in [0, 1]: 0 crisp, 1 smooth (Crété et al., 2007).
 
-    A crisp frame loses much of its variation between neighbouring pixels when it is blurred once more, a
-    blurred one little. The worse of the two axes counts, so that blur along one direction shows. The frame
-    is halved first (ours): noise and the edges of codec blocks would pass for crispness.
+    A crisp frame loses much of the variation between neighbouring pixels when it is blurred once more, a
+    blurred one little. The result is the larger of the two axes, so that blur along one direction counts. The frame
+    is halved first (ours), since noise and the edges of codec blocks would raise its sharpness.
 
     Args:
         luma: (H, W) uint8.
@@ -33,11 +33,11 @@ def blur_estimate(luma: np.ndarray) -> float:
 
 
 def sharpness(luma: np.ndarray) -> Sharpness:
-    """The blur estimate, and how steep the edges are (ours): Σ d² / Σ |d| over all differences of neighbours.
+    """Blur estimate and steepness of edges (ours), Σ d² / Σ |d| over all differences d of neighbouring pixels.
 
-    An edge of height h that climbs evenly over w pixels adds h²/w to the upper sum and h to the lower one, whatever
-    its width: their ratio is its slope h/w. Of two versions of one frame the ratio of both is therefore how much
-    steeper the edges of one are, the high ones counting most.
+    An edge of height h with a linear slope over w pixels adds h²/w to the first sum and h to the second: their ratio is
+    the slope h/w. The ratio of two versions of a frame is therefore the relative slope of their edges, weighted by
+    height.
 
     Args:
         luma: (H, W) uint8.
@@ -48,7 +48,7 @@ def sharpness(luma: np.ndarray) -> Sharpness:
     reach = _WINDOW // 2
     padded = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REFLECT)
     rows, columns = padded[reach:-reach], padded[:, reach:-reach]
-    # Neighbours in a running mean differ by the sample that enters it less the one that leaves it.
+    # Neighbouring values of a running mean differ by the sample that enters minus the one that leaves.
     pairs = (
         (image[1:], image[:-1], columns[_WINDOW:], columns[:-_WINDOW]),
         (image[:, 1:], image[:, :-1], rows[:, _WINDOW:], rows[:, :-_WINDOW]),

@@ -1,4 +1,4 @@
-"""Metrics by name: label, rounding and direction."""
+"""Catalogue of metrics: name, label, rounding, unit and direction."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,16 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Name, rounding and direction of a figure."""
+    """Name, label, rounding, unit and direction of a metric."""
 
     name: str
-    """Key in results, and in CSV and JSON."""
+    """Key in results, CSV and JSON."""
     label: str
+    """Name in tables."""
     better: Better
+    """Whether higher or lower values are better."""
     decimals: int
+    """Decimals printed, and compared for the best value."""
     unit: str = ""
 
 

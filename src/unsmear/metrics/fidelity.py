@@ -1,17 +1,20 @@
-"""Pixel by pixel against a known truth."""
+"""Full-reference metrics of pixel values: PSNR, levels and luma."""
 
 import numpy as np
 
 IDENTICAL_DB = 100.0
-"""PSNR of a frame without any error, so that means stay finite. Ours."""
+"""PSNR assigned to a frame without error, so that means stay finite. Ours."""
 
 
 def levels(image: np.ndarray, *, rounded: bool) -> np.ndarray:
-    """8-bit levels 0 … 255 as float32, of uint8 or of uint16 over the full 16-bit range.
+    """Convert uint8, or uint16 over the full 16-bit range, to 8-bit levels 0 … 255 as float32.
 
     Args:
         image: any shape.
-        rounded: to whole levels, as a saved 8-bit frame has them; uint8 is whole already.
+        rounded: round to whole levels, as in a saved 8-bit frame.
+
+    Raises:
+        ValueError: another type.
     """
     if image.dtype == np.uint8:
         return image.astype(np.float32)
@@ -22,10 +25,13 @@ def levels(image: np.ndarray, *, rounded: bool) -> np.ndarray:
 
 
 def luma601(image: np.ndarray) -> np.ndarray:
-    """Y of BT.601 in studio range, 16 … 235, not rounded: the "Y channel" of restoration papers.
+    """Luma Y of BT.601 in studio range, 16 … 235, not rounded: the "Y channel" of restoration papers.
 
     Args:
         image: (H, W, 3) RGB in levels 0 … 255.
+
+    Returns:
+        (H, W).
     """
     return 16 + (image @ np.array([65.481, 128.553, 24.966], np.float32)) / np.float32(255)
 

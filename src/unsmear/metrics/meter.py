@@ -1,4 +1,4 @@
-"""The figures of one clip, frame by frame as they come: memory does not depend on its length."""
+"""Metrics of one clip, accumulated frame by frame; memory does not depend on its length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from unsmear.metrics.temporal import align
 from unsmear.video.colour import luma_of_rgb
 
 DEFAULT_METRICS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "niqe", "warp", "tlpips", "flicker", "blur")
-"""All but what needs weights or packages that do not come with unsmear."""
+"""All metrics that need no weights or packages beyond those of unsmear."""
 
 _OVER_TIME = ("warp", "tlpips", "flicker")
 
@@ -27,13 +27,13 @@ Features = list[torch.Tensor]
 
 
 class Measures:
-    """The metrics wanted, with their networks loaded once.
+    """A selection of metrics, with their networks loaded once.
 
     Args:
-        names: of :data:`unsmear.metrics.catalogue.METRICS`.
-        lpips_vgg: weights that ``lpips_vgg`` needs.
-        device: torch device of networks.
-        musiq: weights that ``musiq`` needs.
+        names: keys of :data:`unsmear.metrics.catalogue.METRICS`.
+        lpips_vgg: weights of the metric ``lpips_vgg``.
+        device: torch device of the networks.
+        musiq: weights of the metric ``musiq``.
 
     Raises:
         UsageError: an unknown metric; MUSIQ or VGG without its weights.
@@ -57,16 +57,16 @@ class Measures:
         self.musiq: MUSIQ | None = load_musiq(musiq).to(device) if "musiq" in names else None
 
     def possible(self, height: int, width: int) -> tuple[tuple[str, ...], str]:
-        """The metrics that frames of this size are large enough for, and a note on the others."""
+        """Metrics that are defined for frames of this size, in pixels, and a note on the others."""
         least = {"niqe": 2 * BLOCK_PX, "lpips": LEAST_PX["alex"], "tlpips": LEAST_PX["alex"], "ssim": 11, "ssim_y": 11}
-        small = [name for name in self.names if min(height, width) < least.get(name, 0)]
-        note = f"too small for {', '.join(METRICS[n].label for n in small)}" if small else ""
-        return tuple(name for name in self.names if name not in small), note
+        undefined = [name for name in self.names if min(height, width) < least.get(name, 0)]
+        note = f"too small for {', '.join(METRICS[n].label for n in undefined)}" if undefined else ""
+        return tuple(name for name in self.names if name not in undefined), note
 
 
 @dataclass
 class _Previous:
-    """Features of a frame that comparing the next one with it needs."""
+    """Images and features of the previous frame, for the temporal metrics."""
 
     image: np.ndarray
     truth: np.ndarray
@@ -76,14 +76,14 @@ class _Previous:
 
 @dataclass
 class Meter:
-    """Scores frames of one clip against their truth under one protocol."""
+    """Scores frames of one clip against their ground truth under one protocol."""
 
     measures: Measures
     protocol: Protocol
     names: tuple[str, ...]
-    """Those that frames of this size can be measured by."""
+    """Metrics to compute, from ``Measures.possible``."""
     rows: list[dict[str, float]] = field(default_factory=list)
-    """Figures of each frame, empty where it is left out."""
+    """Values of each frame by metric; empty for frames that the protocol leaves out."""
     _windows: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     _previous: _Previous | None = None
 
@@ -92,7 +92,11 @@ class Meter:
 
         Args:
             image, truth: (H, W, 3) RGB, uint8 or uint16.
-            window: where the protocol counts it; None leaves it out, and what comes next has no frame before it.
+            window: number of the frame's window in the protocol; None leaves it out, and the next frame then has no
+                temporal metrics.
+
+        Raises:
+            ValueError: shapes or types that the metrics do not accept.
         """
         if window is None:
             self.rows.append({})
@@ -101,7 +105,7 @@ class Meter:
         self._count(self._measure(image, truth), window)
 
     def replay(self, row: dict[str, float], window: int | None) -> None:
-        """Count figures of the next frame that were measured before."""
+        """Add the next frame by values measured earlier."""
         if window is None:
             self.rows.append({})
         else:
@@ -115,28 +119,28 @@ class Meter:
 
     @torch.inference_mode()
     def _measure(self, image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        wanted, z = set(self.names), levels(truth, rounded=True)
+        names, z = set(self.names), levels(truth, rounded=True)
         y = levels(image, rounded=self.protocol.rounded)
-        row = {k: v for k, v in self.protocol.score(y, z).items() if k in wanted}
+        row = {k: v for k, v in self.protocol.score(y, z).items() if k in names}
         y = levels(image, rounded=True)
         features = truth_features = None
-        if self.measures.alex is not None and wanted & {"lpips", "tlpips"}:
+        if self.measures.alex is not None and names & {"lpips", "tlpips"}:
             features, truth_features = (self._features(self.measures.alex, i) for i in (y, z))
-            if "lpips" in wanted:
+            if "lpips" in names:
                 row["lpips"] = float(self.measures.alex.distance(features, truth_features))
         if self.measures.vgg is not None:
             vgg = self.measures.vgg
             row["lpips_vgg"] = float(vgg.distance(self._features(vgg, y), self._features(vgg, z)))
-        if "niqe" in wanted and (value := niqe(y)) == value:
+        if "niqe" in names and (value := niqe(y)) == value:
             row["niqe"] = value
         if self.measures.musiq is not None:
             unit = torch.from_numpy(y / np.float32(255)).permute(2, 0, 1)[None]
             row["musiq"] = float(self.measures.musiq(unit.to(self.measures.device)))
-        if "blur" in wanted:
+        if "blur" in names:
             row["blur"] = blur_estimate(luma_of_rgb(y.astype(np.uint8)))
         now = _Previous(y, z, features, truth_features)
-        if self._previous is not None and wanted & set(_OVER_TIME):
-            row |= {k: v for k, v in self._over_time(now, self._previous).items() if k in wanted}
+        if self._previous is not None and names & set(_OVER_TIME):
+            row |= {k: v for k, v in self._over_time(now, self._previous).items() if k in names}
         self._previous = now
         return row
 
@@ -144,12 +148,12 @@ class Meter:
         return model.features(frame_tensor(image, self.measures.device))
 
     def _over_time(self, now: _Previous, before: _Previous) -> dict[str, float]:
-        """Warping error along the truth's motion; how the error boils; how unlike the truth's own the changes are."""
-        found = align(now.truth, before.truth)
+        """Warping error along the motion of the truth, warping error of the error image, and tLPIPS."""
+        alignment = align(now.truth, before.truth)
         out = {}
-        if found.visible.any():
-            out["warp"] = found.difference(now.image, before.image)
-            out["flicker"] = found.difference(now.image - now.truth, before.image - before.truth)
+        if alignment.visible.any():
+            out["warp"] = alignment.difference(now.image, before.image)
+            out["flicker"] = alignment.difference(now.image - now.truth, before.image - before.truth)
         alex = self.measures.alex
         if alex and now.features and before.features and now.truth_features and before.truth_features:
             change = float(alex.distance(now.features, before.features))
@@ -158,16 +162,16 @@ class Meter:
 
     @property
     def frames(self) -> int:
-        """Scored so far."""
+        """Number of scored frames."""
         return sum(1 for row in self.rows if row)
 
     @property
     def windows(self) -> int:
-        """Stretches scored so far."""
+        """Number of scored windows."""
         return len(self._windows)
 
     def means(self) -> dict[str, float]:
-        """Mean over frames, where the protocol says so per window and then over windows."""
+        """Mean of each metric over frames; under protocols with windows, per window and then over windows."""
         if self.protocol.average == "windows":
             groups = [[float(np.mean(w[n])) for w in self._windows.values() if n in w] for n in self.names]
         else:

@@ -1,7 +1,7 @@
-"""NIQE: how far a frame's statistics are from those of pristine photographs (Mittal, Soundararajan & Bovik, 2013).
+"""NIQE: distance of a frame's statistics from those of pristine photographs (Mittal, Soundararajan & Bovik, 2013).
 
-The Gaussian of pristine photographs is the one published with the authors' release; conventions follow that release,
-so that figures compare with other papers': Y of BT.601 rounded to whole levels, blocks of 96 pixels, two scales.
+The Gaussian of pristine photographs is that of the authors' release; conventions follow the release too, so that
+values are comparable with those of papers: Y of BT.601 rounded to whole levels, blocks of 96 pixels, two scales.
 """
 
 import math
@@ -17,18 +17,18 @@ BLOCK_PX = 96
 _WINDOW = (7, 7)
 _WINDOW_SIGMA = 7 / 6
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Shifts of the four products of neighbouring coefficients: along rows, along columns, along both diagonals."""
+"""Shifts (rows, columns) of the four products of neighbouring coefficients: horizontal, vertical, both diagonals."""
 _ALPHAS = np.arange(0.2, 10.001, 0.001)
 
 
 def niqe(image: np.ndarray) -> float:
-    """NIQE, 0 for pristine statistics, more for worse; some 3 for a good photograph.
+    """NIQE: 0 for pristine statistics, about 3 for a good photograph, higher for worse ones; NaN for a plain frame.
 
     Args:
         image: (H, W, 3) RGB in levels 0 … 255, sides of at least 192 pixels.
 
     Raises:
-        ValueError: fewer than two blocks fit along a side.
+        ValueError: a side below 192 pixels.
     """
     rows, columns = (side // BLOCK_PX for side in image.shape[:2])
     if min(rows, columns) < 2:
@@ -60,7 +60,7 @@ def _pristine() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _normalised(luma: np.ndarray) -> np.ndarray:
-    """Local mean taken away, divided by the local deviation (MSCN coefficients, Eq. 1)."""
+    """Subtract the local mean and divide by the local deviation (MSCN coefficients, Eq. 1)."""
 
     def smoothed(x: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(x, _WINDOW, _WINDOW_SIGMA, borderType=cv2.BORDER_REPLICATE)
@@ -70,7 +70,7 @@ def _normalised(luma: np.ndarray) -> np.ndarray:
 
 
 def _features(blocks: np.ndarray) -> np.ndarray:
-    """18 numbers of each block (N, S, S): parameters of the coefficients and of products of neighbours (Eqs. 7, 8)."""
+    """18 features of each block (N, S, S): parameters of coefficients and of products of neighbours (Eqs. 7, 8)."""
     alpha, left, right = _asymmetric_gaussian(blocks)
     out = [alpha, (left + right) / 2]
     for shift in _NEIGHBOURS:
@@ -90,13 +90,13 @@ def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         )
         ratio = left / right
         kurtosis = np.abs(flat).mean(1) ** 2 / square.mean(1)
-        wanted = kurtosis * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+        moment = kurtosis * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     table = _moment_ratios()
-    after = np.clip(np.searchsorted(table, np.nan_to_num(wanted, nan=0.0)), 1, len(table) - 1)
-    nearest = after - (wanted - table[after - 1] <= table[after] - wanted)
+    after = np.clip(np.searchsorted(table, np.nan_to_num(moment, nan=0.0)), 1, len(table) - 1)
+    nearest = after - (moment - table[after - 1] <= table[after] - moment)
     alpha = _ALPHAS[nearest]
     scale = np.sqrt(_gamma(1 / alpha) / _gamma(3 / alpha))
-    scale[~np.isfinite(wanted)] = np.nan
+    scale[~np.isfinite(moment)] = np.nan
     return alpha, left * scale, right * scale
 
 
@@ -110,11 +110,11 @@ _gamma = np.vectorize(math.gamma, otypes=[np.float64])
 
 
 def _halved(luma: np.ndarray) -> np.ndarray:
-    """Half the size by the cubic kernel (a = −½) stretched to eight taps, as MATLAB's ``imresize`` does."""
+    """Halve the size with the cubic kernel (a = −½) stretched to eight taps, as in MATLAB's ``imresize``."""
     offsets = np.abs(np.arange(-3.5, 4)) / 2
     near = 1.5 * offsets**3 - 2.5 * offsets**2 + 1
     far = -0.5 * offsets**3 + 2.5 * offsets**2 - 4 * offsets + 2
     taps = np.where(offsets <= 1, near, far)
     taps /= taps.sum()
-    anchor = (3, 3)  # taps reach from three pixels before to four after: centred between two pixels
+    anchor = (3, 3)  # three pixels before, four after: the kernel is centred between two pixels
     return cv2.sepFilter2D(luma, -1, taps, taps, anchor=anchor, borderType=cv2.BORDER_REFLECT)[::2, ::2]

@@ -1,18 +1,18 @@
-"""Ways of measuring, by name. A PSNR without one of these names means little: they differ by more than methods do.
+"""Evaluation protocols by name. A PSNR needs one of these names: protocols differ by more than methods do.
 
 ========================  ============================================================================
 ``basicsr`` (default)     RGB, rounded to 8 bits, whole frames; mean per clip, then over clips
-``basicsr-frame``         the same, mean over all frames
+``basicsr-frame``         as ``basicsr``, mean over all frames
 ``koehler``               16 pixels cropped, first frame left out, brightness scaled, shifted by whole
-                          pixels onto the truth, grey; mean over all frames
+                          pixels to match the truth, grey; mean over all frames
 ``shiftnet``              not rounded, blocks of 48 frames after the first two, SSIM joint over colours;
                           mean over all frames
 ``bsst``                  rounded, windows of 48 frames overlapping by 4, two frames left out at each end,
                           SSIM joint over colours; mean per window, then over windows
 ========================  ============================================================================
 
-What each does follows the evaluation code of those who print figures under it: BasicSR, RVRT and VRT; PVDNet's, after
-the benchmark of Köhler et al. (2012); Shift-Net's; BSSTNet's, which CPGD-Net uses too.
+Each follows the evaluation code of the papers that use it: BasicSR, RVRT and VRT; PVDNet, after the benchmark of Köhler
+et al. (2012); Shift-Net; BSSTNet, also used by CPGD-Net.
 """
 
 from collections.abc import Callable
@@ -37,36 +37,37 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of measuring."""
+    """An evaluation protocol."""
 
     name: str
     summary: str
-    """Description in one line; printed beside figures."""
+    """Description in one line; printed in tables."""
     average: Average
+    """What means are taken over: clips (of means over their frames), frames, or windows."""
     rounded: bool
-    """True where frames are rounded to 8 bits before they are compared."""
+    """Whether frames are rounded to 8 bits before they are compared."""
     windows: Callable[[int], list[int | None]]
-    """From the number of frames of a clip to the window that each is scored in; None leaves a frame out."""
+    """Number of frames of a clip → window number of each frame; None leaves a frame out."""
     score: Score
     """PSNR and SSIM of a frame (H, W, 3) in levels 0 … 255 against its truth, by names of the catalogue."""
 
     def window_of_frames(self, frames: int, clip: str) -> list[int | None]:
-        """``windows`` of a clip.
+        """Window number of each frame of a clip; None for frames that are left out.
 
         Raises:
             DataLayoutError: the clip is too short for any frame to be scored.
         """
-        found = self.windows(frames)
-        if all(window is None for window in found):
+        windows = self.windows(frames)
+        if all(window is None for window in windows):
             raise DataLayoutError(
                 f"{clip}: {frames} frames are too few for the protocol {self.name} ({self.summary}): "
                 "choose `protocol` basicsr"
             )
-        return found
+        return windows
 
 
 def find_protocol(name: str) -> Protocol:
-    """By name. Raises UsageError where there is none."""
+    """Return the protocol of a name. Raises UsageError for an unknown name."""
     try:
         return PROTOCOLS[name]
     except KeyError:
@@ -82,20 +83,20 @@ def _all_but_first(frames: int) -> list[int | None]:
 
 
 def _whole_blocks(frames: int) -> list[int | None]:
-    """Shift-Net: two frames at each end are context only, and the rest counts as far as whole blocks go."""
+    """Shift-Net: two frames at each end are context, and incomplete blocks at the end are left out."""
     blocks = max(frames - 2 * _EDGE, 0) // _BLOCK
     return [i // _BLOCK if 0 <= i < blocks * _BLOCK else None for i in range(-_EDGE, frames - _EDGE)]
 
 
 def _overlapping(frames: int) -> list[int | None]:
-    """BSSTNet: windows of 48, the last one moved back to end with the clip; each frame counts once."""
-    found: list[int | None] = [None] * frames
+    """BSSTNet: windows of 48 frames, the last one shifted to end with the clip; each frame is scored once."""
+    windows: list[int | None] = [None] * frames
     starts = [*range(0, frames - _BLOCK, _BLOCK - _OVERLAP), max(frames - _BLOCK, 0)]
     for number, start in enumerate(starts):
         for i in range(start + _EDGE, min(start + _BLOCK, frames) - _EDGE):
-            if found[i] is None:
-                found[i] = number
-    return found
+            if windows[i] is None:
+                windows[i] = number
+    return windows
 
 
 def _separate(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -118,7 +119,7 @@ def _cropped_to_four(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def _registered(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Brightness and position brought in line with the truth before they are compared (Köhler et al.)."""
+    """Compare after matching brightness and position to the truth (Köhler et al.)."""
     inner = slice(_CROP_PX, -_CROP_PX)
     z, x = (np.ascontiguousarray(i[inner, inner], np.float32) for i in (image, truth))
     if not z.size:
@@ -126,17 +127,17 @@ def _registered(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     energy = float(np.vdot(z, z))
     z = z * np.float32(np.vdot(x, z) / energy if energy else 1)
     dy, dx = _shift(x.mean(2), z.mean(2))
-    moved, kept = np.zeros_like(z), np.zeros(z.shape[:2], np.float32)
+    moved, overlap = np.zeros_like(z), np.zeros(z.shape[:2], np.float32)
     height, width = z.shape[:2]
-    to = (slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0)))
-    come = (slice(max(-dy, 0), height + min(-dy, 0)), slice(max(-dx, 0), width + min(-dx, 0)))
-    moved[to], kept[to] = z[come], 1
-    grey, wanted = moved @ _GREY, (x * kept[..., None]) @ _GREY
-    return {"psnr": psnr_of_levels(grey, wanted), "ssim": ssim(grey, wanted)}
+    target = (slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0)))
+    source = (slice(max(-dy, 0), height + min(-dy, 0)), slice(max(-dx, 0), width + min(-dx, 0)))
+    moved[target], overlap[target] = z[source], 1
+    grey, reference = moved @ _GREY, (x * overlap[..., None]) @ _GREY
+    return {"psnr": psnr_of_levels(grey, reference), "ssim": ssim(grey, reference)}
 
 
 def _shift(truth: np.ndarray, image: np.ndarray) -> tuple[int, int]:
-    """Whole pixels (down, right) by which ``image`` has to move: the peak of the circular cross-correlation."""
+    """Shift (down, right) of ``image`` in whole pixels that matches ``truth``: peak of the circular correlation."""
     spectrum = np.fft.rfft2(truth.astype(np.float64)) * np.conj(np.fft.rfft2(image.astype(np.float64)))
     peak = np.unravel_index(int(np.fft.irfft2(spectrum, truth.shape).argmax()), truth.shape)
     dy, dx = (int(p) - n if p > n // 2 else int(p) for p, n in zip(peak, truth.shape, strict=True))

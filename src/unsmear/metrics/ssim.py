@@ -1,6 +1,6 @@
-"""Structural similarity (Wang et al., 2004) in the two variants that deblurring papers print.
+"""Structural similarity (Wang et al., 2004) in the two variants used in deblurring papers.
 
-They differ by far more than methods do: the joint one smooths over the colour channels too and comes out higher.
+They differ by far more than methods do: the joint one also smooths over the colour channels, and is higher.
 """
 
 import cv2
@@ -37,7 +37,7 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
 def ssim_joint(image: np.ndarray, truth: np.ndarray) -> float:
     """Mean SSIM with a Gaussian of σ 1.5 over rows, columns and channels at once (Shift-Net, BSSTNet).
 
-    The Gaussian is cut at four σ and the image mirrored at all borders, those of the channels too.
+    The Gaussian is truncated at 4 σ, and the image is mirrored at all borders, including those of the channels.
 
     Args:
         image, truth: (H, W, C) in levels 0 … 255.
@@ -56,7 +56,7 @@ def ssim_joint(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _channel_mixer(channels: int) -> np.ndarray:
-    """The Gaussian along the channel axis as a matrix (C, C): mirrored, so that it has no end."""
+    """Gaussian along the channel axis with mirrored borders, as a matrix (C, C)."""
     offsets = np.arange(-_JOINT_RADIUS, _JOINT_RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights /= weights.sum()
@@ -68,7 +68,7 @@ def _channel_mixer(channels: int) -> np.ndarray:
 
 
 def _mean_index(image: np.ndarray, truth: np.ndarray, smoothed) -> float:  # type: ignore[no-untyped-def]
-    # Centred, so that float32 loses nothing in the difference of squares.
+    # Centred, so that float32 keeps precision in the difference of squares.
     x, y = (np.ascontiguousarray(i, np.float32) - _CENTRE for i in (image, truth))
     mx, my = smoothed(x), smoothed(y)
     vx, vy = smoothed(x * x) - mx * mx, smoothed(y * y) - my * my

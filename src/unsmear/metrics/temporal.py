@@ -1,7 +1,7 @@
-"""Whether a restored video holds still where the scene does. Ours, along the lines of Lai et al. (2018).
+"""Temporal consistency of a restored video. Ours, similar to Lai et al. (2018).
 
-A frame is compared with the one before it, brought in line along the optical flow of the sharp truth, wherever that
-flow is consistent both ways: what changes there was not in the scene.
+A frame is compared with the previous one warped along the optical flow of the sharp ground truth, where forward and
+backward flow agree: differences there are not motion of the scene.
 """
 
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ import numpy as np
 
 _CONSISTENT_PX = 1.0
 _CONSISTENT_SHARE = 0.05
-"""Flow there and back may miss by this much, plus this share of its length."""
+"""Tolerance of the forward-backward check: pixels, and in addition a share of the length of the flow."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the frame before lies on a frame."""
+    """Mapping from a frame to the previous one."""
 
     map_x: np.ndarray
     map_y: np.ndarray
-    """(H, W) float32: where the content at a pixel was one frame ago."""
+    """(H, W) float32: position in the previous frame of the content at each pixel."""
     visible: np.ndarray
-    """(H, W) bool: seen in both frames."""
+    """(H, W) bool, True for content that is visible in both frames."""
 
     def warp(self, previous: np.ndarray) -> np.ndarray:
-        """``previous`` (H, W, 3) float32 as it would look now."""
+        """Warp ``previous`` (H, W, 3) float32 to the current frame."""
         return cv2.remap(previous, self.map_x, self.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def difference(self, now: np.ndarray, previous: np.ndarray) -> float:
-        """Mean absolute difference over visible pixels, in the unit of the frames; NaN where none is."""
+        """Mean absolute difference over visible pixels, in the unit of the frames; NaN where none is visible."""
         if not self.visible.any():
             return float("nan")
         return float(np.abs(now - self.warp(previous))[self.visible].mean())
 
 
 def align(now: np.ndarray, previous: np.ndarray) -> Alignment:
-    """Align by dense inverse search flow (Kroeger et al., 2016; OpenCV's medium preset).
+    """Align two frames by dense inverse search flow (Kroeger et al., 2016; OpenCV's medium preset).
 
     Args:
         now, previous: (H, W, 3) RGB in levels 0 … 255.

@@ -1,5 +1,6 @@
-"""From a folder of weights to networks. Strict: every key must fit, and where a card states a checksum the files must
-have it.
+"""Loading of networks and pipelines from folders of weights.
+
+Loading is strict: every key must fit, and the files must match the checksum on the card, if there is one.
 """
 
 import json
@@ -17,10 +18,10 @@ log = logging.getLogger("unsmear")
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 SAMPLING_FILE = "sampling.json"
-"""Beside a pipeline's networks: fields of its sampler's settings, before those in ``model_index.json``."""
+"""Sampler settings beside a pipeline's networks; they override those in ``model_index.json``."""
 
 RETIRED_SAMPLING = ("carry_latent",)
-"""Fields that folders of earlier versions may set; they blurred, and are passed by."""
+"""Sampler settings of earlier versions that were removed because they blurred; they are ignored with a warning."""
 
 _MISSING = "{} has no {}: import one with `unsmear models import FILE -o DIR`"
 
@@ -35,23 +36,23 @@ NETWORKS = {
     "UNet3DConditionModel": "diffusers",
     **dict.fromkeys(AUTOENCODERS, "diffusers"),
 }
-"""Modules by the names of their classes."""
+"""Module of each network class."""
 
 
 def load_model(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
-    """The network or pipeline of a folder with its weights, in float32 on the CPU, not to be trained.
+    """Load the network or pipeline of a folder: float32, on the CPU, in evaluation mode, without gradients.
 
-    A pipeline's parts that are missing beside ``unet`` and ``vae`` start fresh, with a warning.
+    Parts of a pipeline other than ``unet`` and ``vae`` are initialised where they are missing, with a warning.
 
     Args:
         entry: the folder.
-        kinds: classes that are wanted, keys of ``NETWORKS`` and ``PIPELINES``; none for any.
-        prompts: whether a pipeline has to read prompts. Else the text encoder stays where it is if the empty prompt is
-            stored.
+        kinds: accepted classes, keys of ``NETWORKS`` and ``PIPELINES``; none for any.
+        prompts: whether a pipeline must be able to embed prompts. If not, the text encoder is not loaded where the
+            embedding of the empty prompt is stored.
 
     Raises:
-        WeightsError: damaged file, wrong checksum, another class, keys that do not fit (named); of a pipeline, also a
-            part that is missing or of another width than the others.
+        WeightsError: damaged file, wrong checksum, another class, keys that do not fit (named); for a pipeline, also a
+            part that is missing or whose width differs from the others'.
         UsageError: a text or image encoder is needed, and transformers is not installed.
     """
     _verify(entry)
@@ -66,22 +67,22 @@ def load_model(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
 
 
 def sampling_defaults(entry: ModelEntry, kind: Any) -> dict[str, Any]:
-    """Sampler settings that the folder gives, fields of the dataclass ``kind``; empty where it gives none.
+    """Sampler settings stored in a folder, fields of the dataclass ``kind``; empty where there are none.
 
     Raises:
-        WeightsError: a file is damaged or names unknown fields.
+        WeightsError: a file is damaged or has unknown fields.
     """
     values: dict[str, Any] = {}
     for path in (entry.folder / INDEX_FILE, entry.folder / SAMPLING_FILE):
         if not path.exists():
             continue
         try:
-            given = (
+            stored = (
                 entry.index.get("sampling") or {}
                 if path.name == INDEX_FILE
                 else read_json(path, "restore the file", WeightsError)
             )
-            values |= dict(given)
+            values |= dict(stored)
             for name in RETIRED_SAMPLING:
                 if values.pop(name, None):
                     log.warning("%s sets %s, which is no option any more: it has no effect", path, name)
@@ -120,16 +121,16 @@ def _vdm(entry: ModelEntry, prompts: bool) -> Any:
     from unsmear.models.vdm.network import VDM
     from unsmear.models.vdm.pipeline import VDMPipeline, VDMSampling
 
-    del prompts  # it reads the empty one at most
+    del prompts  # only the empty prompt is used
     unet, vae = _part(entry, "unet", "UNet3DConditionModel"), _part(entry, "vae", *AUTOENCODERS)
-    given = {}
+    conditions = {}
     for name, kind in {"blur_encoder": "BlurEncoder", "image_tokens": "ImageTokens"}.items():
         if name in entry.parts:
-            given[name] = _part(entry, name, kind)
+            conditions[name] = _part(entry, name, kind)
         else:
             log.warning("%s has no %s: it starts untrained; `unsmear train vdm` trains it", entry.folder, name)
     try:
-        model = VDM.assembled(unet, vae, **given)
+        model = VDM.assembled(unet, vae, **conditions)
     except ValueError as error:
         raise WeightsError(f"{entry.folder}: {error}; import parts that belong together") from None
     _fill_empty_prompt(model.image_tokens, entry.folder)
@@ -142,7 +143,7 @@ def _vdm(entry: ModelEntry, prompts: bool) -> Any:
 
 
 PIPELINES: dict[str, Callable[[ModelEntry, bool], Any]] = {"CPGDPipeline": _cpgd, "VDMPipeline": _vdm}
-"""Loaders by the names of their classes."""
+"""Loader of each pipeline class."""
 
 
 def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
@@ -152,11 +153,12 @@ def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
 
 
 def _verify(entry: ModelEntry) -> None:
-    stated = entry.card.get("sha256")
-    if stated and entry.checksum() != stated:
+    expected = entry.card.get("sha256")
+    if expected and entry.checksum() != expected:
         where = entry.weights if (entry.folder / CONFIG_FILE).exists() else entry.folder
         raise WeightsError(
-            f"{where} is damaged (its SHA-256 is not the card's {stated[:12]}…): restore the file or reinstall unsmear"
+            f"{where} is damaged (its SHA-256 is not the card's {expected[:12]}…): "
+            "restore the file or reinstall unsmear"
         )
 
 
@@ -164,7 +166,7 @@ def _network(entry: ModelEntry, kind: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from unsmear.models.common.latents import described
+    from unsmear.models.common.latents import accepted_config
 
     try:
         weights = load_file(entry.weights)
@@ -174,7 +176,7 @@ def _network(entry: ModelEntry, kind: str) -> Any:
             "restore the file or reinstall unsmear"
         ) from None
     try:
-        model = getattr(import_module(NETWORKS[kind]), kind).from_config(described(entry.config))
+        model = getattr(import_module(NETWORKS[kind]), kind).from_config(accepted_config(entry.config))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
     _load_strictly(model, weights, entry)
@@ -182,11 +184,11 @@ def _network(entry: ModelEntry, kind: str) -> Any:
 
 
 def _load_strictly(model: Any, weights: dict[str, Any], entry: ModelEntry) -> None:
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    strange = sorted(weights.keys() - wanted.keys())
-    shaped = sorted(k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape)
-    for what, keys in (("lacks", missing), ("has unknown", strange), ("has the wrong shape for", shaped)):
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    reshaped = sorted(k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape)
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has the wrong shape for", reshaped)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise WeightsError(
@@ -211,27 +213,30 @@ def _scheduler(folder: Path) -> Any:
 
 
 def _fill_empty_prompt(image_tokens: Any, folder: Path) -> None:
-    """Take over the folder's empty prompt, where its tokens are wanted and not there yet."""
+    """Copy the folder's empty prompt into image tokens that use one and do not hold it yet."""
     from unsmear.models.common.text import empty_prompt
 
-    kept = image_tokens.empty_prompt
-    if not kept.numel() or kept.any():
+    tokens = image_tokens.empty_prompt
+    if not tokens.numel() or tokens.any():
         return
-    read = empty_prompt(folder, kept.shape[1])
-    if read is None:
-        log.warning("%s has no text encoder: the empty prompt's tokens are taken for zero", folder)
+    embedding = empty_prompt(folder, tokens.shape[1])
+    if embedding is None:
+        log.warning("%s has no text encoder: the empty prompt's tokens are set to zero", folder)
         return
-    if read.shape[1] != len(kept):
-        raise WeightsError(f"{folder} has an empty prompt of {read.shape[1]} tokens, its image tokens want {len(kept)}")
-    kept.copy_(read[0])
+    if embedding.shape[1] != len(tokens):
+        raise WeightsError(
+            f"{folder} has an empty prompt of {embedding.shape[1]} tokens, "
+            f"expected {len(tokens)} as in its image tokens"
+        )
+    tokens.copy_(embedding[0])
 
 
 def _image_encoder(folder: Path, image_tokens: Any) -> Any:
-    """CLIP's vision tower, if there is one and the model has no embedding of its own."""
+    """CLIP's vision encoder, if there is one and the model has no frame embedding of its own."""
     if image_tokens.embedding is not None:
         return None
     if not (folder / "image_encoder").is_dir():
-        log.warning("%s has no image encoder: the centre frame counts as unknown", folder)
+        log.warning("%s has no image encoder: the model is not conditioned on the centre frame", folder)
         return None
     try:
         from transformers import CLIPVisionModelWithProjection
@@ -242,5 +247,7 @@ def _image_encoder(folder: Path, image_tokens: Any) -> Any:
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", use_safetensors=True)
     ours, theirs = image_tokens.config["vector_width"], encoder.config.projection_dim
     if ours != theirs:
-        raise WeightsError(f"{folder / 'image_encoder'} gives vectors of {theirs}, the image tokens want {ours}")
+        raise WeightsError(
+            f"{folder / 'image_encoder'} gives vectors of {theirs} values, expected {ours} as in the image tokens"
+        )
     return encoder.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Motion sources by name; those that need torch and torchvision are imported when they are wanted."""
+"""Motion sources by name; torch and torchvision are imported only for sources that need them."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from unsmear.priors.flow import MotionSource, make_source
 
 
 def find_source(name: str, weights: Path | None = None, device: str = "cpu") -> MotionSource:
-    """``mv``, ``dis``, ``none``, ``raft-N`` or ``raft-N-warm``.
+    """Return the motion source ``mv``, ``dis``, ``none``, ``raft-N`` or ``raft-N-warm``.
 
     Args:
-        name: of the source.
-        weights: of RAFT, torchvision's ``raft_large`` or princeton-vl's ``raft-things``, ``.pth`` or safetensors; None:
-            torchvision fetches its own.
+        name: name of the source; N is the number of RAFT's iterations.
+        weights: torchvision's ``raft_large`` or princeton-vl's ``raft-things``, as ``.pth`` or safetensors; None:
+            torchvision downloads its own.
         device: where RAFT runs.
 
     Raises:

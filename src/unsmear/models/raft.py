@@ -32,13 +32,19 @@ class RaftFlow:
     """``raft-N`` and ``raft-N-warm``: N refinement iterations, from zero or from the codec's vectors."""
 
     def __init__(self, model: torch.nn.Module, iterations: int, *, warm: bool = False, device: str = "cpu") -> None:
-        """Take a model of torchvision's ``raft_large`` or ``raft_small`` kind.
+        """Wrap a network of torchvision.
+
+        Args:
+            model: ``raft_large`` or ``raft_small``.
+            iterations: refinement iterations, 1 or more.
+            warm: whether to start from the codec's vectors.
+            device: where it runs.
 
         Raises:
-            UsageError: no iterations.
+            UsageError: fewer than 1 iteration.
         """
         if iterations < 1:
-            raise UsageError(f"RAFT with {iterations} iterations gives nothing; choose 1 or more")
+            raise UsageError(f"RAFT with {iterations} iterations predicts nothing; choose 1 or more")
         self.name = f"raft-{iterations}{'-warm' if warm else ''}"
         self.iterations, self.warm, self.device = iterations, warm, torch.device(device)
         self._model: Any = model.to(self.device).eval()
@@ -91,7 +97,7 @@ class RaftFlow:
         return _convex_upsampling(flow, model.mask_predictor(hidden))
 
     def flops(self, height: int, width: int) -> float:
-        """Convolutions and products of matrices for one field, 2 operations a multiplication, as PyTorch counts."""
+        """Floating-point operations of one field: convolutions and matrix products, 2 per multiplication (PyTorch)."""
         if (height, width) not in self._flops:
             from torch.utils.flop_counter import FlopCounterMode
 
@@ -112,13 +118,13 @@ class RaftFlow:
 
 
 def make_raft(name: str, weights: Path | None = None, device: str = "cpu") -> RaftFlow:
-    """``raft-4``, ``raft-20-warm`` and so on; see :func:`~unsmear.models.motion_sources.find_source`."""
-    found = _NAME.fullmatch(name)
-    if not found:
+    """Return ``raft-4``, ``raft-20-warm`` and so on; see :func:`~unsmear.models.motion_sources.find_source`."""
+    match = _NAME.fullmatch(name)
+    if not match:
         raise UsageError(f"motion source {name!r} is unknown; give raft-N or raft-N-warm, N iterations (raft-20)")
     try:
         from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
-    except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
         raise UsageError(
             f"motion source {name} needs torchvision, built for torch {torch.__version__} ({error}); install it"
         ) from None
@@ -133,12 +139,12 @@ def make_raft(name: str, weights: Path | None = None, device: str = "cpu") -> Ra
         model = raft_large(weights=None, progress=False)
         try:
             model.load_state_dict(_weights(weights), strict=True)
-        except Exception as error:  # each of the loaders has kinds of its own
+        except Exception as error:  # the loaders raise various types
             why = " ".join(str(error).split())[:160]
             raise WeightsError(
                 f"{weights} holds neither torchvision's raft_large nor princeton-vl's raft-things ({why}); give that"
             ) from None
-    return RaftFlow(model, int(found[1]), warm=found[2] is not None, device=device)
+    return RaftFlow(model, int(match[1]), warm=match[2] is not None, device=device)
 
 
 def _weights(path: Path) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def _to_size(flow: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _convex_upsampling(flow: Tensor, mask: Tensor) -> Tensor:
-    """Each fine pixel is a weighted mean of the 3×3 cells around it (RAFT, section 3.3): ×8 in size and value."""
+    """Upsample flow by 8 in size and value; each pixel is a weighted mean of 3×3 cells (RAFT, section 3.3)."""
     batch, _, rows, columns = flow.shape
     weights = mask.view(batch, 1, 9, _CELL, _CELL, rows, columns).softmax(2)
     near = F.unfold(_CELL * flow, 3, padding=1).view(batch, 2, 9, 1, 1, rows, columns)

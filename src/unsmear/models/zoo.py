@@ -1,8 +1,8 @@
-"""Models by name: where weights are, and whether they are whole.
+"""Folders of weights by name: their configuration, card, parts and checksum.
 
-Weights live in folders of ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``card.json``; the shipped ones
-in ``unsmear/weights``. A pipeline is a folder of such folders, one a network, with ``model_index.json``, as diffusers
-lays them out.
+A folder holds ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``card.json``; the shipped ones are in
+``unsmear/weights``. A pipeline is a folder of such folders, one per network, with ``model_index.json``, in the layout
+of diffusers.
 """
 
 import hashlib
@@ -22,25 +22,26 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
 INDEX_FILE = "model_index.json"
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
-"""Beside a pipeline's networks: the embedding of the empty prompt, read once by a text encoder."""
+"""Embedding of the empty prompt, stored beside a pipeline's networks."""
 
 PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
-"""Networks of a pipeline, by their folders; ``unet`` and ``vae`` must be there. CPGD-Net's stage 2 has ``control``, the
+"""Networks of a pipeline, by folder name; ``unet`` and ``vae`` are required. CPGD-Net's stage 2 has ``control``, the
 video diffusion model the last two."""
 
 LIBRARY = "unsmear"
-"""Of our classes in ``model_index.json``."""
+"""Library of our classes in ``model_index.json``."""
 
 OURS = ("CPControlNet", "BlurEncoder", "ImageTokens")
+"""Components whose library is ``LIBRARY``; those of other classes are diffusers'."""
 
 PIPELINES: dict[str, tuple[str, ...]] = {
     "CPGDPipeline": ("vae", "unet", "control", "scheduler", "text_encoder", "tokenizer", "empty_prompt"),
     "VDMPipeline": ("vae", "unet", "blur_encoder", "image_tokens", "scheduler", "image_encoder"),
 }
-"""Components by the class of the pipeline."""
+"""Components of each pipeline class."""
 
 FORMER_NAMES = {"CPCPipeline": "CPGDPipeline"}
-"""Classes in folders of earlier versions."""
+"""Class names in folders of earlier versions → current names."""
 
 _OTHERS = {
     "text_encoder": ("transformers", "CLIPTextModel"),
@@ -58,16 +59,17 @@ class ModelEntry:
 
     @property
     def weights(self) -> Path:
+        """Path of the weights file."""
         return self.folder / WEIGHTS_FILE
 
     @property
     def kind(self) -> str:
-        """Class of the model, as ``model_index.json`` or ``config.json`` names it.
+        """Class name of the model in ``model_index.json`` or ``config.json``.
 
-        Folders of pipelines of earlier versions, without index, are recognised by their parts.
+        Pipelines of earlier versions have no index and are recognised by their parts.
 
         Raises:
-            WeightsError: the folder has none of them, or they are no JSON objects.
+            WeightsError: the folder has neither file, or one is not a JSON object.
         """
         if (self.folder / INDEX_FILE).exists():
             return str(self.index.get("_class_name"))
@@ -75,7 +77,7 @@ class ModelEntry:
 
     @property
     def kind_by_parts(self) -> str:
-        """Class of the pipeline whose networks are there; empty where they are none's."""
+        """Class name of the pipeline whose networks are present; empty where there are none."""
         parts = self.parts
         if (self.folder / CONFIG_FILE).exists() or not parts:
             return ""
@@ -85,18 +87,18 @@ class ModelEntry:
 
     @property
     def index(self) -> dict[str, Any]:
-        """``model_index.json``, by present names; empty where there is none. Raises WeightsError as ``config``."""
+        """``model_index.json`` with current class names; empty where there is none. Raises as ``config`` does."""
         path = self.folder / INDEX_FILE
         return renamed_index(_read_json(path)) if path.exists() else {}
 
     @property
     def parts(self) -> dict[str, "ModelEntry"]:
-        """The networks of a pipeline that are there."""
+        """Networks of a pipeline that are present, by folder name."""
         return {part: ModelEntry(part, self.folder / part) for part in PARTS if (self.folder / part).is_dir()}
 
     @property
     def config(self) -> dict[str, Any]:
-        """``config.json``. Raises WeightsError where it is missing or no JSON object."""
+        """``config.json``. Raises WeightsError where it is missing or not a JSON object."""
         return _read_json(self.folder / CONFIG_FILE)
 
     @property
@@ -107,12 +109,16 @@ class ModelEntry:
 
     @property
     def card_text(self) -> str:
-        """The card for people, Markdown; empty where there is none."""
+        """Card as Markdown text; empty where there is none."""
         path = self.folder / "README.md"
         return path.read_text() if path.exists() else ""
 
     def checksum(self) -> str:
-        """SHA-256 of the weights file, hexadecimal; of a pipeline, of the checksums of networks and stored prompt."""
+        """SHA-256 of the weights file, hexadecimal; for a pipeline, of the checksums of its networks and stored prompt.
+
+        Raises:
+            WeightsError: a file cannot be read.
+        """
         if not (self.folder / CONFIG_FILE).exists() and self.parts:
             parts = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
             prompt = self.folder / EMPTY_PROMPT_FILE
@@ -134,7 +140,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def renamed_index(index: Mapping[str, Any]) -> dict[str, Any]:
-    """``model_index.json`` by the present names of our classes; modules of ours become the library."""
+    """Return ``model_index.json`` with current class names, and our modules replaced by the library."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, list | tuple) and value and str(value[0]).startswith(f"{LIBRARY}."):
@@ -142,16 +148,16 @@ def renamed_index(index: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     name = index.get("_class_name")
-    made = {key: renamed(value) for key, value in index.items()}
-    return made | {"_class_name": FORMER_NAMES.get(name, name)} if isinstance(name, str) else made
+    current = {key: renamed(value) for key, value in index.items()}
+    return current | {"_class_name": FORMER_NAMES.get(name, name)} if isinstance(name, str) else current
 
 
 def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None:
-    """Write ``model_index.json`` of a pipeline's folder: its class, [library, class] of each component, and sampling.
+    """Write ``model_index.json`` of a pipeline: its class, [library, class] of each component, sampler defaults.
 
     Args:
-        folder: with the components.
-        sampling: defaults of the sampler, fields of the pipeline's settings; None for those of an index that is there.
+        folder: folder with the components.
+        sampling: sampler defaults, fields of the pipeline's settings; None keeps those of an existing index.
 
     Raises:
         WeightsError: the folder holds no networks of a pipeline, or a damaged configuration.
@@ -168,7 +174,7 @@ def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None
 
 
 def _component(entry: ModelEntry, name: str) -> list[str | None]:
-    """[library, class] of a component, [None, None] where it is not there."""
+    """[library, class] of a component, [None, None] where it is missing."""
     folder = entry.folder / name
     if name == "empty_prompt":
         return [LIBRARY, "EmptyPrompt"] if (entry.folder / EMPTY_PROMPT_FILE).exists() else [None, None]
@@ -182,17 +188,17 @@ def _component(entry: ModelEntry, name: str) -> list[str | None]:
 
 
 def shipped() -> list[ModelEntry]:
-    """The models that come with the package."""
+    """Models that come with the package, by name."""
     root = Path(str(files("unsmear"))) / "weights"
     folders = sorted(p.parent for p in root.glob(f"*/{CARD_FILE}"))
     return [ModelEntry(folder.name, folder) for folder in folders]
 
 
 def find(name: str) -> ModelEntry:
-    """A shipped model by name, or a folder of weights by path.
+    """Find a shipped model by name, or a folder of weights by path.
 
     Raises:
-        UsageError: neither.
+        UsageError: there is neither.
     """
     entries = {entry.name: entry for entry in shipped()}
     if name in entries:

@@ -1,10 +1,9 @@
-"""Coding priors: what a bitstream already knows about a video, as motion and residual.
+"""Coding priors: motion vectors and residuals of a video's bitstream.
 
-:func:`stream` gives one :class:`Prior` for each frame of a video, from the file's own vectors where they can be used,
-or by re-encoding in memory; :func:`chunk_priors` gives the latter of some frames. Both take :class:`PriorSettings`.
-:class:`PriorArchive` and :class:`PublishedArrays` are sequences of priors on disk, which
-:class:`ArchiveWriter` writes. :class:`ReencodePass`, the grid and the motion compensation are the parts that
-all of them are made of.
+:func:`stream` pairs each frame of a video with its :class:`Prior`, from the motion vectors of the file where they can
+be used, or by re-encoding in memory; :func:`chunk_priors` re-encodes a sequence of frames. Both take
+:class:`PriorSettings`. :class:`PriorArchive` (written by :class:`ArchiveWriter`) and :class:`PublishedArrays` are
+sequences of priors on disk. :class:`ReencodePass` is one encoder pass.
 """
 
 from unsmear.priors.archive import ArchiveWriter, PriorArchive

@@ -1,9 +1,9 @@
-"""Priors on disk: one file a clip, open, compressed, readable frame by frame without a codec.
+"""Archive of priors: one compressed file per clip, readable frame by frame without a codec.
 
-The file is a NumPy ``.npz``, that is a ZIP of ``.npy`` files: ``frame/000000.npy`` and on, one record a
-frame, then the tables ``resets.npy``, ``origin.npy``, ``luma_crc32.npy`` and ``motion_source.npy`` with one row a
-frame, and ``provenance.json``. ``docs/priors.md`` describes every byte. Archives of version 1, which had no
-``motion_source.npy``, are read too.
+The file is a NumPy ``.npz``, a ZIP of ``.npy`` files: ``frame/000000.npy`` and so on, one record per frame, then the
+tables ``resets.npy``, ``origin.npy``, ``luma_crc32.npy`` and ``motion_source.npy`` with one row per frame, and
+``provenance.json``. ``docs/priors.md`` specifies the format. Archives of version 1, without ``motion_source.npy``, are
+also read.
 """
 
 import io
@@ -28,12 +28,12 @@ from unsmear.video.probe import VideoInfo
 SUFFIX = ".priors.npz"
 FORMAT, VERSION = "unsmear-priors", 2
 ORIGINS = ("reencode", "native", "published")
-"""What the numbers in ``origin.npy`` stand for."""
+"""Meaning of the numbers in ``origin.npy``."""
 FOUND_BY: tuple[FoundBy, ...] = ("none", "codec", "coarse", "borrowed", "flow")
-"""What the numbers in ``motion_source.npy`` stand for."""
+"""Meaning of the numbers in ``motion_source.npy``."""
 
-_LEVEL = 4  # zlib: 6 saves a tenth more and takes half as long again
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's zero, so that equal priors make equal files
+_LEVEL = 4  # of zlib: 6 saves a further tenth and takes half as long again
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a constant timestamp, so that equal priors give equal files
 _HEADER_BYTES = 1024  # more than any .npy header here
 _JSON_BYTES = 1 << 20
 _MAX_SIDE = 16384
@@ -46,8 +46,8 @@ _TABLES: dict[str, tuple[str, int]] = {
 
 
 def record_type(height: int, width: int) -> np.dtype[Any]:
-    """The record of a frame: ``motion (2, gh, gw, 2)`` int16 in quarter pixels, ``valid (2, gh, gw)`` bool, both to
-    the frame before [0] and to the frame after [1], and ``residual (H, W)`` uint8 in luma levels.
+    """Record type of a frame: ``motion (2, gh, gw, 2)`` int16 in quarter pixels and ``valid (2, gh, gw)`` bool, both to
+    the previous [0] and to the next [1] frame, and ``residual (H, W)`` uint8 in luma levels.
     """
     gh, gw = grid_shape(height, width)
     return np.dtype(
@@ -56,14 +56,14 @@ def record_type(height: int, width: int) -> np.dtype[Any]:
 
 
 class ArchiveWriter:
-    """Writes an archive frame by frame; the file appears whole when the context ends well, or not at all."""
+    """Writer of an archive, frame by frame; the file is complete when the context ends without error, else removed."""
 
     def __init__(self, path: Path | str, provenance: dict[str, Any], *, overwrite: bool = False) -> None:
-        """Begin a file beside ``path``.
+        """Open a temporary file beside ``path``.
 
         Args:
-            path: the archive to be.
-            provenance: how the priors are made, JSON values; sizes and versions are added to it at the end.
+            path: the archive to write.
+            provenance: origin and settings of the priors, JSON values; format, version and sizes are added.
             overwrite: replace an existing file.
 
         Raises:
@@ -90,11 +90,11 @@ class ArchiveWriter:
 
         Args:
             prior: of that frame.
-            luma: ``(H, W)`` uint8, the frame itself; only a checksum of it is kept.
+            luma: the frame, ``(H, W)`` uint8; only its checksum is stored.
 
         Raises:
-            UnsupportedVideo: a frame of another size than the first.
-            OutputError: the disk does not take it.
+            UnsupportedVideo: the frame has another size than the first.
+            OutputError: writing fails.
         """
         size = (prior.height, prior.width)
         self._size = self._size or size
@@ -124,14 +124,14 @@ class ArchiveWriter:
             if kind is None:
                 self._finish()
         finally:
-            with suppress(OSError, ValueError):  # of a file that is removed next
+            with suppress(OSError, ValueError):  # the file is removed next
                 self._zip.close()
             self._file.close()
             self._whole.drop()
 
     def _finish(self) -> None:
         if self._size is None:
-            raise UnsupportedVideo(f"{self.path}: there is not one frame to keep priors of")
+            raise UnsupportedVideo(f"{self.path}: there is not one frame to store priors of")
         for name, (dtype, columns) in _TABLES.items():
             shape = (len(self), columns) if columns > 1 else (len(self),)
             self._write(f"{name}.npy", _npy(np.array(self._rows[name], dtype).reshape(shape)))
@@ -155,14 +155,14 @@ class ArchiveWriter:
 
 
 class PriorArchive(Sequence[Prior]):
-    """The priors of a clip, read from disk one frame at a time. ``archive[t]``, ``len(archive)``, iteration.
+    """Priors of a clip, read from disk one frame at a time: ``archive[t]``, ``len(archive)``, iteration.
 
     Attributes:
-        provenance: how they were made.
+        provenance: origin and settings of the priors.
         resets: ``(T, 2)`` bool, ``reset`` and ``reset_back`` of every frame.
-        origin: ``(T,)`` uint8, where every frame's forward motion comes from, an index into :data:`ORIGINS`.
+        origin: ``(T,)`` uint8, origin of every frame's forward motion, an index into :data:`ORIGINS`.
         luma_crc32: ``(T,)`` uint32, CRC-32 of every frame's ``(H, W)`` luma bytes.
-        motion_source: ``(T, 2)`` uint8, how every frame's forward and backward motion was found, indices into
+        motion_source: ``(T, 2)`` uint8, source of every frame's forward and backward motion, indices into
             :data:`FOUND_BY`.
     """
 
@@ -170,7 +170,7 @@ class PriorArchive(Sequence[Prior]):
         """Open an archive and read its tables.
 
         Raises:
-            DataLayoutError: the file is missing, is no archive of this version, or is damaged.
+            DataLayoutError: the file is missing, damaged, or not an archive of a known version.
         """
         self.path = Path(path)
         try:
@@ -188,20 +188,20 @@ class PriorArchive(Sequence[Prior]):
     def _open(self) -> None:
         try:
             self.provenance: dict[str, Any] = json.loads(self._read("provenance.json", _JSON_BYTES))
-            found = (self.provenance["format"], self.provenance["version"])
+            version = (self.provenance["format"], self.provenance["version"])
             height, width, frames = (self.provenance[key] for key in ("height", "width", "frames"))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._damaged("its provenance.json is not that of an archive of priors") from None
-        if found not in ((FORMAT, 1), (FORMAT, VERSION)):
-            raise self._damaged(f"it is {found[0]} version {found[1]} where {FORMAT} version {VERSION} is expected")
+        if version not in ((FORMAT, 1), (FORMAT, VERSION)):
+            raise self._damaged(f"it is {version[0]} version {version[1]} where {FORMAT} version {VERSION} is expected")
         sides_fit = all(type(side) is int and 1 <= side <= _MAX_SIDE for side in (height, width))
         if not sides_fit or type(frames) is not int or not 1 <= frames <= len(self._zip.filelist):
-            raise self._damaged(f"it claims {frames} frames of {width}x{height}")
+            raise self._damaged(f"it states {frames} frames of {width}x{height}, which cannot be")
         self.height, self.width, self._frames = height, width, frames
         self._record = record_type(height, width)
         tables: dict[str, npt.NDArray[Any]] = {}
         for name, (dtype, columns) in _TABLES.items():
-            if name == "motion_source" and found[1] == 1:
+            if name == "motion_source" and version[1] == 1:
                 tables[name] = (~tables["resets"]).astype(np.uint8)  # "codec", or "none"
                 continue
             tables[name] = self._array(f"{name}.npy", (frames, columns) if columns > 1 else (frames,), np.dtype(dtype))
@@ -234,7 +234,7 @@ class PriorArchive(Sequence[Prior]):
     @overload
     def __getitem__(self, t: slice) -> list[Prior]: ...
     def __getitem__(self, t: int | slice) -> Prior | list[Prior]:
-        """The prior of frame ``t``, or a list for a slice. Raises IndexError, or DataLayoutError for damage."""
+        """Prior of frame ``t``, or a list for a slice. Raises IndexError, or DataLayoutError for a damaged file."""
         if isinstance(t, slice):
             return [self[i] for i in range(*t.indices(len(self)))]
         if not -len(self) <= t < len(self):
@@ -260,19 +260,19 @@ class PriorArchive(Sequence[Prior]):
         stream = io.BytesIO(data)
         try:
             np.lib.format.read_magic(stream)
-            found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
-        except Exception as error:  # the header is a Python literal; its parser raises whatever it meets
+            stored, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
+        except Exception as error:  # the header is a Python literal, whose parser raises various types
             raise self._damaged(f"{name} is no .npy file") from error
         body = data[stream.tell() :]
-        if (found, fortran, kind) != (shape, False, dtype) or len(body) != size:
-            raise self._damaged(f"{name} holds {kind} {found} where {dtype} {shape} is expected")
+        if (stored, fortran, kind) != (shape, False, dtype) or len(body) != size:
+            raise self._damaged(f"{name} holds {kind} {stored} where {dtype} {shape} is expected")
         return np.ndarray(shape, dtype, body)
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
             member = self._zip.getinfo(name)
             if member.file_size > limit:
-                raise self._damaged(f"{name} claims {member.file_size} bytes")
+                raise self._damaged(f"{name} states {member.file_size} bytes, more than expected")
             return self._zip.read(member)
         except KeyError:
             raise self._damaged(f"{name} is missing") from None

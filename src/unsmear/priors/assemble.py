@@ -1,9 +1,9 @@
-"""Assembling priors from two passes of a codec, forward and backward.
+"""Assembly of priors from a forward and a backward codec pass.
 
-A step forward in time becomes a :class:`Forward`, which also says whether there is a cut between the two frames. N + 1
-of these and the backward steps of the same frames make N priors. A step whose few predicted blocks or large residual
-make it suspect is looked at more closely: is it a cut (:mod:`unsmear.priors.cuts`), and if not, what moved
-(:mod:`unsmear.priors.follow`).
+A forward step is converted to a :class:`Forward`, which also states whether there is a cut between the two frames. N
+priors are assembled from N + 1 of these and the backward steps of the same frames. A step with few predicted blocks or
+a large residual is suspect: it is tested for a cut (:mod:`unsmear.priors.cuts`), and if there is none its motion is
+searched again (:mod:`unsmear.priors.follow`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,10 @@ from unsmear.priors.steps import Luma, Step
 
 @dataclass(frozen=True)
 class Forward:
-    """A frame's motion from the one before it, its residual, and whether there is a cut between the two.
+    """Motion of a frame to the previous one, its residual, and whether there is a cut between the two.
 
-    ``step`` is there as long as no motion was found, and ``doubtful`` says that the codec could not follow, so that it
-    is no use to trust it backward either.
+    ``step`` is set while no motion was found. ``doubtful`` is True where the motion vectors are not reliable, in which
+    case those of the backward pass are not reliable either.
     """
 
     motion_q: MotionGrid
@@ -37,7 +37,7 @@ class Forward:
     step: Step | None = None
 
     def put_into(self, prior: Prior) -> Prior:
-        """The prior with this for its past."""
+        """Replace the forward motion, residual and reset of a prior."""
         return replace(
             prior,
             motion_q=self.motion_q,
@@ -52,43 +52,43 @@ class Forward:
 def forward_of(
     step: Step, test: CutTest, t: int, origin: str = "reencode", *, seam: bool = False, judged_only: bool = False
 ) -> Forward:
-    """A step's motion and residual, and whether it crosses a cut.
+    """Motion and residual of a step, and whether it crosses a cut.
 
     Args:
         step: from frame ``t - 1`` to frame ``t``.
-        test: of the frames at hand.
-        t: number of the frame among those of ``test``.
+        test: cut test with the available frames.
+        t: index of the frame in ``test.lumas``.
         origin: of the step.
-        seam: the frames are those of two chunks, and nothing but the two of them may count.
-        judged_only: leave the motion as coded, as only ``reset`` and ``doubtful`` are asked for.
+        seam: whether the frames belong to two chunks, so that only these two may be used.
+        judged_only: keep the coded motion, since only ``reset`` and ``doubtful`` are needed.
     """
     luma = test.lumas[t]
     height, width = luma.shape
-    found = as_coded(step)
-    residual = residual_of(step, found.motion_q, height, width)
+    followed = as_coded(step)
+    residual = residual_of(step, followed.motion_q, height, width)
     coverage, level = float(step.valid.mean()), float(residual.mean())
     if not is_suspect(coverage, level, luma):
-        return Forward(found.motion_q, found.valid, residual, reset=False, origin=origin)
+        return Forward(followed.motion_q, followed.valid, residual, reset=False, origin=origin)
     if test(t, coverage, level, alone=seam):
         return cut(height, width, origin)
     doubtful = coverage < SUSPECT_COVERAGE or level > SUSPECT_RESIDUAL
     if doubtful and not judged_only:
-        found = follow(step)
-        residual = residual_of(step, found.motion_q, height, width)
+        followed = follow(step)
+        residual = residual_of(step, followed.motion_q, height, width)
     return Forward(
-        found.motion_q,
-        found.valid,
+        followed.motion_q,
+        followed.valid,
         residual,
         reset=False,
         origin=origin,
-        motion_source=found.source,
+        motion_source=followed.source,
         doubtful=doubtful,
-        step=step if found.source == "none" else None,
+        step=step if followed.source == "none" else None,
     )
 
 
 def cut(height: int, width: int, origin: str = "reencode") -> Forward:
-    """A frame that has no past."""
+    """Forward of a frame without a usable predecessor."""
     return Forward(
         *grid_from_vectors(None, height, width),
         np.zeros((height, width), np.uint8),
@@ -99,7 +99,7 @@ def cut(height: int, width: int, origin: str = "reencode") -> Forward:
 
 
 def backward_of(step: Step, following: Forward) -> Followed:
-    """Motion of a step of the reversed frames; ``following`` is the step between the same two frames, forward."""
+    """Motion of a step of the reversed frames; ``following`` is the forward step between the same two frames."""
     if following.reset:
         motion_q, valid = np.zeros_like(step.grid), np.zeros_like(step.valid)
         return Followed(motion_q, valid, "none")
@@ -109,15 +109,15 @@ def backward_of(step: Step, following: Forward) -> Followed:
 
 
 def assemble(forwards: Sequence[Forward], backwards: Iterable[Followed]) -> list[Prior]:
-    """The priors of N consecutive frames.
+    """Assemble the priors of N consecutive frames.
 
     Args:
-        forwards: N + 1, those of the frames and of the one after them (a cut where there is none).
-        backwards: of the frames that have one after them, N or N - 1, in the order of the frames.
+        forwards: N + 1, of the frames and of the following one (``cut`` where there is none).
+        backwards: N or N - 1, of the frames with a following one, in the order of the frames.
     """
     height, width = forwards[0].residual.shape
-    nothing = Followed(*grid_from_vectors(None, height, width), "none")
-    back = [*backwards, nothing][: len(forwards) - 1]
+    no_motion = Followed(*grid_from_vectors(None, height, width), "none")
+    back = [*backwards, no_motion][: len(forwards) - 1]
     return [
         Prior(
             motion_q=forward.motion_q,
@@ -138,7 +138,7 @@ def assemble(forwards: Sequence[Forward], backwards: Iterable[Followed]) -> list
 
 
 def _borrowing(forwards: Sequence[Forward]) -> list[Forward]:
-    """The same, with a neighbour's motion where none was found: of the frame before, else of the one after."""
+    """Replace missing motion by that of the previous frame, else of the next one."""
     out = list(forwards)
     for t, lender in [*_neighbours(len(out), 1), *_neighbours(len(out), -1)]:
         step = out[t].step
@@ -150,17 +150,17 @@ def _borrowing(forwards: Sequence[Forward]) -> list[Forward]:
 
 
 def _borrowing_back(backwards: Sequence[Followed], forwards: Sequence[Forward]) -> list[Followed]:
-    """The same for the motion to the frame after: of the frame after, else of the one before."""
+    """Replace missing backward motion by that of the next frame, else of the previous one."""
     out = list(backwards)
     for t, lender in [*_neighbours(len(out), -1), *_neighbours(len(out), 1)]:
-        wanting = out[t].source == "none" and not forwards[t + 1].reset and not forwards[max(t, lender)].reset
-        if wanting and out[lender].source != "none":
+        missing = out[t].source == "none" and not forwards[t + 1].reset and not forwards[max(t, lender)].reset
+        if missing and out[lender].source != "none":
             out[t] = replace(out[t], motion_q=out[lender].motion_q, source="borrowed")
     return out
 
 
-def _neighbours(count: int, way: int) -> list[tuple[int, int]]:
-    """Pairs of a frame and its neighbour, so ordered that what a frame has borrowed is lent on to the next."""
-    if way > 0:
+def _neighbours(count: int, direction: int) -> list[tuple[int, int]]:
+    """Pairs of a frame and its neighbour, ordered so that borrowed motion is passed on to further frames."""
+    if direction > 0:
         return [(t, t - 1) for t in range(1, count)]
     return [(t, t + 1) for t in range(count - 2, -1, -1)]

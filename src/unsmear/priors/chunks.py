@@ -1,10 +1,10 @@
-"""Priors of whole videos, chunk by absolute chunk.
+"""Priors of whole videos by chunks at fixed positions.
 
-An encoder carries history, so the vectors of a frame depend on where its pass began. Here every pass
-begins at a fixed frame: the video is cut, from the first frame of the file, into chunks of N frames; the
-forward pass of a chunk starts one frame before it, the backward pass (the reversed chunk) one frame
-after it. The priors of a frame are then a function of its chunk and that one frame on either side, and
-a streamed, a windowed, a resumed and a whole run are equal bit for bit (ours).
+An encoder has state, so that the vectors of a frame depend on where its pass started. Here every pass starts at a
+fixed frame: the video is split, from the first frame of the file, into chunks of N frames; the forward pass of a chunk
+starts one frame before it, the backward pass (the reversed chunk) one frame after it. The priors of a frame depend on
+its chunk and one frame on either side only, so that streamed, windowed, resumed and whole runs are equal bit for bit
+(ours).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,17 +33,17 @@ def chunk_priors(
     settings: PriorSettings = DEFAULTS,
     workers: int = 2,
 ) -> list[Prior]:
-    """The priors of one absolute chunk.
+    """Priors of one chunk by re-encoding.
 
     Args:
-        lumas: the chunk's N >= 1 frames, ``(H, W)`` uint8 luma each.
-        before: the last frame of the previous chunk, None at the video's start.
-        after: the first frame of the next chunk, None at the video's end.
-        settings: ``codec``, ``profile`` and ``qp`` of the re-encode.
-        workers: passes run side by side (forward and backward). Not part of the result.
+        lumas: N >= 1 frames of the chunk, ``(H, W)`` uint8 luma each.
+        before: last frame of the previous chunk; None at the start of the video.
+        after: first frame of the next chunk; None at the end of the video.
+        settings: ``codec``, ``profile`` and ``qp`` are used.
+        workers: number of passes in parallel; does not affect the result.
 
     Returns:
-        N priors. ``reset_back[t] == reset[t + 1]`` always, also from one chunk to the next.
+        N priors, with ``reset_back[t] == reset[t + 1]``, also across chunks.
 
     Raises:
         UsageError: no frames.
@@ -61,15 +61,15 @@ def chunk_priors(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         forward_run = pool.submit(encode, [*head, *lumas])
         backward_run = pool.submit(encode, [*tail, *reversed(lumas)])
-        # Whether a cut lies behind the chunk is asked of the very pass with which the next chunk starts.
+        # A cut after the chunk is tested in the same pass as in the next chunk, for equal results.
         seam_run = pool.submit(encode, [lumas[-1], *tail])
         steps = [*forward_run.result(), *seam_run.result()]
         test = CutTest([*head, *lumas, *tail])
 
         def forward(i: int) -> Forward:
-            # Both chunks must say the same of their seam, so neither may use more than its two frames there.
-            into, out_of = i < len(head), i == len(test.lumas) - 1 - len(tail)
-            return forward_of(steps[i], test, i + 1, seam=into or out_of, judged_only=out_of)
+            # Both chunks must give the same result at their seam, so both use its two frames only.
+            first, last = i < len(head), i == len(test.lumas) - 1 - len(tail)
+            return forward_of(steps[i], test, i + 1, seam=first or last, judged_only=last)
 
         forwards = list(pool.map(forward, range(len(steps))))
         if before is None:
@@ -81,12 +81,12 @@ def chunk_priors(
 
 
 def chunk_start(frame: int, chunk_frames: int = DEFAULT_CHUNK_FRAMES) -> int:
-    """The first frame of the chunk that holds ``frame``, both counted from the file's first frame."""
+    """Number of the first frame of the chunk that contains ``frame``; both count from the first frame of the file."""
     return frame - frame % chunk_frames
 
 
 class ChunkPriors(Protocol):
-    """Gives the priors of a chunk, as :func:`chunk_priors` does."""
+    """Function that returns the priors of a chunk, as :func:`chunk_priors` does."""
 
     def __call__(self, lumas: Sequence[Luma], *, before: Luma | None, after: Luma | None) -> list[Prior]: ...
 
@@ -94,7 +94,7 @@ class ChunkPriors(Protocol):
 def walk_chunks(
     frames: Iterable[S], chunk_frames: int, before: Luma | None, priors_of: ChunkPriors
 ) -> Iterator[tuple[S, Prior]]:
-    """Gather frames into chunks, and pair each with its prior once the frame after its chunk is known."""
+    """Group frames into chunks, and yield each with its prior once the first frame after its chunk is known."""
     items: list[S] = []
     lumas: list[Luma] = []
     for item in frames:

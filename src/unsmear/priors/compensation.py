@@ -1,13 +1,12 @@
 """Exact H.264 luma motion compensation, one vector per 8x8 block.
 
-A bitstream's residual is what is left after the decoder's own prediction, so the prediction has to be
-the decoder's own too: six taps (1, -5, 20, 20, -5, 1) for half-pel positions, averages rounded up for
-quarter-pel ones (ITU-T H.264, 8.4.2.2.1). With bilinear interpolation a third of the blocks that the
-codec predicted perfectly would show a residual that was never coded.
+The residual of a bitstream is relative to the prediction of the decoder, which must be reproduced exactly: six taps
+(1, -5, 20, 20, -5, 1) for half-pel positions, averages rounded up for quarter-pel ones (ITU-T H.264, 8.4.2.2.1). With
+bilinear interpolation a third of the blocks that the codec predicted perfectly would have a residual that was never
+coded.
 
-All sixteen quarter-pel phases are averages of two samples out of four planes (integer, half
-horizontal, half vertical, half both). So only four planes are filtered, and each 8-byte row of a block
-is fetched twice as one 64-bit word.
+All sixteen quarter-pel phases are averages of two samples from four planes (integer, half horizontal, half vertical,
+half both). So only four planes are filtered, and each 8-byte row of a block is read twice as one 64-bit word.
 """
 
 import cv2
@@ -17,9 +16,9 @@ import numpy.typing as npt
 BLOCK = 8
 """Side of the blocks in pixels."""
 
-# How far around the picture the planes reach. A block beyond it sees the replicated edge only, so its
+# Margin of the planes around the picture. A block beyond it consists of replicated edge samples only, so its
 # position can be clamped to the margin without changing a sample: 8 for the block, 3 for the taps, 1 for
-# the neighbour of a quarter-pel average, the rest to spare.
+# the neighbour of a quarter-pel average, the rest in reserve.
 _MARGIN = 24
 _STRIP_ROWS = 64  # rows filtered at a time: temporaries stay in cache
 
@@ -50,7 +49,7 @@ _Int16 = npt.NDArray[np.int16]
 
 
 def _six_tap(x: _Int16, axis: int) -> _Int16:
-    """x[0] - 5 x[1] + 20 x[2] + 20 x[3] - 5 x[4] + x[5] along an axis; five samples shorter there."""
+    """Filter x[0] - 5 x[1] + 20 x[2] + 20 x[3] - 5 x[4] + x[5] along an axis, which becomes five samples shorter."""
     n = x.shape[axis] - 5
     taps = [x[i : i + n] if axis == 0 else x[:, i : i + n] for i in range(6)]
     out = taps[2] + taps[3]
@@ -64,7 +63,7 @@ def _six_tap(x: _Int16, axis: int) -> _Int16:
 
 
 def _store(x: _Int16, rounding: int, shift: int, out: npt.NDArray[np.uint8]) -> None:
-    """out = clip((x + rounding) >> shift, 0, 255); x is used up."""
+    """out = clip((x + rounding) >> shift, 0, 255); x is overwritten."""
     x += np.int16(rounding)
     x >>= np.int16(shift)
     np.clip(x, 0, 255, out=x)
@@ -91,8 +90,8 @@ def half_pel_planes(padded: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         across = _six_tap(strip, axis=1)
         down = _six_tap(strip[:, 2:-3], axis=0)
         # (a - 5b + 20c + 512) >> 10 without leaving 16 bits, by nested floors:
-        # ((((a - b) >> 2) - b + c) >> 2) + c, then + 32 >> 6. The one sum that could overflow
-        # saturates instead (cv2.add), where the result clips to 0 or 255 anyway.
+        # ((((a - b) >> 2) - b + c) >> 2) + c, then + 32 >> 6. The only sum that could overflow
+        # saturates (cv2.add), where the result is clipped to 0 or 255 in any case.
         a = across[:n] + across[5:]
         b = across[1 : n + 1] + across[4 : n + 4]
         c = across[2 : n + 2] + across[3 : n + 3]
@@ -112,12 +111,12 @@ def compensate(reference: npt.NDArray[np.uint8], motion_q: npt.NDArray[np.intege
     """Predict a frame from the previous one as an H.264 decoder does.
 
     Args:
-        reference: ``(gh * 8, gw * 8)`` uint8, the previous reconstruction.
+        reference: previous reconstruction, ``(gh * 8, gw * 8)`` uint8.
         motion_q: ``(gh, gw, 2)`` integers, (dx, dy) in quarter pixels; the block at ``p`` is read at
-            ``p + motion_q / 4``. Samples outside the picture repeat its edge.
+            ``p + motion_q / 4``. Edges of the picture are replicated.
 
     Returns:
-        ``(gh * 8, gw * 8)`` uint8, the prediction.
+        Prediction, ``(gh * 8, gw * 8)`` uint8.
 
     Raises:
         ValueError: the grid does not cover the reference exactly.
@@ -138,7 +137,7 @@ def compensate(reference: npt.NDArray[np.uint8], motion_q: npt.NDArray[np.intege
     top = np.clip(np.arange(gh)[:, None] * BLOCK + (dy >> 2) + m, 3, height - BLOCK - 4)
     samples = _PHASE_TABLE[4 * (dy & 3) + (dx & 3)]  # (gh, gw, 2, 3)
 
-    # Every run of eight bytes of the planes, at any offset, as one word.
+    # Every eight consecutive bytes of the planes, at any offset, as one word.
     words = np.ndarray((planes.size - BLOCK + 1,), np.uint64, planes.data, strides=(1,))
     row_offsets = (np.arange(BLOCK) * width)[:, None]
 

@@ -1,17 +1,18 @@
-"""Scene cuts: a test for whether a new shot begins at a frame (ours).
+"""Detection of scene cuts: a test for whether a new shot begins at a frame (ours).
 
-Codec evidence, few predicted blocks or much residual, says that motion was not followed. Fast motion looks the
-same as a cut there. So it only makes a frame *suspect*, and pictures of the two frames, shrunk to about 90 rows,
-decide: blocks of the second are searched in the first, far beyond the reach of the codec, by normalised
-correlation, which neither a flash nor a fade changes. Within a shot neighbouring blocks are found side by side,
-and better than in a mirrored copy of the first frame. Across a cut, each block is found where chance has it, and
-no better than in the mirror image, which holds the same kind of content.
+Few predicted blocks or a large residual indicate that the codec did not find the motion, which fast motion causes as
+well as a cut. Such frames are therefore only *suspect*, and the test compares the two frames, shrunk to about 90 rows:
+blocks of the second are searched in the first, far beyond the range of the codec, by normalised correlation, which is
+invariant to flashes and fades. Within a shot, neighbouring blocks have similar motion, and correlations are higher than
+with a mirrored copy of the first frame. Across a cut, motion is random, and correlations are no higher than with the
+mirrored copy, which has the same kind of content.
 
-Both are asked in both directions, and of few blocks more is asked. A block counts that stands out of the noise.
+Both criteria are evaluated in both directions, with a higher threshold where few blocks can be searched. Only blocks
+whose contrast exceeds the noise are used.
 
-Where one of two frames is flat, or lost in noise, there is nothing to find. Such a frame is part of the shot around
-it if the pictures before and after the flat ones match, as with a flash. Of two flat frames the rough distribution
-of light decides, if there is any.
+A frame that is flat, or below the noise, has no blocks to search. It belongs to the surrounding shot if the frames
+before and after the flat ones match, as with a flash. For two flat frames the test compares their coarse distributions
+of light, if these exceed the noise.
 """
 
 from collections.abc import Sequence
@@ -28,42 +29,42 @@ from unsmear.priors.steps import Luma
 _Float32 = npt.NDArray[np.float32]
 
 SUSPECT_COVERAGE = 0.65
-"""A frame with a smaller share of inter-coded cells is suspect,"""
+"""A frame with a smaller share of inter-coded cells is suspect."""
 SUSPECT_RESIDUAL = 8.0
-"""and so is one with a larger mean residual, in luma levels,"""
+"""A frame with a larger mean residual, in luma levels, is suspect."""
 SUSPECT_SHARE = 0.2
-"""and one whose mean residual exceeds this share of its contrast (standard deviation of luma)."""
+"""A frame whose mean residual exceeds this share of its contrast (standard deviation of luma) is suspect."""
 UNSUSPECT_SHARE = 0.1
-"""But whatever it is, a frame whose mean residual does not exceed this share of its contrast is not suspect."""
-_LEAST_CONTRAST = 4.0  # levels, that these shares are taken of
+"""A frame whose mean residual does not exceed this share of its contrast is never suspect."""
+_LEAST_CONTRAST = 4.0  # levels: lower bound of the contrast in these shares
 
 CUT_COVERAGE = 0.5
-"""For pictures too small to search in: below this share of inter-coded cells a frame starts a new shot."""
+"""In frames too small for the search, a smaller share of inter-coded cells is a cut."""
 CUT_RESIDUAL = 12.0
-"""For pictures too small to search in: above this mean residual, in luma levels, a frame starts a new shot."""
+"""In frames too small for the search, a larger mean residual, in luma levels, is a cut."""
 
 KINSHIP = 0.25
-"""Two pictures of less kinship (:func:`kinship`) are of two shots. Where few blocks can be searched it takes more:"""
+"""Least :func:`kinship` of two frames of one shot, where at least half of the blocks can be searched."""
 KINSHIP_OF_FEW = 0.6
-"""that much more for no block at all, and linearly less until half of the blocks can be."""
+"""Increase of that threshold where no block can be searched; linear in between."""
 
-_ROWS = 90  # of the shrunk pictures, roughly; of the shorter side
-_BLOCK, _STEP, _REACH = 16, 12, 24  # shrunk pixels: a side, between blocks, of the search each way
-_TEXTURE, _FAINT = 2.0, 0.7  # levels: contrast of a block worth searching; of one where nothing better is there
-_NOISE = 2.0  # times the noise: contrast of a block worth searching
-_LEAST_ACROSS = 6  # blocks across and down of a picture that is searched at all
-_FEW = 6  # blocks that make a picture more than flat
-_SURE = 0.95  # agreement that needs no mirror image
-_LAYOUT = 0.4  # correlation of the rough pictures of two flat frames of one shot
-_SAME_LAYOUT = 0.8  # the same, which tells one shot where few blocks stand out of the noise
-_TOLERANCE = 2  # shrunk pixels between motions that agree
+_ROWS = 90  # approximate length of the shorter side of shrunk frames
+_BLOCK, _STEP, _REACH = 16, 12, 24  # shrunk pixels: block side, distance between blocks, search range each way
+_TEXTURE, _FAINT = 2.0, 0.7  # levels: least contrast of searched blocks; the same where too few reach it
+_NOISE = 2.0  # times the noise: least contrast of searched blocks
+_LEAST_ACROSS = 6  # least number of blocks across and down for the search
+_FEW = 6  # least number of blocks of a frame that is not flat
+_SURE = 0.95  # agreement from which the mirrored frame is not searched
+_LAYOUT = 0.4  # least correlation of the coarse light of two flat frames of one shot
+_SAME_LAYOUT = 0.8  # correlation of coarse light that indicates one shot where few blocks exceed the noise
+_TOLERANCE = 2  # shrunk pixels: largest difference of motions that agree
 _BLOWN = 230.0  # levels: white, in full range and in video range
-_WHITE = 200.0  # levels: a flat picture of this mean and more is a flash rather than a blank
-_FULL = 12.0  # levels: contrast of a picture that is not about to fade to a blank, or just out of it
+_WHITE = 200.0  # levels: least mean of a flat frame that is a flash rather than a blank
+_FULL = 12.0  # levels: least contrast of a frame that is not part of a fade from or to a blank
 
 
 def is_suspect(coverage: float, residual: float, luma: Luma) -> bool:
-    """Whether it takes a closer look to tell if a frame continues its shot.
+    """Whether a frame must be tested for a cut.
 
     Args:
         coverage: share of inter-coded cells, in [0, 1].
@@ -80,12 +81,12 @@ def is_suspect(coverage: float, residual: float, luma: Luma) -> bool:
 
 @dataclass(frozen=True)
 class Search:
-    """Blocks of a picture, searched in another.
+    """Result of the search of a frame's blocks in another frame.
 
     Attributes:
-        motion: ``(rows, columns, 2)`` float32, (dx, dy) to the best place, in shrunk pixels.
-        score: ``(rows, columns)`` float32, correlation there, in [-1, 1].
-        weight: ``(rows, columns)`` float32, what a block counts: its contrast, zero where it is flat.
+        motion: ``(rows, columns, 2)`` float32, (dx, dy) to the best match, in shrunk pixels.
+        score: ``(rows, columns)`` float32, correlation of the match, in [-1, 1].
+        weight: ``(rows, columns)`` float32, weight of a block: its contrast, zero where it is flat.
     """
 
     motion: _Float32
@@ -99,7 +100,7 @@ class Search:
 
     @cached_property
     def agreement(self) -> float:
-        """Weighted share, in [0, 1], of the neighbours of blocks that moved as the blocks did."""
+        """Weighted share, in [0, 1], of neighbouring blocks with the same motion."""
         ok = self.weight > 0
         neighbours, agreeing = np.zeros(ok.shape, np.float32), np.zeros(ok.shape, np.float32)
         later, earlier, every = slice(1, None), slice(None, -1), slice(None)
@@ -117,13 +118,13 @@ class Glimpse:
     """A frame shrunk to about 90 rows, and its blocks.
 
     Attributes:
-        shrink: pixels of the frame for one of the picture.
-        picture: ``(h, w)`` float32, levels.
-        noise: standard deviation of the noise in the picture, levels.
+        shrink: frame pixels per shrunk pixel.
+        picture: shrunk frame, ``(h, w)`` float32, levels.
+        noise: standard deviation of the noise in the shrunk frame, levels.
     """
 
     def __init__(self, luma: Luma) -> None:
-        """Shrink ``(H, W)`` uint8 luma by a whole number."""
+        """Shrink ``(H, W)`` uint8 luma by an integer factor."""
         height, width = luma.shape
         self.shrink = max(1, round(min(height, width) / _ROWS))
         size = (max(1, width // self.shrink), max(1, height // self.shrink))
@@ -132,12 +133,12 @@ class Glimpse:
 
     @property
     def searchable(self) -> bool:
-        """Whether there is room for more than a few blocks across and down."""
+        """Whether the frame is large enough for the search."""
         return all(len(places) >= _LEAST_ACROSS for places in self.places)
 
     @cached_property
     def contrast(self) -> _Float32:
-        """Standard deviation of the block that begins at each position: ``(h - 15, w - 15)`` float32, levels."""
+        """Standard deviation of the block at each position: ``(h - 15, w - 15)`` float32, levels."""
         centred = self.picture - self.picture.mean()
         mean, square = (cv2.blur(x, (_BLOCK, _BLOCK), anchor=(0, 0)) for x in (centred, centred * centred))
         inside = (slice(None, 1 - _BLOCK), slice(None, 1 - _BLOCK))
@@ -145,7 +146,7 @@ class Glimpse:
 
     @cached_property
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows and columns at which blocks begin."""
+        """First rows and columns of the blocks."""
         rows, columns = (
             np.rint(np.linspace(0, side - _BLOCK, max(0, -(-(side - _BLOCK) // _STEP) + 1))).astype(np.int64)
             for side in self.picture.shape
@@ -154,7 +155,7 @@ class Glimpse:
 
     @cached_property
     def weight(self) -> _Float32:
-        """What each block counts in a comparison; see :class:`Search`."""
+        """Weight of each block, see :class:`Search`."""
         contrast = self.contrast[np.ix_(*self.places)]
         for least in (_TEXTURE, _FAINT):
             textured = contrast >= max(least, _NOISE * self.noise)
@@ -164,16 +165,16 @@ class Glimpse:
 
     @property
     def flat(self) -> bool:
-        """Whether there is nothing in the picture that could be found again."""
+        """Whether there are no blocks to search."""
         return not self.weight.any()
 
     @property
     def blown(self) -> bool:
-        """Whether most of the picture is as bright as can be."""
+        """Whether most of the frame is white."""
         return bool((self.picture >= _BLOWN).mean() > 0.5)
 
     def mirrored(self) -> "Glimpse":
-        """The same, left and right exchanged."""
+        """Copy with left and right exchanged."""
         other = copy(self)
         for derived in ("contrast", "weight"):
             other.__dict__.pop(derived, None)
@@ -181,7 +182,7 @@ class Glimpse:
         return other
 
     def found_in(self, past: "Glimpse") -> Search:
-        """Search each block within 24 shrunk pixels of its place in ``past``, a picture of the same size."""
+        """Search each block in ``past``, of the same size, within 24 shrunk pixels of its position."""
         rows, columns = self.places
         motion = np.zeros((len(rows), len(columns), 2), np.float32)
         score = np.zeros((len(rows), len(columns)), np.float32)
@@ -194,7 +195,7 @@ class Glimpse:
                 block = self.picture[y : y + _BLOCK, x : x + _BLOCK]
                 block = (block - block.mean()) / (block.std() * _BLOCK**2)
                 window = past.picture[top : bottom + _BLOCK - 1, left : right + _BLOCK - 1]
-                # A floor of one level: flat parts are like nothing, rather than like everything.
+                # Contrast of at least one level, so that flat parts have a low correlation.
                 likeness = cv2.matchTemplate(window, block, cv2.TM_CCORR) / np.maximum(
                     past.contrast[top:bottom, left:right], 1
                 )
@@ -207,23 +208,23 @@ def noise_level(luma: Luma) -> float:
     """Standard deviation of the noise in ``(H, W)`` uint8 luma, levels (Immerkaer, 1996, with a median)."""
     if min(luma.shape) < 3:
         return 0.0
-    rows = luma[:: max(1, luma.shape[0] // 90)]  # every so many; three taps across are enough
+    rows = luma[:: max(1, luma.shape[0] // 90)]  # a subset of rows; the filter is horizontal
     second = 2 * rows[:, 1:-1].astype(np.int16) - rows[:, :-2] - rows[:, 2:]
     return float(np.median(np.abs(second))) / 0.6745 / 6**0.5
 
 
 def kinship(past: Glimpse, now: Glimpse) -> float:
-    """How much says that two pictures show one shot: about 0 for unrelated ones, 1 to 2 for neighbouring frames.
+    """Similarity of two frames as parts of one shot: about 0 for unrelated ones, 1 to 2 for consecutive frames.
 
-    It is the agreement of blocks with their neighbours on where they came from, plus twice what their correlation
-    there exceeds that with the mirrored picture by. Of that of ``now`` in ``past`` and the reverse, the smaller counts
-    three times what the larger does: something may have come into the picture, or gone.
+    It is the agreement of the motion of neighbouring blocks plus twice the excess of their mean correlation over that
+    with the mirrored frame. It is computed for ``now`` in ``past`` and the reverse, and the smaller value has three
+    times the weight of the larger, since objects may enter or leave the frame.
     """
-    ways = _found(past, now), _found(now, past)
-    return 0.75 * min(ways) + 0.25 * max(ways)
+    both = _one_way(past, now), _one_way(now, past)
+    return 0.75 * min(both) + 0.25 * max(both)
 
 
-def _found(there: Glimpse, here: Glimpse) -> float:
+def _one_way(there: Glimpse, here: Glimpse) -> float:
     search = here.found_in(there)
     if search.agreement >= _SURE:
         return search.agreement
@@ -231,41 +232,41 @@ def _found(there: Glimpse, here: Glimpse) -> float:
 
 
 def searched(past: Glimpse, now: Glimpse) -> float:
-    """Share of the blocks that can be searched, of the two pictures the smaller."""
+    """Share of the blocks that can be searched, the smaller one of the two frames."""
     return min(np.count_nonzero(past.weight), np.count_nonzero(now.weight)) / now.weight.size
 
 
 def are_kin(past: Glimpse, now: Glimpse) -> bool:
-    """Whether two pictures, neither of them flat, are of one shot."""
+    """Whether two frames, neither of them flat, belong to one shot."""
     return kinship(past, now) >= KINSHIP + KINSHIP_OF_FEW * max(0.0, 1 - 2 * searched(past, now))
 
 
 def likeness_of_light(past: Glimpse, now: Glimpse) -> float | None:
-    """Correlation of the rough distributions of light in two pictures; None where one of them has none but noise."""
-    rough = []
+    """Correlation of the coarse distributions of light of two frames; None where one is below the noise."""
+    coarse = []
     for glimpse in (past, now):
         height, width = glimpse.picture.shape
         small = cv2.resize(glimpse.picture, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
         if small.std() < _FAINT + _NOISE * glimpse.noise / 8:
             return None
-        rough.append(small.ravel())
-    return float(np.corrcoef(rough[0], rough[1])[0, 1])
+        coarse.append(small.ravel())
+    return float(np.corrcoef(coarse[0], coarse[1])[0, 1])
 
 
 class CutTest:
-    """Tells cuts in a run of frames.
+    """Cut test for a sequence of frames.
 
     Attributes:
         lumas: the frames, ``(H, W)`` uint8 luma each.
     """
 
     def __init__(self, lumas: Sequence[Luma]) -> None:
-        """Take the frames; nothing is computed yet."""
+        """Store the frames; nothing is computed yet."""
         self.lumas = lumas
         self._glimpses: dict[int, Glimpse] = {}
 
     def glimpse(self, t: int) -> Glimpse:
-        """Frame ``t``, shrunk."""
+        """Shrunk frame ``t``, cached."""
         if t not in self._glimpses:
             self._glimpses[t] = Glimpse(self.lumas[t])
         return self._glimpses[t]
@@ -274,10 +275,10 @@ class CutTest:
         """Whether frame ``t`` begins a new shot.
 
         Args:
-            t: number of a frame but the first.
+            t: index of a frame, not the first.
             coverage: share of inter-coded cells, in [0, 1].
             residual: mean residual in luma levels.
-            alone: look at frames ``t - 1`` and ``t`` only.
+            alone: use frames ``t - 1`` and ``t`` only.
         """
         past, now = self.glimpse(t - 1), self.glimpse(t)
         if not now.searchable:
@@ -288,16 +289,16 @@ class CutTest:
         plain = not past.flat and not now.flat
         if plain and are_kin(past, now):
             return False
-        # Of a dark picture in noise a few blocks are found by chance, in one frame these and in the next one others.
+        # In a dark, noisy frame a few blocks exceed the noise by chance, others in each frame.
         if searched(past, now) < 0.5 and light is not None and light >= _SAME_LAYOUT:
             return False
         if plain and not (past.blown or now.blown):
             return True
         if not alone:
             before, after = t - 1, t
-            while before >= 0 and self._says_nothing(before):
+            while before >= 0 and self._is_blank(before):
                 before -= 1
-            while after < len(self.lumas) and self._says_nothing(after):
+            while after < len(self.lumas) and self._is_blank(after):
                 after += 1
             if before >= 0 and after < len(self.lumas):
                 return not are_kin(self.glimpse(before), self.glimpse(after))
@@ -306,5 +307,5 @@ class CutTest:
         flat, other = (past, now) if past.flat else (now, past)
         return bool(flat.picture.mean() < _WHITE and other.picture.std() >= _FULL)
 
-    def _says_nothing(self, t: int) -> bool:
+    def _is_blank(self, t: int) -> bool:
         return self.glimpse(t).flat or self.glimpse(t).blown

@@ -1,4 +1,4 @@
-"""Extraction: the priors of a video or folder of frames into an archive, and pictures of them on the way."""
+"""Extraction of the priors of a video or folder of frames to an archive, with an optional preview video."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,16 +43,17 @@ class Extraction:
     reason: str
     resets: int
     coverage: float
-    """Mean over the frames that have a past."""
+    """Mean over the frames with a predecessor, in [0, 1]."""
     motion_median_px: float
-    """Median over cells, mean over the frames that have a past."""
+    """Median over cells, mean over the frames with a predecessor, pixels per frame."""
     residual_mean: float
-    """Luma levels, mean over the frames that have a past."""
+    """Mean over the frames with a predecessor, luma levels."""
     seconds: float
+    """Total wall time."""
     prior_seconds: float
-    """Spent in codec passes and residuals, without reading and writing."""
+    """Wall time of codec passes and residuals, without reading and writing."""
     costs: list[dict[str, Any]]
-    """Of the two motion sources, forward and backward. That of ``mv`` is the codec's work as a whole."""
+    """Costs of the two motion sources, forward and backward. That of ``mv`` is the whole work of the codec."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields of a report."""
@@ -72,23 +73,23 @@ def extract(
     find_source: Callable[[str], MotionSource] = make_source,
     provenance: Mapping[str, Any] | None = None,
 ) -> Extraction:
-    """Write the priors of every frame of ``source`` to ``archive``, and a video of pictures of them.
+    """Write the priors of every frame of ``source`` to ``archive``, and optionally a preview video.
 
     Args:
         source: a video, an image or a folder of frames.
-        archive: the file to be; it appears whole or not at all, as does ``preview``.
-        settings: how to make them; or published arrays that hold them.
-        preview: an MP4 to be, of frame, motion, residual and validity.
+        archive: output file; it is written completely or not at all, as is ``preview``.
+        settings: settings of the priors, or published arrays to store.
+        preview: output video of frame, motion, residual and validity; None for none.
         overwrite: replace files that exist.
-        workers: codec passes run side by side.
-        progress: called with (frames done, frames in all if known).
-        raw: what a ``.yuv`` file holds, instead of its name.
-        find_source: gives a motion source by its name.
-        provenance: what the archive is to say beside, JSON values.
+        workers: number of codec passes in parallel.
+        progress: called with (finished frames, total frames or None).
+        raw: format of a ``.yuv`` file; None: what its name states.
+        find_source: returns a motion source by name.
+        provenance: further entries of the archive's provenance, JSON values.
 
     Raises:
-        UnsmearError: the source cannot be read, an output exists, the settings cannot be met, or the published arrays
-            are of another number or size of frames.
+        UnsmearError: the source cannot be read, an output exists, ``mode`` is native and cannot be used, or the
+            published arrays have another number or size of frames.
     """
     begin = time.perf_counter()
     with ExitStack() as stack:
@@ -99,12 +100,12 @@ def extract(
             else stream(reader, settings, workers=workers, find_source=find_source)
         )
         pairs = iter(priors)
-        # A source that cannot be read leaves no trace, not even a folder.
+        # Before any output is created: an unreadable source must leave no files or folders.
         first = next(pairs)
         about = describe(reader.info, settings) | dict(provenance or {})
         writer = stack.enter_context(ArchiveWriter(archive, about, overwrite=overwrite))
         pictures = None if preview is None else stack.enter_context(Preview(preview, reader.info, overwrite))
-        tally: list[tuple[float, float, float]] = []
+        statistics: list[tuple[float, float, float]] = []
         resets = native = 0
         for frame, prior in chain([first], pairs):
             writer.add(prior, frame.luma)
@@ -114,7 +115,7 @@ def extract(
             resets += prior.reset
             if not prior.reset:
                 speed = float(np.median(np.hypot(*prior.motion())))
-                tally.append((prior.coverage, speed, float(prior.residual.mean())))
+                statistics.append((prior.coverage, speed, float(prior.residual.mean())))
             if progress is not None:
                 progress(len(writer), reader.info.frames)
         frames = len(writer)
@@ -122,7 +123,8 @@ def extract(
         for cost in priors.costs:
             if cost.source == "mv":
                 cost.fields, cost.seconds = frames, priors.seconds
-        coverage, motion, residual = (float(x) for x in np.mean(tally, axis=0)) if tally else (0.0, 0.0, 0.0)
+        means = np.mean(statistics, axis=0) if statistics else np.zeros(3)
+        coverage, motion, residual = (float(x) for x in means)
     return Extraction(
         input=str(source),
         output=str(archive),
@@ -142,7 +144,7 @@ def extract(
 
 
 class _Published:
-    """Frames with their published priors, where :class:`~unsmear.priors.streams.PriorStream` makes them."""
+    """Frames with their published priors; used like :class:`~unsmear.priors.streams.PriorStream`."""
 
     seconds = 0.0
     costs = ()
@@ -173,14 +175,14 @@ class _Published:
 
 
 def settings_kept(settings: PriorSettings | PublishedArrays) -> dict[str, Any]:
-    """What an archive says of how its priors were made."""
+    """Settings as an archive stores them."""
     if isinstance(settings, PublishedArrays):
         return {"mode": "published", "coding": settings.coding}
     return asdict(settings)
 
 
 def describe(info: VideoInfo, settings: PriorSettings | PublishedArrays) -> dict[str, Any]:
-    """The provenance of an archive, as far as it is known before the first frame."""
+    """Provenance of an archive, except for what is known only after the last frame."""
     return {
         "source": info.path.resolve().name,
         "codec": info.codec,
@@ -194,10 +196,10 @@ def describe(info: VideoInfo, settings: PriorSettings | PublishedArrays) -> dict
 
 
 class Preview:
-    """An H.264 video of :func:`~unsmear.priors.pictures.sheet`, with the source's own times."""
+    """Writer of an H.264 video of :func:`~unsmear.priors.pictures.sheet`, with the timestamps of the source."""
 
     def __init__(self, path: Path, info: VideoInfo, overwrite: bool = False) -> None:
-        """Begin a file beside ``path``. Raises OutputError where it exists or cannot be written."""
+        """Open a temporary file beside ``path``. Raises OutputError where ``path`` exists or cannot be written."""
         self.path = path
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; give `overwrite` or choose another file")
@@ -217,7 +219,7 @@ class Preview:
         return self
 
     def add(self, frame: Frame, prior: Prior) -> None:
-        """Append the pictures of one frame."""
+        """Append the panels of one frame."""
         picture = sheet(eight_bit(frame.rgb), frame.luma, prior, str(frame.index))
         try:
             if self._stream is None:

@@ -1,9 +1,8 @@
-"""Motion sources: the codec, or optical flow in its place, for comparisons (CPGD-Net, Table III).
+"""Motion sources: the codec, or optical flow instead, for comparisons (CPGD-Net, Table III).
 
-A source gives the motion of one picture towards another on the priors' grid. Any source can stand in for
-the forward motion, for the backward motion, or for both; residual, resets and everything else remain the
-codec's. The sources here need nothing but OpenCV; optical flow by a network is one more class of the same
-kind (:mod:`unsmear.models.raft`).
+A source computes the motion from one frame to another on the grid of the priors. It can replace the forward motion,
+the backward motion or both; residual and resets remain those of the codec. The sources in this module need only
+OpenCV; optical flow by a network is in :mod:`unsmear.models.raft`.
 """
 
 import time
@@ -21,34 +20,34 @@ from unsmear.priors.prior import FoundBy, Prior
 from unsmear.video import Frame
 
 SOURCES = ("mv", "dis", "none")
-"""Sources that :func:`make_source` knows."""
+"""Names that :func:`make_source` accepts."""
 
 _CELL = 8
 
 
 class MotionSource(Protocol):
-    """Gives motion between two frames.
+    """Source of motion between two frames.
 
     Attributes:
-        name: what it is called in reports and on the command line.
+        name: name in reports and on the command line.
     """
 
     name: str
 
     def motion(self, picture: Frame, other: Frame, codec_q: MotionGrid) -> MotionGrid:
-        """Where the content of ``picture`` lies in ``other``.
+        """Motion from ``picture`` to ``other``.
 
         Args:
-            picture: the frame that the grid belongs to.
-            other: the frame before or after it.
-            codec_q: ``(gh, gw, 2)`` int16, what the codec says, in quarter pixels.
+            picture: the frame of the grid.
+            other: the previous or next frame.
+            codec_q: motion of the codec, ``(gh, gw, 2)`` int16 in quarter pixels.
 
         Returns:
             ``(gh, gw, 2)`` int16, quarter pixels.
         """
 
     def flops(self, height: int, width: int) -> float:
-        """Arithmetic operations for one field at this size; 0 where the codec has done the work already."""
+        """Arithmetic operations per motion field at this size; 0 for the codec's motion."""
 
 
 class CodecMotion:
@@ -60,12 +59,12 @@ class CodecMotion:
         return codec_q
 
     def flops(self, height: int, width: int) -> float:
-        """0: the search is the encoder's, in integers, and is counted as time alone, as in the paper."""
+        """0: the integer search of the encoder is only counted as time, as in the paper."""
         return 0.0
 
 
 class NoMotion:
-    """``none``: everything stands still."""
+    """``none``: zero motion."""
 
     name = "none"
 
@@ -99,8 +98,8 @@ class DisFlow:
         return flow_to_grid(np.asarray(self._flow.calc(luma, target, None), np.float32))  # type: ignore[call-overload]
 
     def flops(self, height: int, width: int) -> float:
-        """An estimate from the algorithm: 8×8 patches every ``stride`` pixels and ``iterations`` descents of some
-        10 operations a sample on each level from the finest used up, plus refinement of some 200 a pixel and pass.
+        """Estimate from the algorithm: on each level from the finest used one up, 8×8 patches every ``stride`` pixels
+        with ``iterations`` descents of about 10 operations per sample, and refinement of about 200 per pixel and pass.
         """
         _, finest, iterations, stride, passes = self._PRESETS[self._preset]
         pixels = sum(height * width / 4**level for level in range(finest, 8))
@@ -108,7 +107,7 @@ class DisFlow:
 
 
 def make_source(name: str) -> MotionSource:
-    """A source by its name. Raises UsageError for an unknown one."""
+    """Return the source of a name. Raises UsageError for an unknown name."""
     if name == "mv":
         return CodecMotion()
     if name == "dis":
@@ -119,7 +118,7 @@ def make_source(name: str) -> MotionSource:
 
 
 def flow_to_grid(flow: npt.NDArray[np.float32]) -> MotionGrid:
-    """Dense flow ``(H, W, 2)`` in pixels → its mean over the cells of the grid, int16 quarter pixels.
+    """Average dense flow ``(H, W, 2)`` in pixels over the cells of the grid: ``(gh, gw, 2)`` int16 quarter pixels.
 
     Raises ValueError for values that are not finite.
     """
@@ -134,7 +133,7 @@ def flow_to_grid(flow: npt.NDArray[np.float32]) -> MotionGrid:
 
 @dataclass
 class Cost:
-    """What the fields of one source have cost so far."""
+    """Accumulated cost of the motion fields of one source."""
 
     source: str
     fields: int = 0
@@ -142,7 +141,7 @@ class Cost:
     flops: float = 0.0
 
     def as_dict(self) -> dict[str, float | str]:
-        """For reports: seconds and 10⁹ operations a field."""
+        """Fields of a report: seconds and 10⁹ operations per field."""
         each = max(self.fields, 1)
         return {
             "source": self.source,
@@ -154,13 +153,13 @@ class Cost:
 
 @dataclass
 class ReplacedMotion:
-    """Priors whose motion comes from other sources.
+    """Replacement of the motion in priors by that of other sources.
 
     Attributes:
-        forward: of ``motion_q``.
-        backward: of ``motion_back_q``.
-        costs: of both, filled while :meth:`of` runs. The codec's own work is not in them but in the
-            ``seconds`` of :class:`~unsmear.priors.streams.PriorStream`.
+        forward: source of ``motion_q``.
+        backward: source of ``motion_back_q``.
+        costs: costs of both, accumulated by :meth:`of`. The codec's work is not included; it is in ``seconds`` of
+            :class:`~unsmear.priors.streams.PriorStream`.
     """
 
     forward: MotionSource
@@ -171,7 +170,7 @@ class ReplacedMotion:
         self.costs = (Cost(self.forward.name), Cost(self.backward.name))
 
     def of(self, pairs: Iterable[tuple[Frame, Prior]]) -> Iterator[tuple[Frame, Prior]]:
-        """The same frames with other motion, one frame late. Resets keep their zeros."""
+        """Replace the motion of a stream of frames and priors, with a delay of one frame. Resets keep zero motion."""
         past: Frame | None = None
         held: tuple[Frame, Prior] | None = None
         for pair in pairs:

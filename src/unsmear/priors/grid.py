@@ -1,7 +1,7 @@
-"""The motion grid: one vector per 8x8 block from exported motion vectors, and the filling of its holes.
+"""Motion grid: one vector per 8x8 block from exported motion vectors, with holes filled.
 
-The grid covers the picture padded to macroblocks: ``gh = ceil(H / 16) * 2`` rows and
-``gw = ceil(W / 16) * 2`` columns. A cell that no inter block covers is a hole (an intra block).
+The grid covers the frame padded to macroblocks: ``gh = ceil(H / 16) * 2`` rows and
+``gw = ceil(W / 16) * 2`` columns. A cell without an inter block is a hole (intra block).
 """
 
 from typing import Any
@@ -17,23 +17,23 @@ Mask = npt.NDArray[np.bool_]
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """(gh, gw) of the 8x8 grid over a picture padded to multiples of 16."""
+    """(gh, gw) of the 8x8 grid over a frame padded to multiples of 16."""
     return -(-height // 16) * 2, -(-width // 16) * 2
 
 
 def grid_from_vectors(vectors: npt.NDArray[Any] | None, height: int, width: int) -> tuple[MotionGrid, Mask]:
-    """Paint the decoder's motion vectors on the 8x8 grid.
+    """Convert the decoder's motion vectors to the 8x8 grid.
 
     Args:
         vectors: FFmpeg's ``AVMotionVector`` records as a structured array, or None (an intra frame).
-            Only vectors into the past (``source < 0``) count. Blocks that reach outside the grid, as
-            interlaced streams have them, are clipped to it.
-        height: rows of the picture in pixels.
-        width: columns of the picture in pixels.
+            Only vectors to past frames (``source < 0``) are used. Blocks that extend beyond the grid, as
+            in interlaced streams, are clipped.
+        height: height of the frame, pixels.
+        width: width of the frame, pixels.
 
     Returns:
-        ``(gh, gw, 2)`` int16 quarter-pel (dx, dy), the block's content being found at ``p + motion``
-        in the reference frame, zero where unknown; ``(gh, gw)`` bool, True where a vector was given.
+        ``(gh, gw, 2)`` int16, (dx, dy) in quarter pixels: the content of the block at ``p`` is at ``p + motion``
+        in the reference frame; zero where there is no vector. ``(gh, gw)`` bool, True where there is one.
     """
     gh, gw = grid_shape(height, width)
     grid = np.zeros((gh, gw, 2), np.int16)
@@ -42,13 +42,13 @@ def grid_from_vectors(vectors: npt.NDArray[Any] | None, height: int, width: int)
         return grid, valid
     vectors = vectors[(vectors["source"] < 0) & (vectors["motion_scale"] > 0)]
     scale = vectors["motion_scale"].astype(np.int64)
-    # Field by field in 64 bits: half-pel codecs have scale 2, H.264 has 4.
+    # In 64 bits; the scale is 2 for half-pel codecs, 4 for H.264.
     quarter = np.stack(
         [(vectors[axis].astype(np.int64) * 4 + scale // 2) // scale for axis in ("motion_x", "motion_y")], -1
     )
     quarter = quarter.clip(-32768, 32767).astype(np.int16)
     w, h = vectors["w"].astype(np.int64), vectors["h"].astype(np.int64)
-    # dst is the block's centre. A block smaller than a cell gives its vector to the cell it lies in.
+    # dst is the block's centre. A block smaller than a cell sets the vector of the cell that contains it.
     left = (vectors["dst_x"].astype(np.int64) - w // 2) // 8
     top = (vectors["dst_y"].astype(np.int64) - h // 2) // 8
     cells_x, cells_y = np.maximum(w // 8, 1), np.maximum(h // 8, 1)
@@ -62,14 +62,14 @@ def grid_from_vectors(vectors: npt.NDArray[Any] | None, height: int, width: int)
 
 
 def fill_holes(grid: MotionGrid, valid: Mask) -> MotionGrid:
-    """Give every hole the vector of the nearest valid cell.
+    """Fill every hole with the vector of the nearest valid cell.
 
     Args:
         grid: ``(gh, gw, 2)`` int16.
         valid: ``(gh, gw)`` bool.
 
     Returns:
-        ``(gh, gw, 2)`` int16; the grid itself where nothing is missing, zeros where everything is.
+        ``(gh, gw, 2)`` int16; ``grid`` itself without holes, zeros if all cells are holes.
     """
     if valid.all():
         return grid

@@ -1,7 +1,7 @@
-"""Parsing of the few H.264 headers that tell where a motion vector may point (ITU-T H.264, clause 7.3).
+"""Parser of the H.264 headers that determine the references of motion vectors (ITU-T H.264, clause 7.3).
 
-Sequence and picture parameter sets and slice headers, as far as they bear on references; everything else
-is passed over. :mod:`unsmear.priors.native` judges what is read here.
+Sequence and picture parameter sets and slice headers, up to the fields that concern references; other fields are
+skipped. :mod:`unsmear.priors.native` evaluates the result.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ SLICE, SLICE_IDR, SPS, PPS = 1, 5, 7, 8
 """NAL unit types."""
 
 HARMLESS = frozenset({6, 9, 10, 11, 12})
-"""Supplemental information, delimiters, ends of sequence and stream, filler: no pictures."""
+"""NAL unit types without pictures: supplemental information, delimiters, ends of sequence and stream, filler."""
 
 # Profiles whose SPS states the chroma format and bit depth (7.3.2.1.1).
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
@@ -19,12 +19,12 @@ _HEADER_BYTES = 64  # more than the part of a slice header that is read
 
 
 class HeaderError(ValueError):
-    """A header that ends early or holds a value which the standard does not allow."""
+    """A header that ends early or has a value that the standard does not allow."""
 
 
 @dataclass(frozen=True)
 class SequenceParameters:
-    """What an SPS says about references and the picture."""
+    """Fields of an SPS that concern references and the picture."""
 
     bit_depth: int
     separate_colour_planes: bool
@@ -34,12 +34,12 @@ class SequenceParameters:
     gaps_allowed: bool
     frames_only: bool
     cropped_to_macroblocks: bool
-    """Nothing is cut off but what pads the right and bottom edges to macroblocks."""
+    """Whether cropping removes only the padding to macroblocks at the right and bottom edges."""
 
 
 @dataclass(frozen=True)
 class PictureParameters:
-    """What a PPS says about prediction."""
+    """Fields of a PPS that concern prediction."""
 
     identifier: int
     slice_groups: int
@@ -49,7 +49,7 @@ class PictureParameters:
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """The start of a slice header. ``kind`` is P, B, I, SP or SI."""
+    """First fields of a slice header. ``kind`` is P, B, I, SP or SI."""
 
     first_macroblock: int
     kind: str
@@ -60,7 +60,7 @@ class SliceHeader:
 
 
 class _Bits:
-    """Reads big-endian bit fields and Exp-Golomb codes (clause 9.1)."""
+    """Reader of big-endian bit fields and Exp-Golomb codes (clause 9.1)."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -92,12 +92,12 @@ class _Bits:
 
 
 def payload(nal: bytes) -> bytes:
-    """The bytes behind a NAL unit's header, without emulation prevention (clause 7.4.1)."""
+    """Bytes after the header of a NAL unit, without emulation prevention (clause 7.4.1)."""
     return nal[1:].replace(b"\0\0\3", b"\0\0")
 
 
 def parse_sps(nal: bytes) -> SequenceParameters:
-    """Read a sequence parameter set (7.3.2.1.1). Raises HeaderError."""
+    """Parse a sequence parameter set (7.3.2.1.1). Raises HeaderError."""
     bits = _Bits(payload(nal))
     profile = bits.fixed(8)
     bits.fixed(16)
@@ -148,7 +148,7 @@ def parse_sps(nal: bytes) -> SequenceParameters:
 
 
 def parse_pps(nal: bytes) -> PictureParameters:
-    """Read a picture parameter set (7.3.2.2); one with slice groups only up to their number. Raises HeaderError."""
+    """Parse a picture parameter set (7.3.2.2), or its start if it has slice groups. Raises HeaderError."""
     bits = _Bits(payload(nal))
     identifier = _at_most(bits.unsigned(), 255)
     bits.unsigned()
@@ -167,10 +167,10 @@ def parse_pps(nal: bytes) -> PictureParameters:
 
 
 def parse_slice(nal: bytes, sps: SequenceParameters) -> SliceHeader:
-    """Read the start of a slice header (7.3.3) of a stream of whole frames whose order needs no count.
+    """Parse the start of a slice header (7.3.3).
 
-    Raises HeaderError. The caller has made sure of ``sps.frames_only``, ``sps.order_count_type == 2`` and that
-    no picture parameter set has redundant pictures or weighted prediction.
+    Requires ``sps.frames_only``, ``sps.order_count_type == 2``, and no redundant pictures or weighted prediction in any
+    picture parameter set. Raises HeaderError.
     """
     bits = _Bits(payload(nal[:_HEADER_BYTES]))
     first = bits.unsigned()
@@ -195,9 +195,9 @@ def parse_slice(nal: bytes, sps: SequenceParameters) -> SliceHeader:
 
 
 def split_nals(data: bytes, length_size: int | None) -> Iterator[bytes]:
-    """The NAL units of a packet, each behind its length (``length_size`` bytes) or a start code (None).
+    """NAL units of a packet, each preceded by its length (``length_size`` bytes) or a start code (None).
 
-    Raises HeaderError where a length reaches beyond the packet.
+    Raises HeaderError where a length exceeds the packet.
     """
     if length_size is None:
         for piece in data.split(b"\0\0\1")[1:]:
@@ -210,16 +210,15 @@ def split_nals(data: bytes, length_size: int | None) -> Iterator[bytes]:
         size = int.from_bytes(data[at : at + length_size], "big")
         at += length_size
         if size == 0 or at + size > len(data):
-            raise HeaderError("a unit in it reaches beyond its end")
+            raise HeaderError("a unit in it extends beyond its end")
         yield data[at : at + size]
         at += size
 
 
 def split_configuration(extradata: bytes) -> tuple[int | None, list[bytes]]:
-    """The decoder configuration of a container → (bytes of a length field, parameter sets).
+    """Parse the decoder configuration of a container: (bytes of a length field, parameter sets).
 
-    ``avcC`` records (ISO/IEC 14496-15) state the length; anything else is a stream with start codes.
-    Raises HeaderError.
+    ``avcC`` records (ISO/IEC 14496-15) state the length; other data is a stream with start codes. Raises HeaderError.
     """
     if extradata[:1] != b"\1":
         return None, list(split_nals(extradata, None))

@@ -1,15 +1,14 @@
-"""Motion vectors straight from the input's own bitstream, where they provably mean what we need.
+"""Motion vectors of the input's own bitstream, where they are known to point to the previous frame.
 
-FFmpeg's decoder exports vectors without saying which frame they point to. They point from frame t to frame
-t-1 for certain only in an H.264 stream that has nothing else to point to: progressive frames in coding
-order, P and I slices, one reference frame which every picture replaces, no weighted prediction, no
-long-term references, one set of sequence parameters. All of that stands in the headers, and
-:func:`examine` reads the headers of every packet. In any other stream the vectors are of no use: taken as
-if they pointed to t-1 they predict worse than no motion at all.
+FFmpeg's decoder exports vectors without the frame that they refer to. That is certainly frame t-1 only in an H.264
+stream without any other reference: progressive frames in coding order, P and I slices, one reference frame which
+every picture replaces, no weighted prediction, no long-term references, one set of sequence parameters. All of these
+are stated in headers, and :func:`examine` reads the headers of every packet. In other streams the vectors are not
+used: interpreted as motion to t-1 they predict worse than no motion.
 
-The residual of a native frame is ``|frame[t] - prediction from frame[t-1]|``, both as decoded. That is the
-magnitude of the coded residual if the stream was coded without deblocking. Most are not; there it also
-holds what the filter changed, along block edges, and is larger.
+The residual of a native frame is ``|frame[t] - prediction from frame[t-1]|``, both as decoded: the magnitude of the
+coded residual for streams without deblocking. In others, which are most, it also contains the changes of the deblocking
+filter at block edges, and is larger.
 """
 
 from collections.abc import Iterator
@@ -48,17 +47,17 @@ PROVEN = "H.264 with P-frames only and one reference"
 
 
 class _Violation(Exception):
-    """Why the stream, from the packet at hand on, is not provably P-only with one reference."""
+    """Reason why the stream, from the current packet on, is not certainly P-only with one reference."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """How far the vectors of a file can be used, and why no further.
+    """Number of frames of a file with usable motion vectors.
 
     Attributes:
-        frames: the first ``frames`` frames have vectors that point to the frame before them, or none.
-        whole: that is all of them.
-        reason: one clause for people.
+        frames: the first ``frames`` frames have vectors to the previous frame, or none.
+        whole: whether these are all frames.
+        reason: reason in one clause.
     """
 
     frames: int
@@ -67,10 +66,10 @@ class Examination:
 
 
 def examine(path: Path, raw: RawFormat | None = None) -> Examination:
-    """Read the headers of a file's packets until one of them rules native vectors out.
+    """Read the headers of a file's packets up to the first that excludes native vectors.
 
-    Nothing is decoded. A file that cannot be read has no native frames; the reason then says so, and it is
-    for the reader of the frames to complain. ``raw``: what a ``.yuv`` file holds, instead of its name.
+    Nothing is decoded. A file that cannot be read has no native frames and no error is raised here, only by the reader
+    of its frames. ``raw``: format of a ``.yuv`` file; None: what its name states.
     """
     try:
         with open_input(path, raw) as container:
@@ -88,19 +87,19 @@ def _examine(container: Any, stream: Any) -> Examination:
         return Examination(0, False, f"the decoder of {name} exports no motion vectors with a known reference")
     frames = 0
     try:
-        judge = _Judge(bytes(context.extradata or b""))
+        rules = _Rules(bytes(context.extradata or b""))
         for packet in container.demux(stream):
             if packet.size:
-                judge.packet(packet)
+                rules.check(packet)
                 frames += 1
     except (_Violation, HeaderError) as violation:
-        words = f"a header cannot be read: {violation}" if isinstance(violation, HeaderError) else str(violation)
-        return Examination(frames, False, f"from frame {frames} on {words}" if frames else words)
+        reason = f"a header cannot be read: {violation}" if isinstance(violation, HeaderError) else str(violation)
+        return Examination(frames, False, f"from frame {frames} on {reason}" if frames else reason)
     return Examination(frames, True, PROVEN) if frames else Examination(0, False, "it holds no packets")
 
 
-class _Judge:
-    """Takes the packets of a stream one by one and raises _Violation at the first that breaks a rule."""
+class _Rules:
+    """Rules of streams with usable vectors, checked packet by packet. Raises _Violation or HeaderError."""
 
     def __init__(self, extradata: bytes) -> None:
         self._length_size, nals = split_configuration(extradata)
@@ -111,11 +110,12 @@ class _Judge:
         for nal in nals:
             self._parameters(nal)
 
-    def packet(self, packet: Any) -> None:
+    def check(self, packet: Any) -> None:
+        """Check the next packet."""
         if packet.is_corrupt or packet.is_discard:
-            raise _Violation("packets are damaged or cut away by the container")
+            raise _Violation("packets are damaged or discarded by the container")
         if packet.has_sidedata("new_extradata"):
-            raise _Violation("the decoder is set up anew in mid-stream")
+            raise _Violation("the decoder configuration changes in mid-stream")
         header: SliceHeader | None = None
         for nal in split_nals(bytes(packet), self._length_size):
             kind = nal[0] & 31
@@ -126,7 +126,7 @@ class _Judge:
             elif kind in (SPS, PPS):
                 self._parameters(nal)
             elif kind not in HARMLESS:
-                raise _Violation(f"there are units of type {kind}, which belong to no plain single-layer stream")
+                raise _Violation(f"there are units of type {kind}, which a plain single-layer stream does not have")
         if header is None:
             raise _Violation("there is a packet without a picture")
         self._frame_number = header.frame_number
@@ -158,16 +158,16 @@ class _Judge:
         if header.kind not in ("P", "I"):
             raise _Violation(f"there are {header.kind}-frames")
         if header.reordered or header.long_term_or_adaptive:
-            raise _Violation("references are reordered, kept for long, or dropped out of turn")
+            raise _Violation("references are reordered, long-term, or removed out of order")
         if before is not None:
             if header.first_macroblock == 0 or header.frame_number != before.frame_number:
                 raise _Violation("there is a packet with more than one picture")
             return header
         refresh = nal[0] & 31 == SLICE_IDR
         if header.first_macroblock:
-            raise _Violation("a picture lacks its beginning")
+            raise _Violation("the first slice of a picture is missing")
         if self._frame_number is None and not refresh:
-            raise _Violation("the stream begins in the middle of a group of pictures")
+            raise _Violation("the stream starts in the middle of a group of pictures")
         expected = 0 if refresh or self._frame_number is None else self._frame_number + 1
         if header.frame_number != expected % (1 << self._sps.log2_max_frame_num):
             raise _Violation("pictures are missing")
@@ -177,33 +177,33 @@ class _Judge:
 def _check_sequence(sps: SequenceParameters) -> None:
     rules = (
         (sps.bit_depth == 8, f"samples have {sps.bit_depth} bits"),
-        (not sps.separate_colour_planes, "colour planes are coded apart"),
+        (not sps.separate_colour_planes, "colour planes are coded separately"),
         (sps.frames_only, "it is interlaced"),
         (sps.reference_frames == 1, f"it has {sps.reference_frames} reference frames"),
-        (sps.order_count_type == 2, "it may show frames in another order than it codes them"),
-        (not sps.gaps_allowed, "it may leave out frames"),
-        (sps.cropped_to_macroblocks, "a part of the coded picture is not shown"),
+        (sps.order_count_type == 2, "it may show frames in another order than they are coded"),
+        (not sps.gaps_allowed, "it may omit frames"),
+        (sps.cropped_to_macroblocks, "the coded picture is cropped"),
     )
-    for holds, words in rules:
-        if not holds:
-            raise _Violation(words)
+    for satisfied, reason in rules:
+        if not satisfied:
+            raise _Violation(reason)
 
 
 def native_steps(path: Path, first: int = 0) -> Iterator[Step | None]:
-    """Decode a file that :func:`examine` accepts and pair each frame with the one before it.
+    """Decode a file that :func:`examine` accepts, and pair each frame with the previous one.
 
     Yields:
-        For frame ``first`` and on, a step whose images are ``(gh * 8, gw * 8)`` uint8: the whole coded
-        luma, beyond the part that is shown. None where a frame has no vectors at all, as intra frames.
+        From frame ``first`` on, a step whose images are ``(gh * 8, gw * 8)`` uint8, the whole coded luma before
+        cropping; None for a frame without vectors, such as an intra frame.
 
     Raises:
-        DamagedVideo: a packet that does not give exactly one frame.
+        DamagedVideo: the file cannot be decoded.
     """
     with open_input(path) as container:
         stream = main_video_stream(container, path)
         context = stream.codec_context
         context.options = {"apply_cropping": "0"}
-        context.flags2 |= Flags2.export_mvs  # as an option it would be ignored in silence
+        context.flags2 |= Flags2.export_mvs  # as an option it would be ignored silently
         stream.thread_type = "SLICE"
         reference: npt.NDArray[np.uint8] | None = None
         count = 0

@@ -1,6 +1,6 @@
-"""Priors as pictures: motion in colours and arrows, residual and validity, beside the frame (CPGD-Net, Fig. 3).
+"""Visualisation of priors: motion as colours and arrows, residual and validity (CPGD-Net, Fig. 3).
 
-Hue is the direction in which content moves from frame t-1 to t, saturation its speed.
+Hue is the direction in which content moves from frame t-1 to t, saturation is its speed.
 """
 
 import cv2
@@ -12,7 +12,7 @@ from unsmear.priors.prior import Prior
 Rgb = npt.NDArray[np.uint8]
 
 FULL_COLOUR_PX = 16.0
-"""Motion of this many pixels a frame and more is fully saturated."""
+"""Speed from which colours are fully saturated, pixels per frame."""
 
 _ARROWS_DOWN = 9  # rows of arrows in a picture, but never closer than 4 cells
 _INTRA = np.array([224, 108, 32], np.uint8)
@@ -20,12 +20,12 @@ _GAP = 4
 
 
 def motion_picture(motion: npt.NDArray[np.float32], full_px: float = FULL_COLOUR_PX) -> Rgb:
-    """Motion in colours.
+    """Convert motion to colours.
 
     Args:
-        motion: ``(2, h, w)`` float32 as in :meth:`Prior.motion`, pixels towards frame t-1. Colours show the
-            opposite, the way content went.
-        full_px: the speed of full saturation.
+        motion: ``(2, h, w)`` float32 as in :meth:`Prior.motion`, pixels to frame t-1. Colours show the
+            opposite direction, from t-1 to t.
+        full_px: speed of full saturation, pixels per frame.
 
     Returns:
         ``(h, w, 3)`` uint8 RGB; no motion is white.
@@ -39,14 +39,14 @@ def motion_picture(motion: npt.NDArray[np.float32], full_px: float = FULL_COLOUR
 
 
 def colour_wheel(side: int, full_px: float = FULL_COLOUR_PX) -> tuple[Rgb, npt.NDArray[np.bool_]]:
-    """The key to :func:`motion_picture`: ``(side, side, 3)`` uint8, and where it is inside the circle."""
+    """Colour key of :func:`motion_picture`: ``(side, side, 3)`` uint8, and a mask of the circle."""
     half = (side - 1) / 2
     y, x = (np.mgrid[:side, :side].astype(np.float32) - half) / half * full_px
     return motion_picture(-np.stack([x, y]), full_px), np.hypot(x, y) <= full_px
 
 
 def motion_panel(prior: Prior) -> Rgb:
-    """``(H, W, 3)`` uint8: colours, arrows as long as the motion, and the colour wheel in a corner."""
+    """Panel ``(H, W, 3)`` uint8: motion colours, arrows of the motion's length, and the colour key in a corner."""
     height, width = prior.height, prior.width
     picture = motion_picture(prior.dense_motion())
     motion = prior.motion()
@@ -71,13 +71,13 @@ def motion_panel(prior: Prior) -> Rgb:
 
 
 def residual_panel(prior: Prior) -> Rgb:
-    """``(H, W, 3)`` uint8: the residual as networks see it, black for none and white for 32 levels and more."""
+    """Panel ``(H, W, 3)`` uint8: the residual as in network inputs, black for none, white for 32 levels and more."""
     gray = (prior.residual01() * 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2)
 
 
 def validity_panel(prior: Prior, luma: npt.NDArray[np.uint8]) -> Rgb:
-    """``(H, W, 3)`` uint8: the frame in gray, and in orange where the motion was filled in (intra blocks)."""
+    """Panel ``(H, W, 3)`` uint8: the frame in gray, orange where the motion was filled in (intra blocks)."""
     height, width = luma.shape
     valid = np.repeat(np.repeat(prior.valid, 8, axis=0), 8, axis=1)[:height, :width]
     gray = np.repeat((luma // 2 + 64)[..., None], 3, axis=2)
@@ -86,22 +86,22 @@ def validity_panel(prior: Prior, luma: npt.NDArray[np.uint8]) -> Rgb:
 
 
 def sheet(rgb: Rgb, luma: npt.NDArray[np.uint8], prior: Prior, caption: str = "") -> Rgb:
-    """Frame, motion, residual and validity in two rows of two, each with its name.
+    """Panels of frame, motion, residual and validity in two rows of two, with titles.
 
     Args:
         rgb: ``(H, W, 3)`` uint8.
         luma: ``(H, W)`` uint8.
         prior: of that frame.
-        caption: written behind the name of the first panel.
+        caption: appended to the title of the first panel.
 
     Returns:
         ``(2 H + a margin, 2 W + a margin, 3)`` uint8 with even sides.
     """
     height, width = luma.shape
-    moved = "reset" if prior.reset else f"median {np.median(np.hypot(*prior.motion())):.1f} px"
+    speed = "reset" if prior.reset else f"median {np.median(np.hypot(*prior.motion())):.1f} px"
     panels = [
         (f"frame {caption}".strip(), rgb),
-        (f"motion since t-1, {moved}; full colour {FULL_COLOUR_PX:g} px", motion_panel(prior)),
+        (f"motion since t-1, {speed}; full colour {FULL_COLOUR_PX:g} px", motion_panel(prior)),
         (f"residual, mean {prior.residual.mean():.1f} levels", residual_panel(prior)),
         (f"coverage {100 * prior.coverage:.0f} % (orange: filled in)", validity_panel(prior, luma)),
     ]

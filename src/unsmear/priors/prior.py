@@ -1,4 +1,4 @@
-"""The coding prior of one frame: where its content was, where it goes, and what prediction missed."""
+"""Coding prior of one frame: motion to the previous and next frame, and prediction residual."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +10,11 @@ import numpy.typing as npt
 from unsmear.priors.grid import Mask, MotionGrid, grid_shape
 
 RESIDUAL_SCALE = 32.0
-"""Luma levels of residual that map to 1. A constant, not a per-frame maximum, which would flicker (ours)."""
+"""Residual in luma levels that is mapped to 1; a constant, since a per-frame maximum would flicker (ours)."""
 
 FoundBy = Literal["codec", "coarse", "borrowed", "none", "flow"]
-"""Where the motion of a frame comes from: all of it from the codec; from a wide search at small sizes in at least one
-cell; from a neighbouring frame; from nowhere, so that it is zero; from optical flow in the codec's place."""
+"""Source of a frame's motion. ``codec``: motion vectors; ``coarse``: a wide search at reduced size, in at least one
+cell; ``borrowed``: a neighbouring frame; ``none``: no motion was found, it is zero; ``flow``: optical flow."""
 
 _QUARTER_PEL = np.float32(0.25)
 _CELL = 8
@@ -24,27 +24,27 @@ _Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Motion and residual of frame t, read from a bitstream (CPGD-Net, section III-A and Fig. 3).
+    """Motion and residual of frame t from a bitstream (CPGD-Net, section III-A and Fig. 3).
 
-    The grid has one cell per 8x8 pixels of the picture padded to macroblocks:
+    The grid has one cell per 8x8 pixels of the frame padded to macroblocks:
     ``gh = ceil(H / 16) * 2``, ``gw = ceil(W / 16) * 2``.
 
     Attributes:
         motion_q: ``(gh, gw, 2)`` int16, (dx, dy) in quarter pixels: the content at ``p`` in frame t was
-            at ``p + motion`` in frame t-1. Holes (intra blocks) carry the nearest valid vector. Zeros
+            at ``p + motion`` in frame t-1. Holes (intra blocks) have the nearest valid vector. Zeros
             if ``reset``.
-        motion_back_q: the same towards the future (ours): the content at ``p`` in frame t is at
+        motion_back_q: the same to the next frame (ours): the content at ``p`` in frame t is at
             ``p + motion_back`` in frame t+1. Zeros if ``reset_back``.
-        valid: ``(gh, gw)`` bool, False where ``motion_q`` was filled in. All False if ``reset``, and where the motion
-            is a neighbouring frame's.
+        valid: ``(gh, gw)`` bool, False where ``motion_q`` was filled in. All False if ``reset``, or if the motion
+            is that of a neighbouring frame.
         valid_back: the same for ``motion_back_q``.
         residual: ``(H, W)`` uint8, magnitude in luma levels of the reconstruction minus its
             prediction by ``motion_q``. Zeros if ``reset``.
-        reset: frame t has no usable past: the video's first frame, or the first after a cut.
-        reset_back: frame t has no usable future: the video's last frame, or the last before a cut.
-        origin: ``"reencode"``; ``"native"`` where the vectors are those of the input's own stream; ``"published"``
-            where they were read from the arrays of CPGD-Net's authors.
-        motion_source: how ``motion_q`` was found (ours); ``"none"`` if ``reset``.
+        reset: True where frame t has no usable predecessor: the first frame of the video, or after a cut.
+        reset_back: True where frame t has no usable successor: the last frame of the video, or before a cut.
+        origin: ``"reencode"``; ``"native"`` for vectors of the input's own stream; ``"published"``
+            for the arrays of CPGD-Net's authors.
+        motion_source: source of ``motion_q`` (ours), see ``FoundBy``; ``"none"`` if ``reset``.
         motion_back_source: the same for ``motion_back_q``; ``"none"`` if ``reset_back``.
     """
 
@@ -61,7 +61,7 @@ class Prior:
 
     @classmethod
     def empty(cls, height: int, width: int, origin: str = "reencode") -> "Prior":
-        """The prior of a frame that has neither past nor future: both resets, everything zero."""
+        """Prior of a single frame: both resets are True, all fields are zero."""
         gh, gw = grid_shape(height, width)
         return cls(
             motion_q=np.zeros((gh, gw, 2), np.int16),
@@ -88,24 +88,24 @@ class Prior:
 
     @property
     def height(self) -> int:
-        """Rows of the picture in pixels."""
+        """Height of the frame, pixels."""
         return int(self.residual.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns of the picture in pixels."""
+        """Width of the frame, pixels."""
         return int(self.residual.shape[1])
 
     @property
     def coverage(self) -> float:
-        """Share of the grid, in [0, 1], whose motion the codec gave (1 - share of intra blocks)."""
+        """Share of cells, in [0, 1], with a motion vector of the codec (1 - share of intra blocks)."""
         return float(self.valid.mean())
 
     def motion(self, median: int = 3) -> _Float32:
         """Motion to frame t-1 on the grid.
 
         Args:
-            median: side of the median filter over cells, 3 or 5, or 0 for none. 3 lowers the end-point
+            median: size of the median filter over cells, 3 or 5; 0 for none. 3 lowers the end-point
                 error by about a fifth (ours).
 
         Returns:
@@ -134,8 +134,9 @@ class Prior:
         return _upsample(self.motion_back(median), self.height, self.width, nearest)
 
     def residual01(self, scale: float = RESIDUAL_SCALE) -> _Float32:
-        """The residual as ``(H, W)`` float32 in [0, 1]: ``scale`` luma levels and more are 1."""
-        return np.minimum(self.residual * np.float32(1.0 / scale), np.float32(1.0))
+        """Residual as ``(H, W)`` float32 in [0, 1]; ``scale`` luma levels and more map to 1."""
+        scaled: _Float32 = np.minimum(self.residual * np.float32(1.0 / scale), np.float32(1.0))
+        return scaled
 
 
 def _to_pixels(motion_q: MotionGrid, median: int) -> _Float32:
@@ -146,7 +147,7 @@ def _to_pixels(motion_q: MotionGrid, median: int) -> _Float32:
 
 
 def _upsample(motion: _Float32, height: int, width: int, nearest: bool) -> _Float32:
-    # Cell i is centred on pixel 8 i + 3.5, which is exactly how cv2.resize aligns its samples.
+    # Cell i is centred on pixel 8 i + 3.5, as in the sample alignment of cv2.resize.
     size = (motion.shape[2] * _CELL, motion.shape[1] * _CELL)
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     return np.stack([cv2.resize(plane, size, interpolation=how)[:height, :width] for plane in motion])

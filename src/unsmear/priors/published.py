@@ -1,7 +1,7 @@
-"""The arrays that CPGD-Net's authors publish beside their data sets, read as priors.
+"""Reader of the arrays that CPGD-Net's authors publish with their data sets, as priors.
 
 One pair of files, of motion and of residual, for each frame but the first (names, layout and units as observed in the
-authors' release; the papers do not give them):
+authors' release; the papers do not state them):
 
 ============================================ ============================================
 GoPro, DVD                                   ``MVs/CLIP/CLIP_00000_00001.npy``
@@ -66,23 +66,23 @@ def find_published(folder: Path) -> Mapping[str, Sequence[Path]]:
 
 
 class PublishedArrays(Sequence[Prior]):
-    """The priors of one clip of the published arrays; used like :class:`~unsmear.priors.archive.PriorArchive`.
+    """Priors of one clip of the published arrays, with the interface of :class:`~unsmear.priors.archive.PriorArchive`.
 
-    The arrays hold no validity and no motion to the next frame. So every cell counts as valid but in the first
-    frame, and ``motion_back`` is that of the next frame turned round (see :func:`reversed_motion`), as the
-    authors' release starts its own from.
+    The arrays hold no validity and no motion to the next frame. All cells are valid except in the first frame, and
+    ``motion_back`` is computed from the motion of the next frame (see :func:`reversed_motion`), similar to the
+    authors' release.
 
     Attributes:
-        coding: which codec made them; H.264 and H.265 look alike and are called ``h264`` where it was not stated.
+        coding: codec of the arrays. Those of H.264 and H.265 are alike: ``h264`` unless it was stated.
     """
 
     def __init__(self, folder: Path | str, clip: str, coding: Coding | None = None) -> None:
         """List the files of a clip.
 
         Args:
-            folder: holds its motion arrays, at any depth.
-            clip: what its file names begin with.
-            coding: which codec made them; None to tell by the size of the cells.
+            folder: folder that contains its motion arrays, at any depth.
+            clip: prefix of its file names.
+            coding: codec of the arrays; None: according to the size of their cells.
 
         Raises:
             UsageError: an unknown coding.
@@ -118,7 +118,7 @@ class PublishedArrays(Sequence[Prior]):
     @overload
     def __getitem__(self, t: slice) -> list[Prior]: ...
     def __getitem__(self, t: int | slice) -> Prior | list[Prior]:
-        """The prior of frame ``t``, counted from 0. Raises IndexError, or DataLayoutError for a damaged file."""
+        """Prior of frame ``t``, counted from 0. Raises IndexError, or DataLayoutError for a damaged file."""
         if isinstance(t, slice):
             return [self[i] for i in range(*t.indices(len(self)))]
         if not -len(self) <= t < len(self):
@@ -128,13 +128,13 @@ class PublishedArrays(Sequence[Prior]):
         if t == 0:
             residual = np.zeros_like(residual)
         gh, gw = grid_shape(*residual.shape)
-        nothing, everything = np.zeros((gh, gw, 2), np.int16), np.ones((gh, gw), np.bool_)
+        zero, full = np.zeros((gh, gw, 2), np.int16), np.ones((gh, gw), np.bool_)
         last = t == len(self) - 1
         return Prior(
-            motion_q=nothing if t == 0 else self._motion(t, gh, gw),
-            motion_back_q=nothing if last else reversed_motion(self._motion(t + 1, gh, gw)),
-            valid=everything & (t > 0),
-            valid_back=everything & (not last),
+            motion_q=zero if t == 0 else self._motion(t, gh, gw),
+            motion_back_q=zero if last else reversed_motion(self._motion(t + 1, gh, gw)),
+            valid=full & (t > 0),
+            valid_back=full & (not last),
             residual=residual,
             reset=t == 0,
             reset_back=last,
@@ -162,19 +162,21 @@ class PublishedArrays(Sequence[Prior]):
     def _motion(self, t: int, gh: int, gw: int) -> MotionGrid:
         cell, units, _, _ = _CODINGS[self.coding]
         quarter = np.moveaxis(self._field(t), 0, -1).astype(np.float64) * (4 / units)
-        # Up to a part of the padding may be missing; finer cells are averaged in groups of four.
+        # Part of the padding may be missing; finer cells are averaged in groups of four.
         per = 8 // cell
         rows, columns = gh * per - quarter.shape[0], gw * per - quarter.shape[1]
         if not (0 <= rows < 3 * per and 0 <= columns < 3 * per):
             raise self._wrong(
-                _MOTION, t, f"has {quarter.shape[:2]} cells of {cell} where the residual asks for {gh * per, gw * per}"
+                _MOTION,
+                t,
+                f"has {quarter.shape[:2]} cells of {cell} px, expected {gh * per, gw * per} for the residual",
             )
         quarter = np.pad(quarter, ((0, rows), (0, columns), (0, 0)), mode="edge")
         quarter = quarter.reshape(gh, per, gw, per, 2).mean((1, 3))
         return np.rint(quarter).clip(-32768, 32767).astype(np.int16)
 
     def _residual(self, t: int) -> npt.NDArray[np.uint8]:
-        """Magnitude in 8-bit levels. Integers are levels; fractions are normalised, which is undone."""
+        """Magnitude in 8-bit levels: integers are levels, floats are normalised levels."""
         _, _, divisor, bits = _CODINGS[self.coding]
         values = self._plane(t)
         levels = values.astype(np.float64)
@@ -204,15 +206,14 @@ class PublishedArrays(Sequence[Prior]):
 
 
 def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
-    """The motion to the next frame from the next frame's own: moved to where it points, and negated.
+    """Motion to the next frame, from the motion of the next frame: vectors are moved to their target and negated.
 
     Args:
         motion_q: ``(gh, gw, 2)`` int16 of frame t+1, quarter pixels.
 
     Returns:
-        ``(gh, gw, 2)`` int16 of frame t; cells that nothing points to take the nearest vector, and
-        of two vectors that point to one cell the faster is kept. Less accurate than re-encoding the reversed
-        frames.
+        ``(gh, gw, 2)`` int16 of frame t. Cells without a vector take the nearest one, and of several vectors
+        for a cell the longest is used. Less accurate than re-encoding the reversed frames.
     """
     gh, gw = motion_q.shape[:2]
     rows, columns = np.mgrid[:gh, :gw]
@@ -220,7 +221,9 @@ def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
     y = rows + np.rint(motion_q[..., 1] / 32).astype(np.int64)
     inside = (x >= 0) & (x < gw) & (y >= 0) & (y < gh)
     vectors = motion_q[inside].clip(-32767, 32767)
-    order = np.argsort(np.hypot(*vectors.T.astype(np.float64)), kind="stable")  # the last to land on a cell stays
+    order = np.argsort(
+        np.hypot(*vectors.T.astype(np.float64)), kind="stable"
+    )  # the last one assigned to a cell is kept
     y, x = y[inside][order], x[inside][order]
     grid, hit = np.zeros_like(motion_q), np.zeros((gh, gw), np.bool_)
     grid[y, x], hit[y, x] = -vectors[order], True

@@ -1,7 +1,7 @@
-"""Re-encoding in memory for motion vectors, of frames that carry no usable ones.
+"""Re-encoding in memory for the motion vectors of frames without usable ones.
 
-luma -> x264, P-frames only, one reference -> H.264 decoder that exports its motion vectors. Every
-vector of frame t then points into frame t-1, whatever the input was coded with.
+luma -> x264, P-frames only, one reference -> H.264 decoder that exports its motion vectors. All
+vectors of frame t then refer to frame t-1, for any coding of the input.
 """
 
 from fractions import Fraction
@@ -17,9 +17,9 @@ from unsmear.errors import UnsupportedVideo
 from unsmear.options import OptionError
 from unsmear.priors.settings import DEFAULTS, Profile
 
-# Preset and what is changed in it. Everything that trades vectors for bits is off: no small intra
-# blocks (p8x8), no scene cut (that is found apart), no second reference, no weighted prediction,
-# a constant quantiser, no deblocking (the residual would carry it).
+# Preset and changes to it. Options that save bits at the expense of vectors are off: no small intra
+# blocks (p8x8), no scene cuts (they are detected separately), no second reference, no weighted prediction,
+# a constant quantiser, no deblocking (it would be part of the residual).
 _PROFILES: dict[str, tuple[str, str]] = {
     "fast": ("veryfast", "subme=5:psy=0"),
     "best": ("medium", "subme=6:me=umh:merange=32"),
@@ -61,12 +61,11 @@ def padded(luma: npt.NDArray[np.uint8], height: int, width: int, number: int) ->
 
 
 class ReencodePass:
-    """One run of the encoder over consecutive frames; strictly one frame in and one out.
+    """Encoder pass over consecutive frames, which returns one frame for each input frame.
 
-    The encoder remembers: where a pass starts changes a fifth of the vectors dozens of frames later. So
-    passes start at fixed frame numbers (see :mod:`unsmear.priors.chunks`) and are used in order. The
-    encode is the in-memory counterpart of the VVC re-encode of CPGD-Net, section III-A (codec and
-    settings ours).
+    The encoder has state: the start of a pass affects a fifth of the vectors dozens of frames later. Passes
+    therefore start at fixed frame numbers (see :mod:`unsmear.priors.chunks`), and frames are given in order. The
+    pass corresponds to the VVC re-encode of CPGD-Net, section III-A (codec and settings ours).
     """
 
     def __init__(
@@ -82,17 +81,17 @@ class ReencodePass:
         """Open the encoder and the decoder.
 
         Args:
-            width: columns of the frames in pixels, 1 and up.
-            height: rows of the frames in pixels, 1 and up.
+            width: width of the frames, 1 to 16384 pixels.
+            height: height of the frames, 1 to 16384 pixels.
             profile: ``"fast"``, or ``"best"`` (a wider search at about three quarters of the speed).
             qp: quantiser, 1 (fine) to 51 (coarse).
-            threads: the encoder's threads. Vectors depend on their number (each codes its own slice), so
-                it is never taken from the machine.
-            far: search 64 pixels around the expected place, whatever the profile.
+            threads: threads of the encoder. Vectors depend on their number (each codes its own slice), so
+                it does not default to the number of cores.
+            far: search up to 64 pixels from the predicted position, for either profile.
 
         Raises:
             UsageError: an unknown profile, or qp or threads out of range.
-            UnsupportedVideo: a size that the encoder does not take.
+            UnsupportedVideo: a size that the encoder does not support.
         """
         check_pass(profile, qp, height, width)
         if threads < 1:
@@ -137,22 +136,22 @@ class ReencodePass:
         """Encode and decode the next frame.
 
         Args:
-            luma: ``(height, width)`` uint8, the decoder's own Y plane (a converted gray differs from it by
-                up to 19 levels). Padded to multiples of 16 by repeating the edge.
+            luma: ``(height, width)`` uint8, the Y plane of the decoder (gray computed from RGB differs from it by
+                up to 19 levels). It is padded to multiples of 16 by replicating the edge.
 
         Returns:
             The reconstruction, ``(padded height, padded width)`` uint8, and the exported motion vectors
             as a structured array (None in a frame without any, such as the first).
 
         Raises:
-            UnsupportedVideo: a frame of another size or type than the pass was opened for.
+            UnsupportedVideo: a frame whose size or type differs from those of the pass.
         """
         frame = av.VideoFrame.from_ndarray(padded(luma, self.height, self.width, self._count), format="gray")
         frame.pts, frame.time_base = self._count, TIME_BASE
         self._count += 1
         decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
         if len(decoded) != 1:
-            raise RuntimeError(f"the re-encode pass gave {len(decoded)} frames for one; expected exactly one")
+            raise RuntimeError(f"the re-encode pass returned {len(decoded)} frames for one; expected exactly one")
         side_data = decoded[0].side_data.get("MOTION_VECTORS")
         plane: Any = decoded[0].planes[0]  # offers the buffer protocol
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)

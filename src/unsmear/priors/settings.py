@@ -1,4 +1,4 @@
-"""Settings of priors: stated once, and handed on whole."""
+"""Settings of coding priors."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -6,35 +6,36 @@ from typing import Annotated, Literal
 from unsmear.options import Limits, OptionError, check
 
 Mode = Literal["auto", "native", "reencode"]
-"""Which vectors to use: the file's own if they qualify, those or nothing, or always re-encoded ones."""
+"""Motion vectors to use: the file's own if they qualify (``auto``), only those (``native``), or re-encoded ones."""
 Profile = Literal["fast", "best"]
 CODECS = ("h264", "hevc")
 """Codecs that the re-encode can use."""
 
 DEFAULT_CHUNK_FRAMES = 24
-"""Frames a chunk. Backward motion is known one chunk late; each chunk codes four frames more than it has."""
+"""Frames per chunk. Backward motion is available with a delay of one chunk; four frames per chunk are coded in
+addition."""
 
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """Settings of the priors. All of them are part of the result and are kept in the archive.
+    """Settings of coding priors. All of them affect the result and are stored in the archive.
 
     Raises:
-        OptionError: a field that cannot be right.
+        OptionError: a value that is not allowed.
     """
 
     mode: Mode = "auto"
-    """The file's own vectors if they qualify, those or nothing (native), or always re-encoded ones."""
+    """Motion vectors: the file's own if they qualify (auto), only those (native), or re-encoded ones (reencode)."""
     profile: Profile = "fast"
-    """Search of the re-encode."""
+    """Motion search of the re-encode: fast or best."""
     qp: Annotated[int, Limits(1, 51)] = 24
-    """Quantiser of the re-encode, 1 to 51."""
+    """Quantiser of the re-encode, 1 (fine) to 51 (coarse)."""
     chunk_frames: Annotated[int, Limits(1)] = DEFAULT_CHUNK_FRAMES
-    """Frames a chunk; part of the result."""
+    """Frames per chunk; affects the result."""
     motion: str = "mv"
-    """Source of the motion to the frame before: mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."""
+    """Source of the motion to the previous frame: mv, dis, none; with torchvision raft-4, raft-20, raft-4-warm."""
     motion_back: str = "mv"
-    """Source of the motion to the frame after; the same."""
+    """Source of the motion to the next frame: as for the previous one."""
     codec: str = "h264"
     """Codec of the re-encode: h264 (libx264) or hevc (libx265)."""
 

@@ -1,4 +1,4 @@
-"""Steps of a codec pass: reconstruction, reference and motion of each pair of neighbouring frames."""
+"""Steps of a codec pass: reconstruction, reference and motion of each pair of consecutive frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Luma = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of a pass: its reconstruction, the one before it, and the motion between them."""
+    """One step of a pass: reconstruction of a frame, its reference (the previous one), and the motion between them."""
 
     reconstruction: Luma
     reference: Luma
@@ -41,14 +41,12 @@ def encode_steps(
     codec: str = DEFAULTS.codec,
     far: bool = False,
 ) -> list[Step]:
-    """One re-encode pass over consecutive frames: a step for each frame but the first.
+    """Re-encode consecutive frames in one pass; returns a step for each frame but the first.
 
     Args:
-        lumas: one frame or more, ``(H, W)`` uint8 each.
-        profile: see :class:`~unsmear.priors.reencode.ReencodePass`, as ``qp`` and ``far``.
-        qp: as above.
+        lumas: one or more frames, ``(H, W)`` uint8 each.
+        profile, qp, far: as for :class:`~unsmear.priors.reencode.ReencodePass`.
         codec: ``"h264"`` or ``"hevc"``.
-        far: as above.
     """
     if codec == "hevc":
         coded = encode_hevc(lumas, profile, qp, far=far)

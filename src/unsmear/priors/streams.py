@@ -1,4 +1,4 @@
-"""The priors of a video file: its own vectors where they can be used, re-encoded ones everywhere else."""
+"""Priors of a video file: its own motion vectors where they can be used, re-encoded ones elsewhere."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,23 +33,24 @@ def stream(
 ) -> "PriorStream[S]":
     """Pair each frame of a video with its prior, in order, reading one chunk and one frame ahead.
 
-    The result does not depend on where the stream starts, as long as that is the file's first frame or the first frame
+    The result does not depend on where the stream starts, which must be the first frame of the file, or the first frame
     of a chunk with the frame ``before`` it. Memory is bounded by two chunks.
 
     Args:
-        frames: an open video (VideoReader), or consecutive Frames. Their ``(H, W)`` uint8 lumas alone do where no
-            motion source but the codec is asked for.
-        settings: how to make the priors.
-        path: the video file that ``frames`` come from, whose own vectors may be used; None where there is none. An
-            open video knows its own.
-        first: the number of the first of ``frames`` in the file, a multiple of ``settings.chunk_frames``.
+        frames: an open video (VideoReader), or consecutive Frames; with the codec as the only motion source, ``(H, W)``
+            uint8 lumas suffice.
+        settings: settings of the priors.
+        path: video file of ``frames``, whose own vectors may be used; None where there is none. Not needed for a
+            VideoReader.
+        first: number in the file of the first of ``frames``, a multiple of ``settings.chunk_frames``.
         before: luma of frame ``first - 1``; None where ``first`` is 0.
-        workers: passes run side by side. Not part of the result.
-        find_source: gives a motion source by its name.
+        workers: number of codec passes in parallel; does not affect the result.
+        find_source: returns a motion source by name.
 
     Raises:
         UsageError: an unknown motion source, or a ``first`` where no stream can start.
         UnsupportedVideo: mode ``"native"`` for a video whose own vectors cannot be used.
+        DamagedVideo: mode ``"native"`` for a video that decodes differently the second time.
     """
     raw = None
     if isinstance(frames, VideoReader):
@@ -59,19 +60,18 @@ def stream(
 
 
 class PriorStream(Generic[S]):
-    """Frames of a video with their priors, as :func:`stream` gives them; iterate it once.
+    """Iterator over the frames of a video and their priors, returned by :func:`stream`; iterate it once.
 
-    Native and re-encoded chunks follow one plan, made from the file's headers before the first frame: from
-    the chunk with the first violation on, all are re-encoded. An intra frame inside a native chunk has no
-    vectors; it is re-encoded together with the frame before it. Backward motion always comes from
-    re-encoding the reversed chunk (ours): a stream holds none. Where a damaged file decodes differently the
-    second time, re-encoding takes over at that chunk, too.
+    Which chunks use native vectors is determined from the file's headers before the first frame: from the chunk with
+    the first violation on, all are re-encoded. An intra frame inside a native chunk has no vectors; it is re-encoded
+    together with the previous frame. Backward motion always comes from re-encoding the reversed chunk (ours), since a
+    stream has none. Re-encoding also starts at the chunk in which a damaged file decodes differently the second time.
 
     Attributes:
-        reason: why the priors are what they are, one clause.
-        native_frames: how many frames lie in native chunks, by the plan; None means all.
-        seconds: wall time spent on codec passes and residuals so far, without reading frames.
-        costs: of the two motion sources, forward and backward, so far.
+        reason: reason for the use of native or re-encoded vectors, one clause.
+        native_frames: number of frames in native chunks; None for all.
+        seconds: wall time of codec passes and residuals up to now, without reading frames.
+        costs: costs of the two motion sources, forward and backward, up to now.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PriorStream(Generic[S]):
         before: Luma | None,
         workers: int,
     ) -> None:
-        """Decide on a plan; nothing is decoded yet. See :func:`stream`; ``raw``: what a ``.yuv`` file holds."""
+        """Examine the headers; nothing is decoded. See :func:`stream`; ``raw``: format of a ``.yuv`` file."""
         if first % settings.chunk_frames or (first == 0) != (before is None):
             raise UsageError(
                 f"priors cannot start at frame {first}: give a multiple of {settings.chunk_frames} and `before`"
@@ -128,7 +128,7 @@ class PriorStream(Generic[S]):
 
     def _reencoded_chunk(self, lumas: Sequence[Luma], before: Luma | None, after: Luma | None) -> list[Prior]:
         priors = chunk_priors(lumas, before=before, after=after, settings=self._settings, workers=self._workers)
-        if self._pending is not None:  # the chunk before has told already what comes after it
+        if self._pending is not None:  # the forward step of frame 0 was computed with the previous chunk
             priors[0] = self._pending.put_into(priors[0])
             self._pending = None
         return priors
@@ -139,7 +139,7 @@ class PriorStream(Generic[S]):
         with ThreadPoolExecutor(max(1, self._workers)) as pool:
             backward_run = pool.submit(self._encode, [*tail, *reversed(lumas)] if self._backward else lumas[:1])
             jobs = []
-            # The frame that follows belongs to the next chunk, where its Forward is kept for.
+            # The following frame belongs to the next chunk, for which its Forward is kept.
             follows = tail if self._is_native(self._at + len(lumas)) else []
             head = [] if before is None else [before]
             test = CutTest([*head, *lumas, *tail])
@@ -148,7 +148,7 @@ class PriorStream(Generic[S]):
                     continue
                 t = i + len(head)
                 step = self._next_step(self._at + i, test.lumas[t])
-                # Of a seam, both chunks must say the same; see chunk_priors.
+                # Both chunks must give the same result at their seam; see chunk_priors.
                 jobs.append(pool.submit(self._forward, step, test, t, i in (0, len(lumas))))
             forwards = ([] if self._pending is None else [self._pending]) + [job.result() for job in jobs]
             self._pending = forwards[-1] if follows else None
@@ -163,12 +163,12 @@ class PriorStream(Generic[S]):
         return assemble(forwards, backwards)
 
     def _next_step(self, frame: int, luma: Luma) -> Step | None:
-        """The native step of a frame, whose reconstruction must be the frame at hand."""
+        """Native step of a frame. Raises DamagedVideo where its reconstruction differs from ``luma``."""
         step = next(self._steps, _END)
         height, width = luma.shape
         if step is _END or (step is not None and not np.array_equal(step.reconstruction[:height, :width], luma)):
             raise DamagedVideo(
-                f"{self._path}: frame {frame} is not the same when decoded again, so its vectors cannot be trusted; "
+                f"{self._path}: frame {frame} differs when decoded again, so its vectors are not reliable; "
                 "choose `mode` auto, which re-encodes"
             )
         return step
@@ -182,7 +182,7 @@ class PriorStream(Generic[S]):
         return forward_of(step, test, t, "native", seam=seam)
 
     def _bridge(self, test: CutTest, t: int, seam: bool) -> Forward:
-        """What re-encoding frame ``t`` and the one before it says, by themselves."""
+        """Forward motion from re-encoding frames ``t - 1`` and ``t`` only."""
         [step] = self._encode(test.lumas[t - 1 : t + 1])
         return forward_of(step, test, t, seam=seam)
 
@@ -197,16 +197,16 @@ _END = Step(_BLANK, _BLANK, np.zeros((0, 0, 2), np.int16), np.zeros((0, 0), np.b
 def _plan(path: Path | None, raw: RawFormat | None, settings: PriorSettings) -> tuple[int | None, str]:
     """(frames in native chunks, reason); None for all frames."""
     if settings.mode == "reencode":
-        return 0, "asked for"
+        return 0, "requested"
     if path is None:
-        found = Examination(0, False, "single pictures hold no motion vectors")
+        result = Examination(0, False, "single pictures hold no motion vectors")
     else:
-        found = examine(path, raw)
-    if found.whole:
-        return None, found.reason
+        result = examine(path, raw)
+    if result.whole:
+        return None, result.reason
     if settings.mode == "native":
         raise UnsupportedVideo(
-            f"{path or 'the input'}: its own motion vectors cannot be used: {found.reason}; "
+            f"{path or 'the input'}: its own motion vectors cannot be used: {result.reason}; "
             "choose `mode` auto, which re-encodes in memory"
         )
-    return found.frames - found.frames % settings.chunk_frames, found.reason
+    return result.frames - result.frames % settings.chunk_frames, result.reason

@@ -22,6 +22,7 @@ An entry is a coding unit, halved ``depth`` times from the tree unit; those of a
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +101,9 @@ def _frame(record: bytes, height: int, width: int) -> tuple[MotionGrid, Mask]:
     return motion, valid
 
 
-def _painted(values: npt.NDArray[np.generic], cells: npt.NDArray[np.int64], rows: int, columns: int) -> npt.NDArray:
+def _painted(
+    values: npt.NDArray[np.generic], cells: npt.NDArray[np.int64], rows: int, columns: int
+) -> npt.NDArray[Any]:
     """Values of coding units (n, C) on the grid of 8x8 cells, (2 rows, 2 columns, C)."""
     quads = np.repeat(values, cells, axis=0).reshape(rows, columns, 2, 2, -1)
     return np.ascontiguousarray(quads.transpose(0, 2, 1, 3, 4)).reshape(rows * 2, columns * 2, -1)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class _Job:
         self.work = WorkFolder(output, self._identity())
         self.sink, self.notes = make_sink(kind, output, self.info, self.work, options, self.part)
 
-    def _identity(self) -> dict:
+    def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
         restorer, given = self.restorer, self.options.priors
         return {

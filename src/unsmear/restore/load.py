@@ -90,10 +90,6 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
         raise UsageError(f"prompt: {entry.name} takes none, the video is its only condition; leave the prompt out")
     if kind.sampling:
         given["sampling"] = _options(_named(kind.sampling), entry, chosen)
-        if texts.get("negative_prompt") and given["sampling"].guidance == 1:
-            raise UsageError(
-                "`negative_prompt` has a part with guidance alone: give `guidance` above 1, or leave it out"
-            )
     if kind.first_stage:
         own = entry.folder / FIRST_STAGE
         first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
@@ -136,6 +132,8 @@ def _restorer(
     model = load_model(entry, prompts=bool(texts))
     if texts and model.text_encoder is None:
         raise UsageError(f"{texts[0]}: {entry.name} has no text encoder; leave the prompt out")
+    if "negative_prompt" in texts and given["sampling"].guidance == 1:
+        raise UsageError("`negative_prompt` has no effect without guidance; set `guidance` above 1 or leave it out")
     made: Restorer = _named(kind.restorer)(
         **{kind.argument: model, **given},
         name=entry.name,

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Draw ``items`` in a thread of their own, at most ``depth`` ahead; errors come out where they belong."""
-    ready: queue.Queue = queue.Queue(depth)
+    ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
     end = object()
 

@@ -1,4 +1,4 @@
-"""The compact autoencoder: pictures to latents and back (ours; the full-size models bring Stable Diffusion's)."""
+"""Training recipe of the compact autoencoder (ours; full-size models use Stable Diffusion's)."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -11,26 +11,29 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, ResBlock
 from torch import Tensor, nn
 
 from unsmear.metrics.lpips import load_lpips
+from unsmear.models.loading import load_model
+from unsmear.models.zoo import ModelEntry
 from unsmear.options import Limits, check
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
 FIRST_SHARE = 0.1
-"""Share that a residual block adds at first, so that training starts from what shortcuts and plain convolutions do."""
+"""Initial scale of residual blocks, so that training starts from the shortcuts and plain convolutions."""
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of diffusers' ``AutoencoderDC``, whose shortcuts move pixels into channels and back."""
+    """Sizes of diffusers' ``AutoencoderDC``, whose shortcuts are pixel shuffles."""
 
     channels: tuple[int, ...] = (32, 32, 64, 128)
-    """Of each level, half the resolution of the one before: four levels give latents at an eighth of it."""
+    """Channels of each level, half the resolution of the one before: four levels give latents at 1/8."""
     blocks: tuple[int, ...] = (0, 2, 2, 2)
-    """Residual blocks of each level; none at the first: pixels go straight to half the resolution."""
+    """Residual blocks of each level; without any at the first, its only layer is the downsampling."""
     latent_channels: int = 16
 
     def build(self) -> AutoencoderDC:
+        """Return the network with initial weights."""
         without = ((),) * len(self.channels)
         model = AutoencoderDC(
             latent_channels=self.latent_channels,
@@ -49,25 +52,26 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """The whole of a ``train autoencoder`` configuration."""
+    """Configuration of ``train autoencoder``."""
 
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     data: ImageConfig = field(default_factory=ImageConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     perceptual: Annotated[float, Limits(0)] = 0.5
-    """Weight of LPIPS beside L1."""
+    """Weight of LPIPS, relative to L1."""
     compact: Annotated[float, Limits(0)] = 1e-3
-    """Weight of the distance of the latents from mean 0 and variance 1, which a diffusion model expects."""
+    """Weight of the loss that keeps latents at mean 0 and variance 1, as diffusion models expect."""
     init: str | None = None
-    """Folder of weights to start from."""
+    """Folder of initial weights."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def start(self) -> AutoencoderDC:
-        """The network with start values: from ``init``, else fresh."""
+        """Return the network with initial weights: those of ``init``, else new ones."""
         if self.init:
-            return AutoencoderDC.from_pretrained(self.init, low_cpu_mem_usage=False)
+            start: AutoencoderDC = load_model(ModelEntry("init", Path(self.init)), "AutoencoderDC")
+            return start.requires_grad_(True)
         torch.manual_seed(self.loop.seed)
         return self.model.build()
 
@@ -87,31 +91,31 @@ class AutoencoderRecipe:
             yield self.crops.batch(np.random.default_rng((self.config.loop.seed, step)), self.config.loop.batch)
 
     def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
-        wanted = batch.float() / 127.5 - 1
-        latents = model.encode(wanted).latent  # type: ignore[operator]
+        images = batch.float() / 127.5 - 1
+        latents = model.encode(images).latent  # type: ignore[operator]
         decoded = model.decode(latents).sample  # type: ignore[operator]
-        error = (decoded - wanted).abs().mean()
+        error = (decoded - images).abs().mean()
         flat = latents.float().transpose(0, 1).flatten(1)
         spread = (flat.mean(1) ** 2 + (flat.var(1) - 1) ** 2).mean()
         total = error + self.config.compact * spread
         figures = {"l1": error.item(), "latent_std": flat.detach().std().item()}
         if self.config.perceptual:
             with torch.autocast(decoded.device.type, enabled=False):
-                distance = self.lpips.to(decoded.device)(decoded.float().clamp(-1, 1), wanted).mean()
+                distance = self.lpips.to(decoded.device)(decoded.float().clamp(-1, 1), images).mean()
             total = total + self.config.perceptual * distance
             figures["lpips"] = distance.item()
         return total, figures
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR (dB) and LPIPS of whole frames through the autoencoder; ``score`` is PSNR − 20 · LPIPS."""
+        """PSNR (dB) and LPIPS of reconstructed whole frames; ``score`` is PSNR − 20 · LPIPS."""
         device = next(model.parameters()).device
         decibels, distances = [], []
         for frame in self.crops.validation:
-            wanted = frame.to(device).float() / 127.5 - 1
-            decoded = model.decode(model.encode(wanted).latent).sample.clamp(-1, 1)  # type: ignore[operator]
-            decibels.append(float(-10 * torch.log10(((decoded - wanted) / 2).square().mean())))
-            distances.append(float(self.lpips.to(device)(decoded, wanted)))
+            image = frame.to(device).float() / 127.5 - 1
+            decoded = model.decode(model.encode(image).latent).sample.clamp(-1, 1)  # type: ignore[operator]
+            decibels.append(float(-10 * torch.log10(((decoded - image) / 2).square().mean())))
+            distances.append(float(self.lpips.to(device)(decoded, image)))
         if not decibels:
             return {}
         psnr, lpips = float(np.mean(decibels)), float(np.mean(distances))
@@ -122,9 +126,9 @@ class AutoencoderRecipe:
         """Input | reconstruction."""
         out = []
         for i, frame in enumerate(self.crops.shown()):
-            given = frame.to(next(model.parameters()).device).float() / 255
-            decoded = model.decode(model.encode(given * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
-            out.append((str(i), strip(given, decoded)))
+            image = frame.to(next(model.parameters()).device).float() / 255
+            decoded = model.decode(model.encode(image * 2 - 1).latent).sample / 2 + 0.5  # type: ignore[operator]
+            out.append((str(i), strip(image, decoded)))
         return out
 
 

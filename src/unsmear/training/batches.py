@@ -1,4 +1,4 @@
-"""Training batches: sequences of packs, data sets or shards side by side, as tensors."""
+"""Training batches: stacked sequences of packs, data sets or shards, as tensors."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -14,7 +14,7 @@ from unsmear.training.sequences import Arrays, DataConfig, open_sources
 
 
 class Batch(NamedTuple):
-    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8, a quarter of the bytes of float32 on the way to a device."""
+    """``blurred`` and ``sharp`` (B, T, 3, H, W) uint8 (a quarter of the bytes of float32 to copy), and their priors."""
 
     blurred: Tensor
     sharp: Tensor
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def stacked(samples: Sequence[Arrays]) -> Batch:
-    """Sequences of one size → a batch."""
+    """Stack sequences of one size to a batch."""
     joined = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
     blurred, sharp = (joined[k].permute(0, 1, 4, 2, 3) for k in ("blurred", "sharp"))
     priors = PriorTensors(
@@ -37,17 +37,17 @@ def stacked(samples: Sequence[Arrays]) -> Batch:
 
 
 class Batches(Protocol):
-    """Training batches by the number of their step."""
+    """Source of training batches by step number."""
 
     def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
-        """The batch of each step; its draws come from the seed and the step's number alone.
+        """Batches of ``steps``, in order; their draws depend on the seed and the step number only.
 
-        All steps are named at once, since batches may be drawn ahead. Closing the generator ends what draws them.
+        All steps are given at once, since batches may be drawn ahead. Closing the generator stops the workers.
         """
 
 
 def open_batches(config: DataConfig, seed: int, count: int, priors: bool = True) -> Batches:
-    """Batches of ``count`` sequences from all that a configuration names: packs and data sets, or shards.
+    """Open the packs and data sets, or the shards, of a configuration for batches of ``count`` sequences.
 
     ``priors``: whether those of data sets are wanted; without, the data sets need none, and batches hold zeros.
 
@@ -58,7 +58,7 @@ def open_batches(config: DataConfig, seed: int, count: int, priors: bool = True)
 
 
 class ShardBatches:
-    """Batches that are drawn from shards while training."""
+    """Batches of sequences that are rendered from shards during training."""
 
     def __init__(self, config: DataConfig, seed: int, count: int):
         self.online, self.count = OnlineSequences.open(config, seed), count
@@ -69,7 +69,7 @@ class ShardBatches:
 
 
 class PackBatches:
-    """Batches from packs and data sets."""
+    """Batches of stored sequences of packs and data sets."""
 
     def __init__(self, config: DataConfig, seed: int, count: int, priors: bool = True):
         self.config, self.seed, self.count = config, seed, count

@@ -1,4 +1,4 @@
-"""Crops of sharp videos, and pairs of clips for validation, for the video diffusion model."""
+"""Training crops of sharp videos, and validation clips, for the video diffusion model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,20 +15,20 @@ from unsmear.errors import DataLayoutError
 from unsmear.video.probe import VIDEO_SUFFIXES
 
 SHRINK = (0.5, 1.0)
-"""A video is shrunk by a factor between these before a clip is cut out of it."""
+"""Range of the factor by which a video is shrunk before a clip is cropped."""
 
 
 class SharpClips:
-    """Sharp videos in memory, and crops of consecutive frames of theirs.
+    """Sharp videos in memory, and random crops of them.
 
     Args:
-        folders: of videos.
-        size: pixels of a crop's side.
-        frames: of a crop; what moves slowly is shown at twice or three times its speed at times.
-        longest_px: videos are shrunk to this.
+        folders: folders of videos.
+        size: side of crops, pixels.
+        frames: frames of a crop: every frame of the video, every second or every third.
+        longest_px: longest side to which videos are shrunk, pixels.
 
     Raises:
-        DataLayoutError: no videos, or all are too short.
+        DataLayoutError: no videos, or all are too short or too small.
     """
 
     def __init__(self, folders: Sequence[str], size: int, frames: int, longest_px: int):
@@ -44,7 +44,7 @@ class SharpClips:
         self.shares = np.sqrt([len(clip) for clip in self.clips])
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """(F, S, S, 3) uint8."""
+        """Random crop (F, S, S, 3) uint8, rotated, flipped and reversed at random."""
         clip = self.clips[int(rng.choice(len(self.clips), p=self.shares / self.shares.sum()))]
         every = int(rng.integers(1, min(3, (len(clip) - 1) // max(self.frames - 1, 1)) + 1))
         first = int(rng.integers(len(clip) - (self.frames - 1) * every))
@@ -59,7 +59,7 @@ class SharpClips:
         return cut[::-1] if rng.random() < 0.5 else cut
 
     def batch(self, rng: np.random.Generator, count: int) -> Tensor:
-        """(count, F, 3, S, S) uint8."""
+        """Batch of random crops (count, F, 3, S, S) uint8."""
         drawn = np.stack([self.draw(rng) for _ in range(count)])
         return torch.from_numpy(np.ascontiguousarray(drawn.transpose(0, 1, 4, 2, 3)))
 
@@ -72,15 +72,15 @@ class ClipPair(NamedTuple):
 
 
 def validation_clips(given: str | PairSet | None, size: int, frames: int) -> list[ClipPair]:
-    """The middle of every pair of clips of a data set, cut to the size that is trained on.
+    """Middle frames of every pair of clips of a data set, cropped to the size used in training.
 
     Args:
         given: the data set; None for no validation.
-        size: longest side, pixels; sides become multiples of 64.
-        frames: at most so many of each.
+        size: maximum side, pixels; sides are cropped to multiples of 64.
+        frames: maximum number of frames per clip.
 
     Raises:
-        DataLayoutError: as ``read_pieces``; frames that are too small.
+        DataLayoutError: as ``read_pieces``; frames smaller than 64 pixels.
     """
 
     def middle(total: int) -> Iterator[slice]:
@@ -94,7 +94,7 @@ def validation_clips(given: str | PairSet | None, size: int, frames: int) -> lis
 def _cut(name: str, frames: np.ndarray, size: int) -> Tensor:
     height, width = (min(side, size) // 64 * 64 for side in frames.shape[1:3])
     if not height or not width:
-        raise DataLayoutError(f"{name} is smaller than 64 pixels: validation wants larger frames")
+        raise DataLayoutError(f"{name} is smaller than 64 pixels: validation needs larger frames")
     y, x = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
     cut = frames[:, y : y + height, x : x + width]
     return torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 3, 1, 2)))[None]

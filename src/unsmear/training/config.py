@@ -1,7 +1,7 @@
 """Training configurations: YAML files checked against dataclasses.
 
-Files are read by YAML 1.2's rules: ``1e-4`` is a number, ``yes`` is text. ``base: OTHER.yaml``, relative to the file,
-names one whose values hold wherever the file does not give its own; mappings are merged key by key.
+Files follow YAML 1.2: ``1e-4`` is a number, ``yes`` is text. ``base: OTHER.yaml``, relative to the file, names a
+configuration of default values; mappings are merged key by key.
 """
 
 import json
@@ -32,8 +32,9 @@ class OptimiserConfig:
     weight_decay: Annotated[float, Limits(0)] = 0.0
     warmup_steps: Annotated[int, Limits(0)] = 0
     decay_from: Annotated[int, Limits(0)] | None = None
-    """From this step the rate falls along a cosine to zero at the last step; None keeps it constant."""
+    """Step from which the rate decays along a cosine to zero at the last step; None keeps it constant."""
     clip_norm: Annotated[float, Limits(0)] | None = None
+    """Maximum norm of the gradient; None for no limit."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -49,13 +50,14 @@ class LoopConfig:
     """Batches whose gradients are averaged for one step."""
     seed: Annotated[int, Limits(0)] = 0
     ema: Share = 0.999
+    """Decay of the moving average of the weights."""
     checkpoint_every: Annotated[int, Limits(1)] = 500
     validate_every: Annotated[int, Limits(1)] = 1000
     log_every: Annotated[int, Limits(1)] = 50
     precision: Literal["no", "bf16", "fp16"] = "no"
     """``no`` (float32), ``bf16`` or ``fp16``."""
     channels_last: bool = False
-    """Memory format of the weights: faster where a network is all convolutions, on a CPU in bf16 too."""
+    """Whether weights are in channels-last memory format: faster for convolutional networks, also on a CPU in bf16."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ def read_config(kind: type[T], path: Path, changes: Sequence[str] = ()) -> T:
     Args:
         kind: a dataclass; fields may be dataclasses themselves.
         path: the YAML file.
-        changes: ``dotted.key=value`` each, values as in YAML; they replace those of the file.
+        changes: ``dotted.key=value`` each, with values in YAML; they override those of the file.
 
     Raises:
         UsageError: as ``read_yaml``, ``changed`` and ``from_mapping``.
@@ -77,17 +79,22 @@ def read_config(kind: type[T], path: Path, changes: Sequence[str] = ()) -> T:
 
 
 def from_mapping(kind: type[T], values: Any, where: str) -> T:
-    """Build dataclass ``kind`` from a mapping, nested dataclasses too.
+    """Build dataclass ``kind``, with nested dataclasses, from a mapping.
 
-    Where a dataclass has presets, the key ``preset`` names the one that the other keys change.
+    Where a dataclass has presets, the key ``preset`` names the one that the other keys override.
+
+    Args:
+        kind: a dataclass.
+        values: the mapping.
+        where: name of its source, for messages.
 
     Raises:
-        UsageError: a key, a type, a value or a preset that ``kind`` does not allow; one line that names the dotted
-            key in ``where``, the value and what is allowed.
+        UsageError: a key, type, value or preset that ``kind`` does not allow; one line with the dotted key, the value
+            and what is allowed.
     """
     values = _without_presets(kind, values, where)
     try:
-        # As JSON, where a list is the only way to write a tuple and a strict reader takes it for one.
+        # As JSON, in which strict validation accepts a list for a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
     except ValidationError as error:
         raise UsageError(_explained(kind, values, error, where)) from None
@@ -96,24 +103,24 @@ def from_mapping(kind: type[T], values: Any, where: str) -> T:
 
 
 def _without_presets(kind: Any, values: Any, where: str) -> Any:
-    """The same mapping with the values of presets written out."""
+    """Replace presets in a mapping by their values."""
     if not isinstance(values, Mapping) or not is_dataclass(kind):
         return values
     hints = get_type_hints(kind)
     out = {key: _without_presets(hints.get(key), value, f"{where}: {key}") for key, value in values.items()}
-    named = getattr(kind, PRESET, None)
-    if named is None or PRESET not in out:
+    preset = getattr(kind, PRESET, None)
+    if preset is None or PRESET not in out:
         return out
     try:
-        return asdict(named(out.pop(PRESET))) | out
+        return asdict(preset(out.pop(PRESET))) | out
     except ValueError as error:
         raise UsageError(f"{where}.{PRESET}: {error}") from None
 
 
 def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> str:
-    """One line on the first of the errors."""
-    found = _of_branches_meant(error.errors())
-    first = found[0]
+    """One line that describes the first error and counts the others."""
+    errors = _of_branches_meant(error.errors())
+    first = errors[0]
     path: list[str] = []
     hint, value = kind, values
     for part in first["loc"]:
@@ -122,9 +129,9 @@ def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> st
             known = get_type_hints(hint, include_extras=True)
             name = ".".join((*path, str(part)))
             if part not in known:
-                return f"{where}: unknown key {name!r}; known are {', '.join(sorted(known))}{_others(found)}"
+                return f"{where}: unknown key {name!r}; known are {', '.join(sorted(known))}{_others(errors)}"
             if part not in value:
-                return f"{where}: {name} is missing: expected {described(known[part])}{_others(found)}"
+                return f"{where}: {name} is missing: expected {described(known[part])}{_others(errors)}"
             path, hint, value = [*path, str(part)], known[part], value[part]
         elif branch is not None:
             hint = branch
@@ -134,10 +141,10 @@ def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> st
             break
     own = first.get("ctx", {}).get("error")
     if isinstance(own, OptionError):
-        return f"{where}: {'.'.join((*path, own.field))} {shown(own.value)}: expected {own.expected}{_others(found)}"
+        return f"{where}: {'.'.join((*path, own.field))} {shown(own.value)}: expected {own.expected}{_others(errors)}"
     if own is not None:
         return f"{where}: {'.'.join(path)}{': ' if path else ''}{own}"
-    return f"{where}: {'.'.join(path) or 'top level'} {shown(value)}: expected {described(hint)}{_others(found)}"
+    return f"{where}: {'.'.join(path) or 'top level'} {shown(value)}: expected {described(hint)}{_others(errors)}"
 
 
 def _of_branches_meant(errors: Sequence[Any]) -> list[Any]:
@@ -158,7 +165,7 @@ def _others(errors: Sequence[Any]) -> str:
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """``dotted.key=value`` → values by dotted key. Raises UsageError: one without ``=``, or with no value of YAML."""
+    """Parse ``dotted.key=value`` to values by dotted key. Raises UsageError: no ``=``, or a value that is not YAML."""
     out = {}
     for text in changes:
         key, equals, value = text.partition("=")
@@ -169,10 +176,10 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with some replaced by dotted keys; ``values`` itself stays as it is.
+    """Copy of ``values`` with some replaced by dotted keys.
 
     Raises:
-        UsageError: a key below one that is no mapping.
+        UsageError: a key below a value that is not a mapping.
     """
     out = dict(values)
     for key, value in changes.items():
@@ -189,10 +196,10 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file, with that of its ``base`` below it.
+    """Read the top-level mapping of a YAML file, merged over that of its ``base``.
 
     Raises:
-        UsageError: a file that is missing, is not YAML, or holds no mapping; bases that name each other.
+        UsageError: a file is missing, is not YAML, or holds no mapping; bases form a cycle.
     """
     return _read_with_bases(path, ())
 
@@ -231,7 +238,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as PyYAML declares it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)

@@ -1,7 +1,7 @@
-"""The recipe of CPGD-Net's phase II (§III-C): UNet and autoencoder are frozen, the control network learns to steer.
+"""Training recipe of CPGD-Net's phase II (§III-C): the control network is trained, UNet and autoencoder are frozen.
 
-It is given the latent of what stage 1 makes of a blurred frame and its coding priors; the loss is that of the base
-model, and as an option (ours) what the picture looks like that its prediction means.
+The control network is conditioned on the latent of stage 1's result and on coding priors. The loss is that of the base
+model and, optionally (ours), a perceptual loss of the decoded clean latent that the prediction implies.
 """
 
 from collections.abc import Generator
@@ -50,23 +50,23 @@ class ControlBatch(NamedTuple):
     seed: Tensor
 
 
-class _Asked(NamedTuple):
-    """Inputs of the networks for a batch, and the target; of latents (B, 4, h, w)."""
+class _Inputs(NamedTuple):
+    """Inputs of the networks for a batch, and the target; latents are (B, L, h, w)."""
 
     hint: Tensor
     noisy: Tensor
     t: Tensor
     text: Tensor
     target: Tensor
-    counts: Tensor
-    """Weight of each sample."""
+    weights: Tensor
+    """Weight of each sample in the loss, (B, 1, 1, 1)."""
 
     def error(self, predicted: Tensor) -> Tensor:
-        return (self.counts * (predicted - self.target) ** 2).mean()
+        return (self.weights * (predicted - self.target) ** 2).mean()
 
 
 class ControlRecipe:
-    """Phase II: only the control network is moved."""
+    """Batches, loss and validation of phase II, for ``training.loop.train``."""
 
     def __init__(self, model: CPControlNet, unet: UNet2DConditionModel, config: "CPGDTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
@@ -77,7 +77,8 @@ class ControlRecipe:
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
         self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
-        self.given_first = _restored_already(config)
+        self.restored = _packs_restored(config)
+        """Whether the packs hold frames restored by stage 1."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
@@ -89,16 +90,16 @@ class ControlRecipe:
                 yield self._degraded(rng) if degraded else self._deblurred(next(pairs), rng)
 
     def _draw(self, step: int) -> tuple[np.random.Generator, bool]:
-        """The generator of a step, and whether its batch is one of degraded pictures."""
+        """Random generator of a step, and whether its batch consists of degraded images."""
         rng = np.random.default_rng((self.config.loop.seed, step, 1))
         return rng, self.crops is not None and rng.random() < self.config.hybrid
 
     @torch.inference_mode()
     def _deblurred(self, batch: Batch, rng: np.random.Generator) -> ControlBatch:
-        """One frame of each sequence, as stage 1 restores it."""
+        """One frame of each sequence, restored by stage 1."""
         blurred, i = batch.blurred.float() / 255, int(rng.integers(batch.blurred.shape[1]))
-        plain = self.first is None or self.given_first
-        hint = blurred if plain else self.first(blurred, batch.priors).frames.clamp(0, 1)  # type: ignore[misc]
+        unchanged = self.first is None or self.restored
+        hint = blurred if unchanged else self.first(blurred, batch.priors).frames.clamp(0, 1)  # type: ignore[misc]
         priors = _priors_of(batch.priors, i)
         return ControlBatch(batch.sharp[:, i], hint[:, i], priors, torch.tensor(int(rng.integers(1 << 40))))
 
@@ -115,54 +116,55 @@ class ControlRecipe:
         )
 
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
-        asked = self._asked(batch)
-        down, mid = model(asked.noisy, asked.t, asked.text, asked.hint, batch.priors, return_dict=False)
+        inputs = self._inputs(batch)
+        down, mid = model(inputs.noisy, inputs.t, inputs.text, inputs.hint, batch.priors, return_dict=False)
         predicted = self.unet(
-            asked.noisy, asked.t, asked.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+            inputs.noisy, inputs.t, inputs.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
-        error = asked.error(predicted)
+        error = inputs.error(predicted)
         if not self.config.perceptual:
             return error, {}
-        clean = self.diffusion.clean(asked.noisy, predicted, asked.t)
-        seen = self._seen(batch, asked.hint, clean, self.diffusion.gain(asked.t))
-        return error + self.config.perceptual * seen, {"noise": float(error.detach()), "seen": seen.item()}
+        clean = self.diffusion.clean(inputs.noisy, predicted, inputs.t)
+        perceptual = self._perceptual(batch, inputs.hint, clean, self.diffusion.gain(inputs.t))
+        total = error + self.config.perceptual * perceptual
+        return total, {"noise": float(error.detach()), "perceptual": perceptual.item()}
 
     @torch.no_grad()
-    def _asked(self, batch: ControlBatch) -> "_Asked":
+    def _inputs(self, batch: ControlBatch) -> "_Inputs":
         clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
-        noisy, t, target, counts = self.diffusion.started(clean, hint, self.config.from_hint, int(batch.seed))
+        noisy, t, target, weights = self.diffusion.noised_from(clean, hint, self.config.from_hint, int(batch.seed))
         nn.Module.to(self.unet, noisy.device)
         text = clean.new_zeros(len(clean), 1, self.unet.config["cross_attention_dim"])
-        return _Asked(hint, noisy, t, text, target, counts)
+        return _Inputs(hint, noisy, t, text, target, weights)
 
     @torch.no_grad()
-    def unsteered(self, batch: ControlBatch) -> float:
-        """The loss of the UNet alone at the same noise, without ``perceptual``."""
-        asked = self._asked(batch)
-        return float(asked.error(self.unet(asked.noisy, asked.t, asked.text).sample.float()))
+    def uncontrolled(self, batch: ControlBatch) -> float:
+        """Loss of the UNet alone at the same noise, without ``perceptual``."""
+        inputs = self._inputs(batch)
+        return float(inputs.error(self.unet(inputs.noisy, inputs.t, inputs.text).sample.float()))
 
-    def _seen(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
-        """L1 + LPIPS of the picture of ``clean`` latents, the mean over samples that count by ``gain``."""
-        picture = self.diffusion.decode(clean)
+    def _perceptual(self, batch: ControlBatch, hint: Tensor, clean: Tensor, gain: Tensor) -> Tensor:
+        """L1 + LPIPS of the decoded ``clean`` latents, the mean over samples weighted by ``gain``."""
+        image = self.diffusion.decode(clean)
         if self.config.cancel_autoencoder:
             with torch.no_grad():
-                lost = batch.hint - self.diffusion.decode(hint)
-            picture = picture + lost
-        return (gain * picture_loss(self.lpips, picture, batch.sharp / 255)).mean()
+                error = batch.hint - self.diffusion.decode(hint)
+            image = image + error
+        return (gain * picture_loss(self.lpips, image, batch.sharp / 255)).mean()
 
     @cached_property
     def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(hint, priors, sharp) of the middle frame of each validation piece, sides cut to multiples of 32."""
+        """(hint, priors, sharp) of the middle frame of each validation piece, sides cropped to multiples of 32."""
         if self.config.data.validation is None:
             return []
         out = []
         for clip in ValidationClip.load_all(PairSet.of(self.config.data.validation)):
             if clip.already_sharp:
                 continue
-            i, (h, w) = len(clip.given) // 2, (side // 32 * 32 for side in clip.given.shape[1:3])
-            restored = clip.given if self.first is None else restore(self.first, clip.given, clip.priors)
+            i, (h, w) = len(clip.frames) // 2, (side // 32 * 32 for side in clip.frames.shape[1:3])
+            restored = clip.frames if self.first is None else restore(self.first, clip.frames, clip.priors)
             frames = [
-                torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (restored, clip.wanted)
+                torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (restored, clip.target)
             ]
             priors = F.interpolate(_priors_of(clip.priors, i), (-(-h // 4), -(-w // 4)), mode="nearest")
             out.append((frames[0], priors, frames[1]))
@@ -170,9 +172,9 @@ class ControlRecipe:
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The loss on validation frames at noises that are always the same; ``score`` is its negative.
+        """Loss on validation frames at fixed noise; ``score`` is its negative.
 
-        ``share`` is the mean ratio of the loss, without ``perceptual``, to that of the UNet alone; 1 is no help.
+        ``share`` is the mean ratio of the loss, without ``perceptual``, to that of the UNet alone.
         """
         losses: list[float] = []
         collected: dict[str, list[float]] = {}
@@ -183,7 +185,7 @@ class ControlRecipe:
                 batch = ControlBatch(*(x.to(device) for x in batch))
                 error, figures = self.loss(model, batch)
                 losses.append(float(error))
-                figures["share"] = figures.get("noise", losses[-1]) / self.unsteered(batch)
+                figures["share"] = figures.get("noise", losses[-1]) / self.uncontrolled(batch)
                 for name, value in figures.items():
                     collected.setdefault(name, []).append(value)
         if not losses:
@@ -194,7 +196,7 @@ class ControlRecipe:
 
     @torch.inference_mode()
     def pictures(self, model: CPControlNet) -> list[tuple[str, np.ndarray]]:
-        """Hint | what the sampler makes of it | sharp, in a few steps from the noise of ``latest``."""
+        """Hint | generated | sharp, sampled in a few steps from the noise level of ``latest``."""
         scheduler, device = self.diffusion.sampler(), next(model.parameters()).device
         start = self.diffusion.latest / int(scheduler.config["num_train_timesteps"])
         options = Sampling(SHOWN_STEPS, start=start, cancel_autoencoder=self.config.cancel_autoencoder)
@@ -204,36 +206,36 @@ class ControlRecipe:
         pipe.set_progress_bar_config(disable=True)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
-            given, wanted, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
-            if given.numel():
-                generated = pipe(given, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
-                out.append((str(i), strip(given, generated, wanted)))
+            frame, target, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
+            if frame.numel():
+                generated = pipe(frame, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
+                out.append((str(i), strip(frame, generated, target)))
         return out
 
 
-def _restored_already(config: "CPGDTraining") -> bool:
-    """True where the packs hold the frames that stage 1 restored (``unsmear data restore``).
+def _packs_restored(config: "CPGDTraining") -> bool:
+    """Whether the packs hold frames restored by stage 1 (``unsmear data restore``).
 
     Raises:
-        UsageError: some do and some do not, or another stage 1 made them.
+        UsageError: only some do, or they were restored by another stage 1.
     """
     makers = {name: read_yaml(Path(name, "pack.json")).get("restored_by") for name in config.data.packs}
     restored = {name: checksum for name, checksum in makers.items() if checksum}
     if not restored:
         return False
-    wanted = find(config.first_stage).checksum() if config.first_stage else None
+    expected = find(config.first_stage).checksum() if config.first_stage else None
     for name in config.data.packs:
-        if makers[name] != wanted:
+        if makers[name] != expected:
             by = f"by the model {str(makers[name])[:12]}…" if makers[name] else "by none"
             raise UsageError(
-                f"{name}: frames were restored {by}, expected {(wanted or 'none')[:12]} as first_stage says; "
-                "make all packs anew with it, or use none that was restored"
+                f"{name}: frames were restored {by}, expected {(expected or 'none')[:12]}, that of first_stage; "
+                "restore all packs with it, or use none that was restored"
             )
     return True
 
 
 def _priors_of(priors: PriorTensors, i: int) -> Tensor:
-    """Of frame i of each clip, on the grid of the residual."""
+    """Inputs (B, 3, h, w) of the control network for frame i of each clip, on the grid of the residual."""
     residual = priors.residual[:, i].float()
     motion = F.interpolate(priors.motion[:, i].float(), residual.shape[-2:], mode="bilinear", align_corners=False)
     return control_priors(motion, residual)

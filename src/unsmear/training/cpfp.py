@@ -1,4 +1,4 @@
-"""The recipe of stage 1 (CPGD-Net §III-B; sizes, losses and data of the compact model are ours)."""
+"""Training recipe of stage 1 (CPGD-Net §III-B; sizes, losses and data of the compact model are ours)."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from unsmear.blur.pack import open_pack
 from unsmear.datasets.pairs import PairSet
 from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
+from unsmear.models.loading import load_model
+from unsmear.models.zoo import ModelEntry
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import LoopConfig, read_config
 from unsmear.training.line_fit import fit_line_bank
@@ -24,19 +26,20 @@ from unsmear.training.validation import ValidationClip, score_clips
 
 @dataclass(frozen=True)
 class CPFPTraining:
-    """The whole of a ``train cpfp`` configuration."""
+    """Configuration of ``train cpfp``."""
 
     model: CPFPConfig = field(default_factory=CPFPConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     init: str | None = None
-    """Folder of weights to start from."""
+    """Folder of initial weights."""
     more_validation: list[str | PairSet] = field(default_factory=list)
-    """Data sets like ``data.validation``, such as one of strong blur; all of them count alike."""
+    """Further data sets like ``data.validation``, such as one of strong blur, with equal weight in the score."""
 
 
 BANK_LR_SCALE = 0.02
+"""Factor on the learning rate of the motion-line bank."""
 
 
 class CPFPRecipe:
@@ -49,7 +52,7 @@ class CPFPRecipe:
         self.clips = {str(given): ValidationClip.load_all(given) for given in sets}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The closed-form filters move slowly: the optimiser's noise would undo them."""
+        """Parameters in two groups: the fitted bank has a low learning rate, since gradient noise would degrade it."""
         bank = [self.model.line.bank] if self.model.line is not None else []
         rest = [p for p in self.model.parameters() if all(p is not b for b in bank)]
         return [{"params": rest}, {"params": bank, "lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}]
@@ -66,24 +69,25 @@ class CPFPRecipe:
         return self.config.loss(restored, sharp), {"gain_db": float((after - before).mean())}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Figures of each set, named after its folder where there are several; ``score`` is then the mean of theirs."""
-        found = {name: score_clips(model, clips) for name, clips in self.clips.items()}
-        if len(found) == 1:
-            return next(iter(found.values()))
-        figures = {f"{name}/{key}": value for name, scores in found.items() for key, value in scores.items()}
-        if found:
-            figures["score"] = round(sum(scores["score"] for scores in found.values()) / len(found), 3)
+        """Metrics of each validation set; of several sets, by the name of the folder, with the mean ``score``."""
+        by_set = {name: score_clips(model, clips) for name, clips in self.clips.items()}
+        if len(by_set) == 1:
+            return next(iter(by_set.values()))
+        figures = {f"{name}/{key}": value for name, scores in by_set.items() for key, value in scores.items()}
+        if by_set:
+            figures["score"] = round(sum(scores["score"] for scores in by_set.values()) / len(by_set), 3)
         return figures
 
 
 def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
-    """The network with start values: from ``init``, else fresh.
+    """Return the network with initial weights: those of ``init``, else new ones.
 
-    A fresh one deblurs from the first step on: by deconvolution where it has that, else by a line bank fitted in closed
-    form. ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint anyway.
+    A new network deblurs from the first step on, by deconvolution or, without it, by a motion-line bank fitted in
+    closed form. ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint.
     """
     if config.init:
-        return CPFP.from_pretrained(config.init, low_cpu_mem_usage=False)
+        start: CPFP = load_model(ModelEntry("init", Path(config.init)), "CPFP")
+        return start.requires_grad_(True)
     torch.manual_seed(config.loop.seed)
     model = CPFP.build(config.model)
     if fit_line and model.line is not None and not model.deconvolve and (config.data.packs or config.data.shards):
@@ -96,7 +100,7 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
 def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
     """Network, recipe and loop of a configuration file with ``changes``.
 
-    ``resuming`` saves fitting a line bank that a checkpoint replaces.
+    With ``resuming`` the motion-line bank is not fitted, since a checkpoint replaces it.
     """
     chosen = read_config(CPFPTraining, config, changes)
     model = start_model(chosen, fit_line=not resuming)
@@ -107,6 +111,6 @@ _FITTED_SEQUENCES, _FITTED_PX = 200, 160
 
 
 def _few_rows(config: CPFPTraining) -> dict[str, np.ndarray]:
-    """Sequences from shards to fit the line bank to."""
+    """Sequences from shards to which the motion-line bank is fitted."""
     small = replace(config.data, crop_px=min(config.data.crop_px, _FITTED_PX))
     return OnlineSequences.open(small, config.loop.seed).rows(_FITTED_SEQUENCES)

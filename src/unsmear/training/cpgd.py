@@ -1,4 +1,4 @@
-"""``train cpgd``: stage ``prior`` makes a compact denoiser, stage ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
+"""``train cpgd``: stage ``prior`` trains a compact denoiser, ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
 import shutil
 from collections.abc import Sequence
@@ -26,17 +26,19 @@ from unsmear.training.sequences import DataConfig
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of the compact denoiser, a ``UNet2DConditionModel`` whose two lowest levels have attention."""
+    """Sizes of the compact denoiser, a ``UNet2DConditionModel`` with attention at the two lowest levels."""
 
     channels: tuple[int, ...] = (64, 96, 128, 192)
     layers: int = 1
+    """Residual blocks per level."""
     head_px: int = 32
-    """Channels of an attention head."""
+    """Channels per attention head."""
     latent_channels: int = 4
     text_width: int = 32
-    """Of the prompt embedding; the compact model has an empty prompt of zeros."""
+    """Width of the prompt embedding; the compact model has an empty prompt of zeros."""
 
     def build(self) -> UNet2DConditionModel:
+        """Return the network with initial weights."""
         plain = len(self.channels) - 2
         return UNet2DConditionModel(
             in_channels=self.latent_channels,
@@ -63,41 +65,42 @@ class ControlConfig:
 
 @dataclass(frozen=True)
 class CPGDTraining:
-    """The whole of a ``train cpgd`` configuration."""
+    """Configuration of ``train cpgd``."""
 
     stage: Literal["prior", "control"] = "control"
     """``prior`` or ``control``."""
     autoencoder: str = ""
     """Folder of an ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``."""
     unet: UNetConfig = field(default_factory=UNetConfig)
-    """Of stage ``prior``."""
+    """In stage ``prior``: sizes of the UNet."""
     prior: str = ""
-    """Of stage ``control``: folder of the frozen UNet."""
+    """In stage ``control``: folder of the frozen UNet."""
     control: ControlConfig = field(default_factory=ControlConfig)
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
     """Prediction of the UNet: ``epsilon`` or ``v_prediction``."""
     first_stage: str | None = "cpfp"
     """Model whose frames are the hint; None for the blurred frames themselves (Table II, without CPFP)."""
     latest: Annotated[int, Limits(1, 1000)] = 1000
-    """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    """Timesteps below this are trained, which is sufficient for a sampler with that ``start``. Ours."""
     from_hint: Share = 0.0
-    """Of stage ``control``: share of samples whose noise lies on the hint's latent, where a sampler with ``start``
-    below 1 begins, and not on the sharp one's. Ours."""
+    """In stage ``control``: share of samples that are noised from the hint's latent, as by a sampler with ``start``
+    below 1, instead of from the sharp latent. Ours."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Deblurring pairs, of stage ``control``; ``data.validation`` is used there."""
+    """In stage ``control``: deblurring pairs and validation data."""
     images: ImageConfig = field(default_factory=ImageConfig)
-    """Sharp pictures: all of stage ``prior``, and the hybrid share of ``control``."""
+    """Sharp images: the data of stage ``prior``, and the hybrid share of ``control``."""
     hybrid: Share = 0.0
-    """Share of the batches of stage ``control`` that are sharp pictures, degraded, with priors of nothing (§IV)."""
+    """Share of the batches of stage ``control`` that are degraded sharp images with zero priors (§IV)."""
     degrade: DegradeRanges = field(default_factory=DegradeRanges)
+    """Degradations of that share."""
     perceptual: Annotated[float, Limits(0)] = 0.0
-    """Of stage ``control``: weight of L1 + LPIPS of the picture that the prediction means, beside the noise loss. Ours.
-    The autoencoder is run backwards too; 0 leaves it out."""
+    """In stage ``control``: weight of L1 + LPIPS of the decoded clean latent that the prediction implies, in addition
+    to the noise loss; gradients pass through the decoder. 0 omits it. Ours."""
     cancel_autoencoder: bool = True
-    """That picture is X + D(z) − D(E(X)), as the sampler makes it with its option of this name; else D(z)."""
+    """Whether the image in ``perceptual`` is X + D(z) − D(E(X)), as with this option of the sampler; else D(z)."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     init: str | None = None
-    """Folder of weights to start from; without, ``control`` starts as the UNet's encoder."""
+    """Folder of initial weights; without it, ``control`` is initialised with the UNet's encoder."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -105,7 +108,7 @@ class CPGDTraining:
             expected = "a folder made by `unsmear train autoencoder`, or an imported one"
             raise OptionError("autoencoder", self.autoencoder, expected)
         if self.stage == "control" and not self.prior:
-            raise OptionError("prior", self.prior, "the folder of the frozen UNet; stage prior makes a compact one")
+            raise OptionError("prior", self.prior, "the folder of the frozen UNet; stage prior trains a compact one")
 
 
 def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
@@ -123,7 +126,7 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
     unet = load_model(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
-        control = CPControlNet.from_pretrained(chosen.init, low_cpu_mem_usage=False)
+        control = load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet")
     else:
         control = CPControlNet.beside(unet, **vars(chosen.control))
     control = control.requires_grad_(True)
@@ -132,7 +135,7 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
 
 
 def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
-    """Write ``run/pipeline``, a folder to restore with; its control network is that of the best validation."""
+    """Write the pipeline ``run/pipeline``, with the control network of the best validation."""
     folder, config = run / "pipeline", recipe.config
     shutil.rmtree(folder, ignore_errors=True)
     for part, source in {"vae": config.autoencoder, "unet": config.prior}.items():

@@ -1,4 +1,4 @@
-"""The recipe of a compact denoiser on sharp pictures: stage ``prior`` (ours; Stable Diffusion's place at full size)."""
+"""Training recipe of the compact denoiser, stage ``prior`` (ours; full-size models use Stable Diffusion)."""
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,13 +20,15 @@ SHOWN_STEPS = 8
 
 
 class PriorBatch(NamedTuple):
+    """Sharp images, and the seed of their noise."""
+
     images: Tensor
     """(B, 3, S, S) uint8."""
     seed: Tensor
 
 
 class PriorRecipe:
-    """A denoiser of the latents of sharp pictures."""
+    """Batches, loss and validation of a denoiser of sharp images' latents, for ``training.loop.train``."""
 
     def __init__(self, model: UNet2DConditionModel, config: "CPGDTraining"):
         self.model, self.config, self.diffusion = model, config, Diffusion(config)
@@ -56,7 +58,7 @@ class PriorRecipe:
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The loss on validation frames, each at four noises that are always the same; ``score`` is its negative."""
+        """Loss on validation frames, each at four fixed noises; ``score`` is its negative."""
         device = next(model.parameters()).device
         losses = [
             float(self._error(model, self.diffusion.encode(frame.to(device).float() / 255), 4 * i + k))
@@ -67,7 +69,7 @@ class PriorRecipe:
 
     @torch.inference_mode()
     def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
-        """Sharp | with the noise of half of ``latest`` | denoised from there."""
+        """Sharp | noised at half of ``latest`` | denoised."""
         device, out, scheduler = next(model.parameters()).device, [], self.diffusion.sampler()
         total = int(scheduler.config["num_train_timesteps"])
         for i, frame in enumerate(self.crops.shown()):

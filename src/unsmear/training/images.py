@@ -1,4 +1,4 @@
-"""Random crops of sharp pictures, for networks that learn what sharp things look like."""
+"""Random crops of sharp images, for the training of denoisers and autoencoders."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,33 +23,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Where pictures come from and how they are cut."""
+    """Sources of images, and ranges of their crops."""
 
     photos: list[str] = field(default_factory=list)
     """Folders of photographs."""
     clips: list[str] = field(default_factory=list)
-    """Folders of videos; every ``clip_stride``-th frame is a picture."""
+    """Folders of videos; every ``clip_stride``-th frame is used."""
     clip_stride: Annotated[int, Limits(1)] = 10
     leaves: Annotated[int, Limits(0)] = 0
-    """Pictures of dead leaves in the photographs' colours that are added."""
+    """Number of dead-leaves images to add, in colours of the photographs."""
     longest_px: Annotated[int, Limits(16)] = 1600
+    """Longest side to which images are shrunk in memory."""
     crop_px: Annotated[int, Limits(16)] = 128
+    """Side of square crops, pixels."""
     shrink: Annotated[tuple[float, float], Limits(0, 1, above=True, ordered=True)] = (0.25, 1.0)
-    """A picture is shrunk by a factor between these, drawn evenly over its logarithm, before it is cut."""
+    """Range of the factor by which an image is shrunk before it is cropped, log-uniform."""
     validation: str | PairSet | None = None
-    """A data set of blurred and sharp clips, as ``data.validation``; its sharp frames are used."""
+    """Data set of blurred and sharp clips, as ``data.validation``; its sharp frames are used."""
     validation_frames: Annotated[int, Limits(1)] = 2
-    """Of each clip."""
+    """Validation frames per clip."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
 class ImageCrops:
-    """Pictures in memory, and crops of them that come from a seed alone.
+    """Images in memory, and random crops of them that depend on a seed only.
 
     Raises:
-        UsageError: the configuration names nothing.
+        UsageError: the configuration names no photographs and no clips.
         DataLayoutError: a folder is empty, or a file cannot be read.
     """
 
@@ -67,7 +69,7 @@ class ImageCrops:
         self.shares = np.sqrt([p.shape[0] * p.shape[1] for p in self.pictures])
 
     def crop(self, rng: np.random.Generator) -> np.ndarray:
-        """(crop_px, crop_px, 3) uint8 RGB: shrunk, cut, flipped and turned at random."""
+        """Random crop (crop_px, crop_px, 3) uint8 RGB of a shrunk image, flipped and rotated at random."""
         size = self.config.crop_px
         picture = self.pictures[int(rng.choice(len(self.pictures), p=self.shares / self.shares.sum()))]
         low, high = np.log(self.config.shrink)
@@ -82,12 +84,12 @@ class ImageCrops:
         return np.ascontiguousarray(piece[:, ::-1] if rng.random() < 0.5 else piece)
 
     def batch(self, rng: np.random.Generator, count: int) -> Tensor:
-        """(count, 3, S, S) uint8."""
+        """Batch of random crops (count, 3, S, S) uint8."""
         return torch.from_numpy(np.stack([self.crop(rng) for _ in range(count)])).permute(0, 3, 1, 2)
 
     @cached_property
     def validation(self) -> list[Tensor]:
-        """Whole sharp frames (1, 3, H, W) uint8 from all over the validation clips, sides cut to multiples of 32."""
+        """Whole sharp frames (1, 3, H, W) uint8, evenly spread over the validation clips, sides multiples of 32."""
         if self.config.validation is None:
             return []
         count = self.config.validation_frames
@@ -104,24 +106,24 @@ class ImageCrops:
         return out
 
     def shown(self) -> list[Tensor]:
-        """The middle (1, 3, h, w) uint8 of a few of those frames, small enough to be a picture of a validation."""
+        """Middle (1, 3, h, w) uint8 of a few of those frames, for the pictures of a validation."""
         return [middle(frame) for frame in spread(self.validation)]
 
 
 SHOWN, SHOWN_PX = 3, 256
-"""Pictures of a validation, and the longest side of each of their panels."""
+"""Number of pictures per validation, and the maximum side of their panels, pixels."""
 
 
 def spread(items: Sequence[T]) -> list[T]:
-    """``SHOWN`` of the items at most, from first to last."""
+    """At most ``SHOWN`` of the items, evenly spread from the first to the last."""
     picks = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).round().astype(int)
     return [items[i] for i in picks]
 
 
 def middle(frame: Tensor, multiple: int = 32, cell: int = 1) -> Tensor:
-    """The middle of a frame (1, C, H, W): sides that are a multiple and no longer than ``SHOWN_PX``.
+    """Middle part of a frame (1, C, H, W), with sides of at most ``SHOWN_PX`` that are multiples of ``multiple``.
 
-    ``cell``: frame pixels a cell where ``frame`` is a field on a coarser grid; multiples of frame pixels all the same.
+    ``cell``: frame pixels per cell where ``frame`` is a field on a coarser grid; both limits are in frame pixels.
     """
     sides = [min(SHOWN_PX, length * cell) // multiple * multiple // cell for length in frame.shape[-2:]]
     y, x = ((length - side) // 2 for length, side in zip(frame.shape[-2:], sides, strict=True))
@@ -129,6 +131,6 @@ def middle(frame: Tensor, multiple: int = 32, cell: int = 1) -> Tensor:
 
 
 def strip(*frames: Tensor) -> np.ndarray:
-    """(H, n · W, 3) uint8 of n frames (1, 3, H, W) in about [0, 1], side by side."""
+    """Place n frames (1, 3, H, W), about [0, 1], side by side: (H, n · W, 3) uint8."""
     levels = torch.cat([frame[0].float().cpu() for frame in frames], 2).clamp(0, 1) * 255
     return levels.round().byte().permute(1, 2, 0).numpy()

@@ -1,8 +1,7 @@
-"""Closed-form start of the motion-line head: ridge regression of the sharp pixel on taps along the motion.
+"""Closed-form initialisation of the motion-line head: ridge regression of the sharp pixel on taps along the motion.
 
-A linear filter for each knot of the length of the blur, interpolated between knots, all fitted at once. It is
-a baseline of its own and the point from which training starts, instead of from identity, where untrained
-deblurring networks linger. Ours.
+One linear filter per blur length of the bank, interpolated between lengths, all fitted jointly. Training that starts
+from these filters avoids the slow start of deblurring networks near the identity. Ours.
 """
 
 import numpy as np
@@ -15,7 +14,7 @@ from unsmear.models.cpfp.motion_line import LENGTHS_PX, hat_weights, line_motion
 
 
 class LineFit:
-    """Normal equations, accumulated frame by frame.
+    """Normal equations of the regression, accumulated frame by frame.
 
     Args:
         taps, reach: as in ``MotionLine``.
@@ -28,12 +27,12 @@ class LineFit:
         self.pixels = 0
 
     def add(self, blurred: Tensor, sharp: Tensor, blur: Tensor, stride: int = 3) -> None:
-        """Take in one frame.
+        """Add one frame.
 
         Args:
             blurred, sharp: (3, H, W) in [0, 1].
             blur: duty · V̄ (2, h, w), frame pixels, on any grid.
-            stride: use every ``stride``-th pixel each way.
+            stride: use every ``stride``-th pixel of each axis.
         """
         size = blurred.shape[-2:]
         line = F.interpolate(stretched(blur[None].float()), size, mode="bilinear", align_corners=False)
@@ -57,7 +56,7 @@ class LineFit:
         """Filters (len(LENGTHS_PX), taps).
 
         Args:
-            ridge: penalty on squared weights, times the number of pixel values seen.
+            ridge: penalty on squared weights, per pixel value.
         """
         weights = np.linalg.solve(self.xx + ridge * self.pixels * np.eye(len(self.xy)), self.xy)
         return torch.from_numpy(weights).float().reshape(len(LENGTHS_PX), len(self.positions))
@@ -66,9 +65,9 @@ class LineFit:
 def fit_line_bank(
     pack: dict[str, np.ndarray], taps: int, reach: float, unknown_duty: float, sequences: int = 400
 ) -> Tensor:
-    """The bank (2, len(LENGTHS_PX), taps) for ``MotionLine`` from the first ``sequences`` rows of a pack.
+    """Fit the bank (2, len(LENGTHS_PX), taps) of ``MotionLine`` to the first ``sequences`` rows of a pack.
 
-    Its second half knows no duty cycle and takes it for ``unknown_duty``.
+    The first half is fitted with the true duty cycle, the second one with ``unknown_duty``.
     """
     known, unknown = LineFit(taps, reach), LineFit(taps, reach)
     for i in range(min(sequences, len(pack["duty"]))):

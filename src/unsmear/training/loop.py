@@ -1,7 +1,7 @@
-"""One training loop for every recipe: resumable segments, EMA, validation, a log that a plot can read.
+"""Training loop of all recipes: checkpoints, resuming, EMA, validation and a log in JSON lines.
 
-Every random draw of batch n comes from (seed, n), and step s takes the batches from s · ``accumulate`` on: a run that
-was killed and resumed equals one that was not.
+All random draws of batch n derive from (seed, n), and step s uses the batches from s · ``accumulate`` on, so that an
+interrupted and resumed run equals an uninterrupted one.
 """
 
 import json
@@ -35,35 +35,35 @@ class Recipe(Protocol):
         """Groups for the optimiser; ``lr_scale`` multiplies a group's learning rate."""
 
     def batches(self, steps: range) -> Generator[Any, None, None]:
-        """A training batch, on the CPU, for each number; its draws come from the seed and that number alone."""
+        """Training batches on the CPU, one per number; their draws depend on the seed and that number only."""
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """The loss to minimise, and figures for the log."""
+        """Loss to minimise (scalar), and values for the log."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Figures on validation data; higher ``score`` is better."""
+        """Metrics on validation data; the checkpoint with the highest ``score`` is kept as best."""
 
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A recipe that makes pictures of its network's results."""
+    """A recipe with pictures of results."""
 
     def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
-        """(name, (H, W, 3) uint8 RGB) of validation data; a few, and small, for they are made at each validation."""
+        """(name, (H, W, 3) uint8 RGB) of validation data; a few small ones, since they are made at each validation."""
 
 
 class Job(NamedTuple):
-    """A network with start values, its recipe and its loop."""
+    """A network with initial weights, its recipe and its loop."""
 
     model: nn.Module
     recipe: Recipe
     loop: LoopConfig
     finish: Callable[[nn.Module, Path], None] | None = None
-    """Called at the end with the average and the run's folder."""
+    """Called at the end with the averaged network and the folder of the run."""
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
-    """Rate at ``step`` of ``total``: linear warm-up, constant, cosine to zero from ``decay_from`` on."""
+    """Learning rate at ``step`` of ``total``: linear warm-up, constant, cosine to zero from ``decay_from`` on."""
     rate = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
     if config.decay_from is not None and step >= config.decay_from:
         part = (step - config.decay_from) / max(total - config.decay_from, 1)
@@ -85,21 +85,22 @@ def train(
     resume: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> nn.Module:
-    """Train ``model`` and return its EMA.
+    """Train ``model`` and return its moving average (EMA).
 
     Args:
-        model: with start values; when resuming they are replaced.
+        model: with initial weights; when resuming they are replaced.
         recipe: data, loss and validation.
-        config: lengths and rates.
-        folder: receives ``log.jsonl``, ``last/`` (to resume from), ``best/`` (of the best validation score; without
-            validation the latest) and, where the recipe has them, ``pictures/STEP-NAME.png`` of each validation. In
-            the log ``waited`` is the share of the time of a step that passed before its batches were there.
+        config: steps, intervals and optimiser.
+        folder: receives ``log.jsonl``, ``last/`` (checkpoint to resume from), ``best/`` (checkpoint with the best
+            validation score, without validation the latest) and, where the recipe has them,
+            ``pictures/STEP-NAME.png`` of each validation. In the log ``waited`` is the share of the time of a step
+            spent waiting for its batches.
         resume: continue from ``folder/last`` where it exists.
-        on_step: called after each step with its number and figures.
+        on_step: called at each entry of the log with the step and its values.
 
     Raises:
-        UsageError: without ``resume``, a folder that holds a run.
-        WeightsError: a checkpoint that cannot be resumed; a loss that is not finite.
+        UsageError: without ``resume``, ``folder`` holds a run.
+        WeightsError: the checkpoint cannot be resumed; the loss is not finite.
     """
     from accelerate import Accelerator
 
@@ -109,7 +110,7 @@ def train(
     if config.channels_last:
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = recipe.parameter_groups()
-    moved = [p for group in groups for p in group["params"]]
+    parameters = [p for group in groups for p in group["params"]]
     optimiser = _optimiser(groups, config.optimiser)
     average = deepcopy(model).eval().requires_grad_(False)
     start, best = 0, -math.inf
@@ -130,9 +131,9 @@ def train(
                 group["lr"] = learning_rate(step, config.steps, config.optimiser) * group.get("lr_scale", 1.0)
             trained.train()
             for _ in range(config.accumulate):
-                asked = time.monotonic()
+                requested = time.monotonic()
                 batch = next(batches)
-                given = time.monotonic()
+                received = time.monotonic()
                 with accelerator.accumulate(trained):
                     with accelerator.autocast():
                         loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
@@ -140,14 +141,14 @@ def train(
                         raise _diverged(value, step, last)
                     accelerator.backward(loss)
                     if config.optimiser.clip_norm and accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(moved, config.optimiser.clip_norm)
-                        figures["gradient_norm"] = float(norm) * config.accumulate  # one norm a step
+                        norm = accelerator.clip_grad_norm_(parameters, config.optimiser.clip_norm)
+                        figures["gradient_norm"] = float(norm) * config.accumulate  # one norm per step
                     optimiser.step()
                     optimiser.zero_grad()
                 for key, figure in {"loss": value, **figures}.items():
                     figures_sum[key] = figures_sum.get(key, 0.0) + figure / config.accumulate
-                waiting, working = waiting + given - asked, working + time.monotonic() - given
-            _follow(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
+                waiting, working = waiting + received - requested, working + time.monotonic() - received
+            _update_average(average, accelerator.unwrap_model(trained), min(config.ema, (step + 1) / (step + 10)))
 
             done = step + 1
             counted += 1
@@ -164,26 +165,26 @@ def train(
                 journal.write(json.dumps({"step": done, "validation": scores}) + "\n")
                 log.info("step %d: %s", done, scores)
                 if isinstance(recipe, Pictured):
-                    _show(recipe.pictures(average), folder / "pictures", done)
+                    _write_pictures(recipe.pictures(average), folder / "pictures", done)
                 score = scores.get("score")
                 if score is None or score > best:
                     best = best if score is None else score
-                    whole = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-                    whole.save_pretrained(folder / "best")  # type: ignore[operator]
+                    contiguous = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                    contiguous.save_pretrained(folder / "best")
             if done % config.checkpoint_every == 0 or done == config.steps:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average
 
 
 def refuse_run(folder: Path, resume: bool) -> None:
-    """Raise UsageError where ``folder`` holds a run that is not to be resumed."""
+    """Raise UsageError where ``folder`` holds a run and ``resume`` is not set."""
     log_file = folder / "log.jsonl"
     if not resume and ((folder / "last").exists() or (log_file.exists() and log_file.stat().st_size)):
-        raise UsageError(f"{folder} holds a run already: give `resume` to go on with it, or another folder")
+        raise UsageError(f"{folder} holds a run already: give `resume` to continue it, or another folder")
 
 
 def _diverged(loss: float, step: int, last: Path) -> WeightsError:
-    kept = f"{last} keeps the last good checkpoint" if last.is_dir() else "no checkpoint was written yet"
+    kept = f"{last} holds the last good checkpoint" if last.is_dir() else "no checkpoint was written yet"
     return WeightsError(f"step {step + 1}: the loss is {loss}; {kept}, lower loop.optimiser.lr or set clip_norm")
 
 
@@ -196,7 +197,7 @@ def _to(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def _show(pictures: list[tuple[str, np.ndarray]], folder: Path, step: int) -> None:
+def _write_pictures(pictures: list[tuple[str, np.ndarray]], folder: Path, step: int) -> None:
     if pictures:
         folder.mkdir(exist_ok=True)
     for name, image in pictures:
@@ -204,13 +205,13 @@ def _show(pictures: list[tuple[str, np.ndarray]], folder: Path, step: int) -> No
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, now in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(now, 1 - decay)
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)
 
 
 def _save(folder: Path, model: nn.Module, average: nn.Module, optimiser: Any, step: int, best: float) -> None:
-    """Write a checkpoint and let it take the place of the old one."""
+    """Write a checkpoint and replace the old one by it."""
     with whole_folder(folder) as fresh:
         for name, module in (("model", model), ("ema", average)):
             save_file({k: v.contiguous() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""Losses of stage 1. The paper's is L1; the others, and the perceptual term, are ours."""
+"""Losses of stage 1. L1 is the paper's; the others, and the perceptual term, are ours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +11,19 @@ from unsmear.options import Limits, check
 
 
 def l1(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Mean absolute error."""
     return (restored - sharp).abs().mean()
 
 
 def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Charbonnier loss, √(error² + 10⁻⁶), mean over values."""
     return ((restored - sharp) ** 2 + 1e-6).sqrt().mean()
 
 
 def psnr_loss(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Mean over samples of their error in decibels, so that hopeless samples do not drive the loss.
+    """Mean over samples of 0.2 · log10(MSE + 10⁻⁴), so that samples with large errors do not dominate the loss.
 
-    Errors are counted from a floor of 40 dB: below it the gradient fades, or nearly sharp samples would.
+    The constant limits the gradient of samples above 40 dB, which are sharp already. Frames are (B, T, 3, H, W).
     """
     mse = ((restored - sharp) ** 2).mean((1, 2, 3, 4))
     return 0.2 * torch.log10(mse + 1e-4).mean()
@@ -31,7 +33,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "charbonnier"
 
 
 def perceptual_loss(restored: Tensor, sharp: Tensor, frames: int) -> Tensor:
-    """LPIPS (AlexNet) of ``frames`` evenly spaced frames of each sequence."""
+    """Mean LPIPS (AlexNet) of ``frames`` evenly spaced frames of each sequence (B, T, 3, H, W) in [0, 1]."""
     from unsmear.metrics.lpips import load_lpips
 
     network = load_lpips().to(restored.device)
@@ -42,7 +44,7 @@ def perceptual_loss(restored: Tensor, sharp: Tensor, frames: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss that is minimised."""
+    """Loss of stage 1 and its weights."""
 
     name: Literal["l1", "charbonnier", "psnr"] = "l1"
     """``l1`` (the paper's), ``charbonnier``, or ``psnr``: mean over samples of 10 log10 of their MSE."""
@@ -55,7 +57,7 @@ class LossConfig:
         check(self)
 
     def __call__(self, restored: Tensor, sharp: Tensor) -> Tensor:
-        """The loss of frames (B, T, 3, H, W) in [0, 1]."""
+        """Loss (scalar) of frames (B, T, 3, H, W) in [0, 1]."""
         total = LOSSES[self.name](restored, sharp)
         if self.perceptual:
             with torch.autocast(restored.device.type, enabled=False):

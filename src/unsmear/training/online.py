@@ -1,8 +1,8 @@
-"""Sequences drawn while training: rendered on the device, finished in worker processes, ahead of the step they are for.
+"""Sequences rendered during training: on the device and in worker processes, ahead of the step that uses them.
 
-Threads draw and render; processes expose what is to be exposed along flow, encode, find the priors and turn the result,
-for all this is the CPU's work. A sequence depends on the seed, its step and its place in the batch alone, whatever the
-workers are and however far ahead they work. (Noise also depends on the kind of device, which draws it.)
+Threads draw and render. Processes do the work of the CPU: exposure along optical flow, encoding, extraction of priors,
+augmentation. A sequence depends on the seed, its step and its place in the batch only, not on the number of workers.
+(Noise also depends on the type of device that draws it.)
 """
 
 import threading
@@ -35,17 +35,20 @@ from unsmear.training.sequences import Arrays, DataConfig, augment
 
 Drawn = Rendered | list[np.ndarray]
 Task = Callable[[Drawn, np.random.Generator], Arrays | None]
-"""A draw → the finished sequence; None if it does not suit."""
+"""(draw, generator) → the finished sequence; None if it is rejected."""
 
 
 class OnlineSequences:
-    """Endless sequences from shards.
+    """Unlimited sequences from shards.
 
     Args:
         sources: photographs and clips.
-        config: what to draw, and how many workers work how far ahead.
-        seed: of all draws.
-        device: where photographs are rendered; None: on CUDA where there is one.
+        config: ranges of the draws, number of workers, and batches drawn ahead.
+        seed: seed of all draws.
+        device: where photographs are rendered; None: on CUDA if available.
+
+    Raises:
+        UsageError: ``config.crop_px`` is below 64.
     """
 
     def __init__(self, sources: Sources, config: DataConfig, seed: int, device: str | None = None):
@@ -54,7 +57,7 @@ class OnlineSequences:
         from unsmear.blur.device_camera import DeviceCamera
 
         if config.crop_px < 64:
-            raise UsageError(f"data.crop_px {config.crop_px}: sequences from shards want a multiple of 16, at least 64")
+            raise UsageError(f"data.crop_px {config.crop_px}: expected a multiple of 16, at least 64, with shards")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config, self.seed, self.clips = config, seed, sources.clips
         ranges = replace(config.draw.camera, size_px=config.crop_px, frames=config.frames)
@@ -65,16 +68,16 @@ class OnlineSequences:
 
     @classmethod
     def open(cls, config: DataConfig, seed: int, device: str | None = None) -> "OnlineSequences":
-        """Of the shards that ``config`` names. Raises DataLayoutError: they are not whole."""
+        """Open the shards of ``config``. Raises DataLayoutError where they are missing or damaged."""
         opened = [open_shards(Path(folder)) for folder in config.shards]
         photos, clips = ([item for sources in opened for item in getattr(sources, k)] for k in ("photos", "clips"))
         return cls(Sources(photos, clips), config, seed, device)
 
     def batches(self, steps: Sequence[int], size: int) -> Generator[list[Arrays], None, None]:
-        """``size`` sequences for each step, in the form of ``training.sequences``. Closing it ends the workers.
+        """``size`` sequences for each step, as in ``training.sequences``. Closing the generator stops the workers.
 
         Raises:
-            DataLayoutError: no draw gave a usable sequence. Whatever else a worker raises comes out as it is.
+            DataLayoutError: no draw gave a usable sequence. Other errors of workers are raised unchanged.
         """
         keys = ((step, place) for step in steps for place in range(size))
         with closing(self._in_order(keys, self.finish, self.config.ahead * size)) as drawn:
@@ -82,23 +85,23 @@ class OnlineSequences:
                 yield list(islice(drawn, size))
 
     def rows(self, count: int) -> dict[str, np.ndarray]:
-        """As many sequences in the form of a pack, not turned."""
+        """``count`` sequences as the arrays of a pack, without augmentation."""
         keys = ((0, place) for place in range(count))
         with closing(self._in_order(keys, partial(_row, draw=self.draw), count)) as drawn:
             rows = list(drawn)
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def render(self, key: tuple[int, ...]) -> tuple[Drawn | None, np.random.Generator]:
-        """The draw of a key, before it goes to a worker, and the generator with which to go on."""
+        """The draw of a key before it is finished by a worker, and the generator to continue with."""
         rng = np.random.default_rng((self.seed, *key))
         with self.turn:
             return draw_frames(self.camera, self.clips, rng, self.draw), rng
 
     def _in_order(self, keys: Iterable[tuple[int, ...]], task: Task, most: int) -> Generator[Arrays, None, None]:
-        """The results of ``task`` for the keys, in order; up to ``most`` are in hand beside the one waited for."""
+        """Results of ``task`` for the keys, in order, with up to ``most`` more in progress."""
         workers = self.config.workers
         waiting: deque[Future[Arrays]] = deque()
-        # Two threads more than workers: while these wait for a worker each, the next sequences are rendered.
+        # Two threads more than workers: while the others wait for a worker, the next sequences are rendered.
         with process_pool(workers) as pool, ThreadPoolExecutor(workers + 2) as threads:
             try:
                 for key in keys:

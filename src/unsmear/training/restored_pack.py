@@ -1,4 +1,4 @@
-"""Packs whose blurred frames are restored by stage 1, once a sequence rather than at every step of phase II."""
+"""Packs restored by stage 1, so that phase II need not run stage 1 at every step."""
 
 import json
 import shutil
@@ -29,22 +29,22 @@ def restore_pack(
     overwrite: bool = False,
     on_sequence: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write ``folder``, the pack with restored frames as ``blurred``; its other arrays are links where they can be.
+    """Write a copy of a pack whose ``blurred`` frames are restored; other arrays are symbolic links where possible.
 
     Args:
-        pack: made by ``unsmear data pack``.
-        folder: the new pack; ``pack.json``, which makes it whole, is written last.
-        model: stage 1; its checksum is kept as ``restored_by``.
-        first: only so many sequences; None for all.
-        overwrite: replace ``folder`` if it is there.
-        on_sequence: called with the number of sequences done and of all.
+        pack: folder made by ``unsmear data pack``.
+        folder: folder of the new pack; ``pack.json``, which marks it as finished, is written last.
+        model: stage-1 model; its checksum is stored as ``restored_by``.
+        first: number of sequences, from the first on; None for all.
+        overwrite: replace ``folder`` if it exists.
+        on_sequence: called with the number of finished sequences and the total.
 
     Returns:
-        How many sequences it holds.
+        Number of sequences.
 
     Raises:
         DataLayoutError: ``pack`` is not finished.
-        OutputError: ``folder`` exists.
+        OutputError: ``folder`` exists, or is ``pack``.
         UsageError: there is no such model.
     """
     entry, arrays = find(model), open_pack(pack)
@@ -62,10 +62,10 @@ def restore_pack(
             (folder / source.name).symlink_to(source)
         elif name != BLURRED:
             np.save(folder / source.name, values[:count])
-    given = arrays[BLURRED][:count]
-    restored = np.lib.format.open_memmap(folder / f"{BLURRED}.npy", "w+", given.dtype, given.shape)
+    blurred = arrays[BLURRED][:count]
+    restored = np.lib.format.open_memmap(folder / f"{BLURRED}.npy", "w+", blurred.dtype, blurred.shape)
     for i in range(count):
-        # Conditioned on the estimated duty cycle, as restoring a video is.
+        # Conditioned on the estimated duty cycle, as in the restoration of videos.
         sample = {k: np.array(v[i]) for k, v in arrays.items()}
         sample["duty"] = sample["duty_estimated"]
         priors = stacked([sample]).priors

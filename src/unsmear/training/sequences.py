@@ -1,8 +1,8 @@
-"""Training sequences: crops of packs, or of data sets with priors beside their clips, turned in every way.
+"""Training sequences: random crops, flips and transpositions of packs, or of data sets with stored priors.
 
 A sequence is a dictionary of arrays: ``blurred`` and ``sharp`` uint8 (T, S, S, 3), ``motion`` and ``motion_back``
 float16 (T, 2, S/8, S/8) in pixels, ``residual`` float16 (T, 1, S/4, S/4) in [0, 1], ``reset`` and ``reset_back`` bool
-(T,), and ``duty`` float32, the exposure that the network is conditioned on, -1 for none.
+(T,), and ``duty`` float32, the duty cycle that the network is conditioned on, -1 for none.
 """
 
 from collections.abc import Sequence
@@ -26,44 +26,50 @@ from unsmear.video.colour import luma_of_rgb
 from unsmear.video.images import list_images, read_image
 
 SHARP_DUTY, SHARP_CONDITION = 0.1, 0.25
-"""Exposures up to the first are sharp; the network may be conditioned on anything up to the second for them, which is
-where restoring stops calling a video sharp. More would teach it to distrust short exposures."""
+"""Duty cycle up to which a sequence is sharp, and the largest one that the network is conditioned on for it, which is
+also the limit below which restoration considers a video sharp. Larger values would teach it to ignore short exposures.
+"""
 
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Training sequences and validation data."""
+
     packs: list[str] = field(default_factory=list)
     """Folders made by ``unsmear data pack``."""
     pairs: list[str | PairSet] = field(default_factory=list)
-    """Data sets of blurred and sharp clips (GoPro, DVD, …) with priors beside them: ``unsmear data augment``. Names of
+    """Data sets of blurred and sharp clips (GoPro, DVD, …) with stored priors (``unsmear data augment``). Names of
     folders, or mappings with a ``dataset`` and ``split``, ``role`` or ``clip_list`` of its own."""
     shards: list[str] = field(default_factory=list)
-    """Instead of both: folders made by ``unsmear data shards``, from which sequences are drawn while training."""
+    """Instead of both: folders made by ``unsmear data shards``, from which sequences are rendered during training."""
     draw: PackConfig = field(default_factory=PackConfig)
-    """Ranges and shares of sequences from shards; size and number of frames are ``crop_px`` and ``frames`` here."""
+    """Ranges and shares of sequences from shards; ``crop_px`` and ``frames`` of this configuration override its size
+    and number of frames."""
     workers: Annotated[int, Limits(1)] = 2
-    """Processes that finish sequences from shards."""
+    """Worker processes for sequences from shards."""
     ahead: Annotated[int, Limits(1)] = 4
-    """Batches from shards that are drawn ahead, at most."""
+    """Maximum number of batches from shards that are rendered ahead."""
     split: Literal["train", "valid", "test"] | None = "train"
-    """Of those data sets, where they name none: train, valid, test, or None for all."""
+    """Split of those ``pairs`` that state none: train, valid, test, or None for all."""
     role: str | None = None
-    """The same: only clips in folders of this name, such as blur_gamma."""
+    """Of those ``pairs`` that state none: only clips in folders of this name, such as blur_gamma."""
     crop_px: Annotated[int, Limits(16, step=16)] = 256
+    """Side of square crops, pixels."""
     frames: Annotated[int, Limits(1)] = 6
+    """Frames per sequence."""
     blur_px: Annotated[tuple[float, float], Limits(0, ordered=True)] | None = None
-    """Of packs: only sequences whose blur, the fitted exposure times the mean length of V̄, lies between these."""
+    """Of ``packs``: only sequences whose blur, the fitted duty cycle times the mean length of V̄, is in this range."""
     duty_estimated: Share = 0.05
     """Share of sequences conditioned on the estimated duty cycle; sharp ones never are on the true one."""
     duty_noise: Annotated[float, Limits(0)] = 0.08
-    """The others are conditioned on the one that explains the pair best, with Gaussian noise of this deviation."""
+    """Standard deviation of the noise on the fitted duty cycle, on which the other sequences are conditioned."""
     duty_unknown: Share = 0.12
     """Share of sequences conditioned on no duty cycle."""
     sharp_unknown: Share = 0.15
-    """The same of sequences that are sharp: what moves fast and was filmed sharp has to be seen in the frames."""
+    """The same share for sharp sequences: fast motion that was filmed sharp must be recognised from the frames."""
     validation: str | PairSet | None = None
-    """A data set of blurred and sharp clips in any layout; where it names no split, its clips for validation, else for
-    tests, else all."""
+    """Data set of blurred and sharp clips in any layout. Where it states no split: its validation clips, else its test
+    clips, else all."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -75,19 +81,19 @@ Arrays = dict[str, Any]
 
 
 class Source(Protocol):
-    """Where sequences come from."""
+    """Source of sequences."""
 
     def __len__(self) -> int: ...
 
     def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
-        """Sequence ``i``, cropped and turned at random."""
+        """Sequence ``i``, randomly cropped, flipped and transposed."""
 
 
 def open_sources(config: DataConfig, priors: bool = True) -> list[Source]:
-    """All that a configuration names; ``priors``: whether those of data sets are read.
+    """Open the packs and data sets of a configuration; ``priors``: whether those of data sets are read.
 
     Raises:
-        UsageError: it names nothing.
+        UsageError: there are none.
         DataLayoutError: a pack is unfinished; a data set lacks priors or partners.
     """
     if not config.packs and not config.pairs:
@@ -105,7 +111,7 @@ class PackSource:
     """Sequences rendered by ``unsmear data pack``."""
 
     def __init__(self, folder: Path, blur_px: tuple[float, float] | None = None):
-        """Args: blur_px: the range of mean blur to keep. Raises DataLayoutError: no pack, or none in the range."""
+        """Args: blur_px: range of mean blur to keep. Raises DataLayoutError: no pack, or no sequence in the range."""
         self.arrays = open_pack(folder)
         self.rows = np.arange(len(self.arrays["duty"]))
         if blur_px is not None:
@@ -122,15 +128,15 @@ class PackSource:
 
 
 def mean_blur_px(pack: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean length of the blur of each sequence of a pack: the fitted exposure times |V|, pixels (N,)."""
+    """Mean blur length (N,) of the sequences of a pack, pixels: the fitted duty cycle times the mean of |V|."""
     speed = [np.linalg.norm(motion.astype(np.float32), axis=1).mean() for motion in pack["motion"]]
     return np.asarray(pack["duty_fitted"]) * np.array(speed)
 
 
 class PairSource:
-    """Sequences of a data set of blurred and sharp clips; priors are read from the archives beside them.
+    """Sequences of a data set of blurred and sharp clips, with priors from the archives beside them.
 
-    Every frame begins a sequence, if as many follow as are asked for; otherwise the last ones of its clip do.
+    There is one sequence per frame, which begins there, or earlier where the clip ends too soon.
     """
 
     def __init__(self, clips: Sequence[DataClip], priors: bool = True):
@@ -168,7 +174,7 @@ class PairSource:
             **_prior_arrays(self._priors_of(which, span, height, width), y, x, size),
         }
         out = turned(out, rng)
-        rng.random()  # keeps the later draws of a seed what they were with an option that is gone
+        rng.random()  # the draw of a removed option: later draws of a seed stay the same
         out["duty"] = _condition(np.nan, self._duty(which), rng, config)
         return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
@@ -178,9 +184,9 @@ class PairSource:
         with _archive(self.clips[which]) as archive:
             return list(archive[span])
 
-    @lru_cache(maxsize=4096)  # noqa: B019  # one number a clip, for as long as the source lives
+    @lru_cache(maxsize=4096)  # noqa: B019  # one number per clip, kept as long as the source
     def _duty(self, which: int) -> float:
-        """The exposure as it is estimated on the middle of a clip, -1 for nothing."""
+        """Duty cycle estimated on the middle frames of a clip, -1 for no estimate."""
         if not self.priors:
             return -1.0
         files = self.frames[which]
@@ -197,19 +203,21 @@ _DUTY_FRAMES = 12
 
 def _usable(clip: DataClip, priors: bool) -> bool:
     if clip.sharp is None:
-        raise DataLayoutError(f"{clip.source}: has no sharp partner; `unsmear data check` tells what is missing")
+        raise DataLayoutError(f"{clip.source}: has no sharp partner; `unsmear data check` lists what is missing")
     if not clip.source.is_dir() or not clip.sharp.is_dir():
         raise DataLayoutError(f"{clip.source}: is a video; training reads folders of images, so unpack it into frames")
     if priors and not clip.archive.exists():
         raise DataLayoutError(f"{clip.source}: has no priors beside it; run `unsmear data augment` first")
     if len(list_images(clip.source)) != len(list_images(clip.sharp)):
-        raise DataLayoutError(f"{clip.sharp}: has not as many frames as {clip.source}; run `unsmear data check`")
+        raise DataLayoutError(
+            f"{clip.sharp}: has another number of frames than {clip.source}; run `unsmear data check`"
+        )
     return True
 
 
 def _archive(clip: DataClip) -> Any:
     archive = open_priors(clip)
-    assert archive is not None  # seen by _usable
+    assert archive is not None  # checked by _usable
     return archive
 
 
@@ -229,7 +237,7 @@ def _prior_arrays(priors: Sequence[Prior], y: int, x: int, size: int) -> Arrays:
 
 
 def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, config: DataConfig) -> dict[str, Any]:
-    """Crop sequence ``i`` on the 16-pixel grid, flip and transpose it together with its motion."""
+    """Sequence ``i`` of a pack, randomly cropped on the 16-pixel grid, flipped and transposed with its motion."""
     t, size = pack["blurred"].shape[1:3]
     crop, frames = min(config.crop_px, size), min(config.frames, t)
     first = int(rng.integers(0, t - frames + 1))
@@ -244,16 +252,15 @@ def augment(pack: dict[str, np.ndarray], i: int, rng: np.random.Generator, confi
         out[key] = pack[key][i, first : first + frames]
     out = turned(out, rng)
     rng.random()  # as in ``PairSource.sample``
-    asked, fitted = float(pack["duty"][i]), float(pack["duty_fitted"][i])
-    true = (
-        asked if asked <= SHARP_DUTY else fitted if fitted > SHARP_CONDITION else np.nan
-    )  # no line explains this blur
+    duty, fitted = float(pack["duty"][i]), float(pack["duty_fitted"][i])
+    # NaN where the sequence is blurred, but not along its motion vectors
+    true = duty if duty <= SHARP_DUTY else fitted if fitted > SHARP_CONDITION else np.nan
     out["duty"] = _condition(true, float(pack["duty_estimated"][i]), rng, config)
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
 
 def turned(out: Arrays, rng: np.random.Generator) -> Arrays:
-    """The same sequence flipped and transposed at random, its motion with it."""
+    """Flip and transpose a sequence at random, with its motion."""
     spatial = {
         "blurred": (1, 2),
         "sharp": (1, 2),
@@ -278,11 +285,12 @@ def turned(out: Arrays, rng: np.random.Generator) -> Arrays:
 
 
 def _condition(true: float, estimated: float, rng: np.random.Generator, config: DataConfig) -> np.float32:
-    """The duty cycle that the network is conditioned on, -1 for none. ``true`` is NaN where it is not known.
+    """Duty cycle that the network is conditioned on, -1 for none. ``true`` is NaN where it is unknown.
 
-    Estimates on small crops are poorer than those on whole frames, which are used in the end, so the true one has its
-    part. A sharp clip is often estimated to be a little blurred: the network has to tell by the frames. One estimated
-    to be blurred a lot was filmed so; leaving that alone must not be learnt, or real blur would stay.
+    Estimates on small crops are less accurate than those on whole frames, which are used in restoration; therefore the
+    true duty cycle is mostly used. Sharp sequences are often estimated as slightly blurred, so they are conditioned on
+    such estimates. Larger ones indicate blur in the source material and are replaced: the network must not learn to
+    keep blur.
     """
     drawn = rng.random()
     if drawn < (config.sharp_unknown if true <= SHARP_DUTY else config.duty_unknown):

@@ -1,4 +1,4 @@
-"""Validation while training: whole frames from all over every clip, in full size."""
+"""Validation during training: whole frames in full size, evenly spread over every clip."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,23 +23,23 @@ _IDENTICAL_DB = 60.0
 
 @dataclass(frozen=True)
 class ValidationClip:
-    """A piece of a clip: ``given`` and ``wanted`` uint8 (T, H, W, 3); the former's priors and duty cycle."""
+    """A piece of a clip: input ``frames`` and ``target`` uint8 (T, H, W, 3); priors and duty cycle of the input."""
 
     name: str
-    given: np.ndarray
-    wanted: np.ndarray
+    frames: np.ndarray
+    target: np.ndarray
     priors: PriorTensors
 
     @property
     def already_sharp(self) -> bool:
-        """True for input that is sharp: the figures are then the harm done to it."""
-        return self.given is self.wanted
+        """Whether the input is the sharp target itself, to measure how well sharp frames are preserved."""
+        return self.frames is self.target
 
     @classmethod
     def load_all(cls, given: PairSet) -> list["ValidationClip"]:
-        """Evenly spread pieces of every pair of clips of a data set, and the middle one's sharp frames again.
+        """Evenly spread pieces of every pair of clips of a data set, and a sharp version of the middle piece.
 
-        Priors come from a piece's frames and one neighbour on each side.
+        Priors are computed from the frames of a piece and one neighbour on each side.
 
         Args:
             given: the data set; see ``PairSet.held_out`` for which of its clips.
@@ -56,15 +56,17 @@ class ValidationClip:
         return clips
 
     @classmethod
-    def _piece(cls, name: str, frames: np.ndarray, wanted: np.ndarray | None) -> "ValidationClip":
-        given = frames[1:-1]
-        return cls(name, given, given if wanted is None else wanted, _priors(frames))
+    def _piece(cls, name: str, frames: np.ndarray, target: np.ndarray | None) -> "ValidationClip":
+        inner = frames[1:-1]
+        return cls(name, inner, inner if target is None else target, _priors(frames))
 
 
 def _spans(total: int) -> Iterator[slice]:
     """``_PIECES`` spans of ``_FRAMES`` frames with a neighbour on each side, evenly spread."""
     if total < 3:
-        raise DataLayoutError(f"a validation clip has {total} frames: expected at least 3, for motion needs neighbours")
+        raise DataLayoutError(
+            f"a validation clip has {total} frames: expected at least 3, since motion needs neighbours"
+        )
     last = max(0, total - _FRAMES - 2)
     for first in sorted({round(last * (i + 0.5) / _PIECES) for i in range(_PIECES)}):
         yield slice(first, first + _FRAMES + 2)
@@ -77,7 +79,7 @@ def _priors(frames: np.ndarray) -> PriorTensors:
 
 @torch.inference_mode()
 def restore(model: nn.Module, frames: np.ndarray, priors: PriorTensors) -> np.ndarray:
-    """uint8 (T, H, W, 3) → restored uint8, whole frames at once."""
+    """Restore frames uint8 (T, H, W, 3) of one clip, without tiles; the same shape and type."""
     device = next(model.parameters()).device
     x = frames_to_levels(frames, 16).to(device)
     out = model(x[None], PriorTensors(*(p.to(device) for p in priors))).frames[0]
@@ -87,20 +89,20 @@ def restore(model: nn.Module, frames: np.ndarray, priors: PriorTensors) -> np.nd
 
 
 def score_clips(model: nn.Module, clips: Sequence[ValidationClip]) -> dict[str, float]:
-    """Figures in dB.
+    """Validation metrics in dB.
 
-    Each clip's gain over its blurred input, their mean as ``score``; ``sharp_mean`` and ``sharp_least`` are the PSNR
-    between sharp pieces and their restoration.
+    PSNR gain of each clip over its blurred input, by name, and their mean as ``score``; ``sharp_mean`` and
+    ``sharp_least`` are mean and minimum of the PSNR between sharp pieces and their restoration.
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)
     sharp: list[float] = []
     for clip in clips:
-        restored = restore(model, clip.given, clip.priors)
-        after = [min(psnr(r, w), _IDENTICAL_DB) for r, w in zip(restored, clip.wanted, strict=True)]
+        restored = restore(model, clip.frames, clip.priors)
+        after = [min(psnr(r, t), _IDENTICAL_DB) for r, t in zip(restored, clip.target, strict=True)]
         if clip.already_sharp:
             sharp.append(float(np.mean(after)))
         else:
-            before = [psnr(g, w) for g, w in zip(clip.given, clip.wanted, strict=True)]
+            before = [psnr(f, t) for f, t in zip(clip.frames, clip.target, strict=True)]
             gains[clip.name].append(float(np.mean(after) - np.mean(before)))
     figures = {name: float(np.mean(pieces)) for name, pieces in gains.items()}
     figures |= {"score": float(np.mean(list(figures.values())))}

@@ -1,7 +1,8 @@
-"""The recipe of the video diffusion model: pretraining on sharp clips, then the paper's two stages (VDM §4.2).
+"""Training recipe of the video diffusion model: pretraining on sharp clips, then the paper's two stages (VDM §4.2).
 
-Stage 1 (``encoder``) moves the blur encoder and its projection alone, stage 2 (``all``) everything but the autoencoder
-(and CLIP, where there is one). The network predicts v on a schedule that ends without signal, whatever it did before.
+Stage 1 (``encoder``) trains the blur encoder and its projection only, stage 2 (``all``) everything but the autoencoder
+(and CLIP, where there is one). The network is trained to predict v on a schedule with zero terminal SNR, also where the
+initial weights are of another family.
 """
 
 from collections.abc import Generator, Sequence
@@ -31,7 +32,7 @@ from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.batches import open_batches
 from unsmear.training.clips import ClipPair, SharpClips, validation_clips
 from unsmear.training.config import LoopConfig, read_config
-from unsmear.training.diffusion import begun, picture_loss
+from unsmear.training.diffusion import noised_from_input, picture_loss
 from unsmear.training.images import spread, strip
 from unsmear.training.loop import Job
 from unsmear.training.sequences import DataConfig
@@ -40,26 +41,28 @@ from unsmear.training.vdm_losses import COHERENCE, vdm_loss
 SHOWN_STEPS = 8
 
 VALIDATED_NOISES = 4
-"""Timesteps, evenly spread, at which every validation clip is scored."""
+"""Number of timesteps, evenly spaced, at which every validation clip is scored."""
 
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of the compact 3D UNet, whose two lowest levels have attention in space and time, and of its tokens. Ours.
+    """Sizes of the compact 3D UNet, with attention in space and time at the two lowest levels, and of its tokens. Ours.
 
-    ``ModelScopeT2V``'s sizes are those of the folder that ``init`` names.
+    With ``init`` the sizes are those of its folder.
     """
 
     channels: tuple[int, ...] = (64, 96, 160)
     layers: int = 1
+    """Residual blocks per level."""
     head_px: int = 16
-    """Channels of an attention head."""
+    """Channels per attention head."""
     token_width: int = 128
     tokens: int = 4
     embedding_channels: tuple[int, ...] = (32, 64, 96, 128)
-    """Of the embedding of the centre frame, level by level."""
+    """Channels of the levels of the centre frame's embedding."""
 
     def unet(self, latent_channels: int) -> UNet3DConditionModel:
+        """Return the 3D UNet with initial weights."""
         plain = max(len(self.channels) - 2, 0)
         deep = len(self.channels) - plain
         return UNet3DConditionModel(
@@ -74,6 +77,7 @@ class CompactConfig:
         )
 
     def image_tokens(self) -> ImageTokens:
+        """Return the image tokens with initial weights."""
         return ImageTokens(
             vector_width=self.token_width,
             token_width=self.token_width,
@@ -85,40 +89,43 @@ class CompactConfig:
 
 @dataclass(frozen=True)
 class VDMTraining:
-    """The whole of a ``train vdm`` configuration."""
+    """Configuration of ``train vdm``."""
 
     stage: Literal["pretrain", "encoder", "all"] = "encoder"
-    """``pretrain``: sharp clips, without condition, which stands in for text-to-video pretraining (compact only).
-    ``encoder``: stage 1 of §4.2, only the blur encoder with its projection. ``all``: stage 2, everything."""
+    """``pretrain``: unconditional, on sharp clips, in place of text-to-video pretraining (compact model only).
+    ``encoder``: stage 1 of §4.2, the blur encoder with its projection only. ``all``: stage 2, everything."""
     init: str | None = None
-    """Folder to start from: of an earlier stage, or made by ``unsmear models import``; ``pretrain`` needs none."""
+    """Folder of initial weights: of an earlier stage, or of ``unsmear models import``; optional in ``pretrain``."""
     autoencoder: str = ""
-    """Of ``pretrain`` without ``init``: folder of the ``AutoencoderTiny`` or ``AutoencoderKL``."""
+    """In ``pretrain`` without ``init``: folder of the autoencoder."""
     compact: CompactConfig = field(default_factory=CompactConfig)
-    """Of ``pretrain`` without ``init``."""
+    """In ``pretrain`` without ``init``: sizes of the networks."""
     image_tokens: bool = True
-    """Train the image tokens in stage ``encoder`` too: where nobody has trained them before. Not TF-T2V's."""
+    """Whether stage ``encoder`` also trains the image tokens; not needed for those of TF-T2V, which are trained."""
     drop_image: Share = 0.1
     """Share of clips whose image vector is dropped (§4.1: "with a designated probability")."""
     coherence: Annotated[float, Limits(0)] = COHERENCE
     """λ of Eq. 4."""
     latest: Annotated[int, Limits(1, 1000)] = 1000
-    """Timesteps below this are trained; a sampler that starts later needs no more. Ours."""
+    """Timesteps below this are trained, which is sufficient for a sampler with that ``start``. Ours."""
     from_blurred: Share = 0.0
-    """Share of clips whose noise lies on the blurred latents, where a sampler with ``start`` below 1 begins, and not
-    on the sharp ones. Ours."""
+    """Share of clips that are noised from the blurred latents, as by a sampler with ``start`` below 1, instead of from
+    the sharp ones. Ours."""
     perceptual: Annotated[float, Limits(0)] = 0.0
-    """Weight of L1 + LPIPS of one frame that the prediction means, as the sampler makes it, beside Eq. 4. Ours."""
+    """Weight of L1 + LPIPS of one frame decoded from the clean latents that the prediction implies, in addition to
+    Eq. 4. Ours."""
     temporal_dropout: Share = 0.1
-    """In the temporal convolutions, ModelScope's."""
+    """Dropout in the temporal convolutions, as in ModelScope."""
     gradient_checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass: less memory, more time."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Clips of ``data.frames`` frames: blurred and sharp, of which ``pretrain`` sees the sharp half."""
+    """Blurred and sharp clips of ``data.frames`` frames; ``pretrain`` uses the sharp ones only."""
     clips: list[str] = field(default_factory=list)
-    """Of ``pretrain``: folders of sharp videos, from which ``clips_share`` of its batches come."""
+    """In ``pretrain``: folders of sharp videos."""
     clips_share: Share = 1.0
+    """Share of the batches of ``pretrain`` that come from ``clips``."""
     clips_longest_px: Annotated[int, Limits(16)] = 480
-    """Those videos are shrunk to this in memory."""
+    """Longest side to which these videos are shrunk in memory."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -129,23 +136,20 @@ class VDMTraining:
         if self.stage == "pretrain" and not self.init and not self.autoencoder:
             raise OptionError("autoencoder", self.autoencoder, "a folder made by `unsmear train autoencoder`")
         if self.stage == "pretrain" and (self.from_blurred or self.perceptual):
-            raise UsageError("from_blurred and perceptual want blurred clips: leave them out of stage pretrain")
+            raise UsageError("from_blurred and perceptual need blurred clips: leave them out of stage pretrain")
         if self.loop.channels_last:
             raise UsageError("loop.channels_last is for networks without convolutions over time: leave it out")
         if self.stage == "pretrain" and self.clips_share < 1 and not (self.data.packs or self.data.shards):
-            raise UsageError("clips_share below 1 wants other clips too: name packs or shards in data")
+            raise UsageError("clips_share below 1 needs other clips too: name packs or shards in data")
 
 
 class TrainedVDM(VDM):
-    """A model that is saved with its frozen autoencoder and the scheduler that it is to be sampled by.
-
-    So what training leaves behind is a folder that restores videos.
-    """
+    """A model that is saved as a complete pipeline, with its frozen autoencoder and its scheduler."""
 
     frozen: tuple[tuple[str, Any], ...] = ()
-    """Name of the folder → what is saved there; in tuples, so that they are neither trained nor averaged."""
+    """(folder name, frozen part); in tuples, so that the parts are not registered as modules to train and average."""
     sampling: tuple[tuple[str, Any], ...] = ()
-    """Settings of the sampler that the folder gives, those of the one that it started from."""
+    """Sampling defaults of the initial model's folder, as items."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         super().save_pretrained(folder)
@@ -155,12 +159,12 @@ class TrainedVDM(VDM):
 
 
 class ClipBatch(NamedTuple):
-    """Clips and where their noise comes from."""
+    """Clips, and the seed of their noise."""
 
     sharp: Tensor
     """(B, F, 3, S, S) uint8."""
     blurred: Tensor | None
-    """The same, blurred; None in ``pretrain``."""
+    """The blurred clips; None in ``pretrain``."""
     seed: Tensor
 
 
@@ -179,12 +183,12 @@ class VDMRecipe:
             if config.stage == "pretrain" and config.clips
             else None
         )
-        without = self.sharp is not None and config.clips_share == 1
-        self.pairs = None if without else open_batches(data, loop.seed, loop.batch, priors=False)
+        no_pairs = self.sharp is not None and config.clips_share == 1
+        self.pairs = None if no_pairs else open_batches(data, loop.seed, loop.batch, priors=False)
 
     @cached_property
     def validation(self) -> list[ClipPair]:
-        """Clips of ``data.validation``, batches of one; none without it."""
+        """Clips of ``data.validation``, in batches of one."""
         data = self.config.data
         return validation_clips(data.validation, data.crop_px, data.frames)
 
@@ -208,7 +212,7 @@ class VDMRecipe:
         known = torch.rand(len(batch.sharp), generator=generator) >= self.config.drop_image
         device = batch.sharp.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(batch.seed))  # of the dropout: a resumed run draws as an unbroken one
+            torch.manual_seed(int(batch.seed))  # of dropout, so that a resumed run equals an uninterrupted one
             return self._loss(model, batch, t.to(device), known.to(device), generator)
 
     def _loss(
@@ -218,46 +222,46 @@ class VDMRecipe:
         with torch.no_grad():
             clean = torch.stack([encode(self.vae, clip.float() / 255) for clip in batch.sharp])
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        noisy, wanted = self.schedule.add_noise(clean, noise, t), self.schedule.get_velocity(clean, noise, t)
+        noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.get_velocity(clean, noise, t)
         blurred = None if batch.blurred is None else batch.blurred.float() / 255
-        counts = torch.ones(())
+        weights = torch.ones(())
         if blurred is not None and self.config.from_blurred:
-            noisy, wanted, counts = self._begun(blurred, clean, noisy, wanted, t, generator)
+            noisy, target, weights = self._noised_from(blurred, clean, noisy, target, t, generator)
         predicted = model(noisy, t, blurred, self._vector(blurred), known).float()
-        root = counts.to(predicted) ** 0.5
-        terms = vdm_loss(root * predicted, root * wanted)
+        root = weights.to(predicted) ** 0.5
+        terms = vdm_loss(root * predicted, root * target)
         total = terms.total(self.config.coherence)
         figures = {"base": float(terms.base.detach()), "coherence": float(terms.coherence.detach())}
         if blurred is not None and self.lpips is not None:
-            seen = self._seen(self.lpips, batch, blurred, noisy, predicted, t)
-            total = total + self.config.perceptual * seen
-            figures["seen"] = float(seen.detach())
+            perceptual = self._perceptual(self.lpips, batch, blurred, noisy, predicted, t)
+            total = total + self.config.perceptual * perceptual
+            figures["perceptual"] = float(perceptual.detach())
         return total, figures
 
-    def _begun(
-        self, blurred: Tensor, clean: Tensor, noisy: Tensor, wanted: Tensor, t: Tensor, generator: torch.Generator
+    def _noised_from(
+        self, blurred: Tensor, clean: Tensor, noisy: Tensor, target: Tensor, t: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``begun`` for clips (B, F, L, h, w): whole clips are chosen."""
+        """``noised_from_input`` for whole clips (B, F, L, h, w), of which a share is chosen."""
         chosen = (torch.rand(len(clean), generator=generator) < self.config.from_blurred).to(t.device)
         with torch.no_grad():
-            given = torch.cat([encode(self.vae, clip) for clip in blurred])
+            degraded = torch.cat([encode(self.vae, clip) for clip in blurred])
         step = Prediction(self.schedule, t.repeat_interleave(clean.shape[1]))
-        noisy, wanted, frames = (x.flatten(0, 1) for x in (noisy, wanted, clean))
-        moved = begun(step, chosen.repeat_interleave(clean.shape[1]), noisy, wanted, frames, given)
-        return tuple(x.unflatten(0, clean.shape[:2]) for x in moved)  # type: ignore[return-value]
+        noisy, target, frames = (x.flatten(0, 1) for x in (noisy, target, clean))
+        parts = noised_from_input(step, chosen.repeat_interleave(clean.shape[1]), noisy, target, frames, degraded)
+        return tuple(x.unflatten(0, clean.shape[:2]) for x in parts)
 
-    def _seen(
+    def _perceptual(
         self, lpips: LPIPS, batch: ClipBatch, blurred: Tensor, noisy: Tensor, predicted: Tensor, t: Tensor
     ) -> Tensor:
-        """L1 + LPIPS of the picture that one frame's prediction means: x + D(z) − D(E(x)), as the sampler makes it."""
+        """L1 + LPIPS of one frame of each clip, x + D(z) − D(E(x)) as in the sampler, z the predicted clean latent."""
         i = int(batch.seed) % blurred.shape[1]
         latents = Prediction(self.schedule, t).clean(noisy[:, i], predicted[:, i])
         with torch.no_grad():
-            lost = blurred[:, i] - decode(self.vae, encode(self.vae, blurred[:, i]))
-        return picture_loss(lpips, decode(self.vae, latents) + lost, batch.sharp[:, i] / 255).mean()
+            error = blurred[:, i] - decode(self.vae, encode(self.vae, blurred[:, i]))
+        return picture_loss(lpips, decode(self.vae, latents) + error, batch.sharp[:, i] / 255).mean()
 
     def _vector(self, blurred: Tensor | None) -> Tensor | None:
-        """CLIP's vectors; None where the model embeds frames itself, or there are none."""
+        """CLIP's image vectors; None where the model has an embedding of its own, or there are no blurred frames."""
         if blurred is None or self.model.image_tokens.embedding is not None:
             return None
         if self.image_encoder is not None:
@@ -266,7 +270,7 @@ class VDMRecipe:
 
     @torch.inference_mode()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The loss on validation clips at timesteps and noises that are always the same; ``score`` is its negative."""
+        """Loss on validation clips at fixed timesteps and noise; ``score`` is its negative."""
         device, losses = next(model.parameters()).device, []
         known = torch.ones(1, dtype=torch.bool, device=device)
         for i, clip in enumerate(self.validation):
@@ -283,15 +287,15 @@ class VDMRecipe:
 
     @torch.inference_mode()
     def pictures(self, model: Any) -> list[tuple[str, np.ndarray]]:
-        """Blurred | what the sampler makes of it in a few steps | sharp, centre frames; none of ``pretrain``."""
+        """Blurred | generated in a few steps | sharp, centre frames; none in ``pretrain``."""
         if self.config.stage == "pretrain":
             return []
         device, out = next(model.parameters()).device, []
         for part in (self.vae, self.image_encoder):
             if part is not None:
                 nn.Module.to(part, device)
-        learnt = model.unet, model.blur_encoder, model.image_tokens
-        pipe = VDMPipeline(self.vae, *learnt, self.sampler, self.image_encoder)
+        trained = model.unet, model.blur_encoder, model.image_tokens
+        pipe = VDMPipeline(self.vae, *trained, self.sampler, self.image_encoder)
         pipe.set_progress_bar_config(disable=True)
         options = VDMSampling(SHOWN_STEPS, start=self.config.latest / self.sampler.config["num_train_timesteps"])
         for i, clip in enumerate(spread(self.validation)):
@@ -302,19 +306,19 @@ class VDMRecipe:
 
 
 def select(model: VDM, config: VDMTraining) -> None:
-    """Let the stage's parameters learn, and freeze the others."""
+    """Enable gradients of the parameters that the stage trains, and freeze the others."""
     model.requires_grad_(False)
-    learning: dict[str, list[nn.Module]] = {
+    trained: dict[str, list[nn.Module]] = {
         "pretrain": [model.unet, model.image_tokens.pre_image_condition],
         "encoder": [model.blur_encoder, *([model.image_tokens] if config.image_tokens else [])],
         "all": [model],
     }
-    for part in learning[config.stage]:
+    for part in trained[config.stage]:
         part.requires_grad_(True)
 
 
 def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
-    """The model with start values, ready for its stage, and the pipeline of its parts."""
+    """Return the model with initial weights, prepared for its stage, and the pipeline of its parts."""
     torch.manual_seed(config.loop.seed)
     sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
     if config.init:
@@ -322,12 +326,12 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
     else:
         vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         unet = config.compact.unet(int(vae.config.latent_channels))
-        made = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
-        pipe = VDMPipeline(vae, made.unet, made.blur_encoder, made.image_tokens, sampler)
+        vdm = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
+        pipe = VDMPipeline(vae, vdm.unet, vdm.blur_encoder, vdm.image_tokens, sampler)
     model = TrainedVDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
-    kept = {"vae": pipe.vae, "scheduler": sampler, "image_encoder": pipe.image_encoder}
     model.sampling = tuple((pipe.config["sampling"] or {}).items())
-    model.frozen = tuple((name, part) for name, part in kept.items() if part is not None)
+    frozen = {"vae": pipe.vae, "scheduler": sampler, "image_encoder": pipe.image_encoder}
+    model.frozen = tuple((name, part) for name, part in frozen.items() if part is not None)
     select(model, config)
     for layer in model.modules():
         if isinstance(layer, TemporalConvLayer):

@@ -9,7 +9,7 @@ COHERENCE = 0.1
 
 
 class VDMLoss(NamedTuple):
-    """The terms of Eq. 4, scalars."""
+    """Terms of Eq. 4, scalars."""
 
     base: Tensor
     coherence: Tensor
@@ -19,12 +19,12 @@ class VDMLoss(NamedTuple):
         return self.base + weight * self.coherence
 
 
-def vdm_loss(predicted: Tensor, wanted: Tensor) -> VDMLoss:
+def vdm_loss(predicted: Tensor, target: Tensor) -> VDMLoss:
     """Both terms for predicted and true v, (B, F, L, h, w).
 
     Sums of squares, both divided by F·L·h·w and averaged over the batch (ours; the paper states no divisor).
-    A single frame has no coherence term: it is 0.
+    The coherence term of a single frame is 0.
     """
-    error = predicted - wanted
-    steps = error[:, 1:] - error[:, :-1]  # (v_{j+1} − v_j) − (o_{j+1} − o_j), but for the sign
+    error = predicted - target
+    steps = error[:, 1:] - error[:, :-1]  # (v_{j+1} − v_j) − (o_{j+1} − o_j), up to the sign
     return VDMLoss(error.square().mean(), steps.square().sum() / error.numel())

@@ -1,4 +1,4 @@
-"""Frames to latents and back by diffusers' autoencoders, and wavelet colour transfer between frames."""
+"""Encoding and decoding of frames by diffusers' autoencoders, and wavelet colour transfer between frames."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WAVELET_LEVELS = 5
-"""Of the à-trous decomposition, as in the release of CPGD-Net's authors."""
+"""Levels of the à-trous decomposition, as in the release of CPGD-Net's authors."""
 
 
 def is_kl(vae: Any) -> bool:
-    """Whether it is an ``AutoencoderKL``; else an ``AutoencoderDC`` or ``AutoencoderTiny``, whose latents are plain."""
+    """Whether ``vae`` is an ``AutoencoderKL``; ``AutoencoderDC`` and ``AutoencoderTiny`` encode to plain tensors."""
     return hasattr(vae.config, "latent_channels") and hasattr(vae, "quant_conv")
 
 
 def cell_px(vae: Any) -> int:
-    """Frame pixels a latent cell, each way."""
+    """Frame pixels per latent cell, each way."""
     config = vae.config
     return 2 ** (len(config.block_out_channels if is_kl(vae) else config.encoder_block_out_channels) - 1)
 
@@ -30,23 +30,23 @@ def encode(vae: Any, frames: Tensor) -> Tensor:
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Frames (T, 3, H, W) float32, about [0, 1], of latents (T, L, h, w)."""
+    """Frames (T, 3, H, W) float32, about [0, 1] and not clipped, of latents (T, L, h, w)."""
     return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
 
 
-def one_by_one(turn: Any, vae: Any, items: Tensor) -> Tensor:
-    """``encode`` or ``decode`` (``turn``) of (T, ...) in the memory of a single frame."""
-    return torch.cat([turn(vae, item[None]) for item in items])
+def one_by_one(function: Any, vae: Any, items: Tensor) -> Tensor:
+    """Apply ``function`` (``encode`` or ``decode``) to (T, …) item by item, which takes the memory of one frame."""
+    return torch.cat([function(vae, item[None]) for item in items])
 
 
-def described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what ``AutoencoderTiny`` writes into it and then does not know any more."""
-    own = "encoder_block_out_channels" in config
-    return {key: value for key, value in config.items() if not (own and key == "block_out_channels")}
+def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration without the key that ``AutoencoderTiny`` saves and its constructor does not accept."""
+    tiny = "encoder_block_out_channels" in config
+    return {key: value for key, value in config.items() if not (tiny and key == "block_out_channels")}
 
 
 def coarse(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
-    """Low-pass of ``image`` (B, C, H, W): 3×3 binomials at ``levels`` spacings 1, 2, 4, …; edges are repeated."""
+    """Low-pass of ``image`` (B, C, H, W): 3×3 binomials at ``levels`` spacings 1, 2, 4, …; edges are replicated."""
     profile = image.new_tensor([0.25, 0.5, 0.25])
     channels = image.shape[1]
     for level in range(levels):
@@ -58,5 +58,5 @@ def coarse(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
 
 
 def transfer_colour(image: Tensor, reference: Tensor) -> Tensor:
-    """``image`` with the coarse scales of ``reference``; both (B, 3, H, W). As the release of CPGD-Net does."""
+    """Return ``image`` with the coarse scales of ``reference``; both (B, 3, H, W). As in the release of CPGD-Net."""
     return image + coarse(torch.as_tensor(reference - image))

@@ -1,4 +1,4 @@
-"""What the diffusion pipelines have in common with each other and with diffusers' own."""
+"""Base class of the diffusion pipelines, with the interface of diffusers' own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +19,17 @@ from unsmear.models.zoo import renamed_index
 OUTPUT_TYPES = ("pt", "np", "pil")
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-"""(pipeline, step, timestep, tensors by name) → tensors to replace, by name; as diffusers'."""
+"""(pipeline, step, timestep, tensors by name) → tensors to replace, by name; as in diffusers."""
 
 
 class SamplingPipeline(DiffusionPipeline):
-    """Base of pipelines with ``vae``, ``unet`` and ``scheduler``: frames in and out, callbacks, devices.
+    """Base of pipelines with ``vae``, ``unet`` and ``scheduler``: conversion of frames, callbacks, devices.
 
-    Subclasses are entered into diffusers' namespace where their name is not taken: it is there that
-    ``DiffusionPipeline.from_pretrained`` looks for a folder's class, and diffusers has no other place to register one.
+    Subclasses are added to the namespace of diffusers where their name is free: there
+    ``DiffusionPipeline.from_pretrained`` looks up the class of a folder, and diffusers has no other registry.
+
+    Raises:
+        ValueError: ``sampling`` has unknown fields or values out of range.
     """
 
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012  # diffusers' own protocol
@@ -54,45 +57,45 @@ class SamplingPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As diffusers'; folders that were saved under former names of our classes and modules are read too."""
+        """As in diffusers; folders saved under former names of our classes and modules are accepted."""
         loaded = super().load_config(*args, **kwargs)
         return renamed_index(loaded) if isinstance(loaded, dict) else (renamed_index(loaded[0]), *loaded[1:])
 
     @property
     def sampling(self) -> Any:
-        """Settings where a call gives none: those of the folder, else the defaults of ``settings_class``."""
+        """Default settings of calls: those of the folder, else those of ``settings_class``."""
         return self.settings_class(**(self.config.get("sampling") or {}))
 
     @property
     def cell(self) -> int:
-        """Frame pixels a latent cell, each way."""
+        """Frame pixels per latent cell, each way."""
         return cell_px(self.vae)
 
     @property
     def multiple(self) -> int:
-        """Sides of frames must be multiples of this."""
+        """Required multiple of frame sides, pixels."""
         return self.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
     def interrupt(self) -> bool:
-        """Set ``_interrupt`` in a callback to stop after its step, as in diffusers."""
+        """Whether sampling stops after this step; a callback sets ``_interrupt``, as in diffusers."""
         return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of a call for each group of frames that is sampled together."""
+        """Sampling steps per group of frames that are sampled together."""
         return self._num_timesteps
 
     def clips(self, frames: Any) -> tuple[Tensor, bool]:
-        """Clips (B, T, 3, H, W) in [0, 1] of frames in any form that a call takes, and whether it is a single clip.
+        """Convert the frames of a call to clips (B, T, 3, H, W) in [0, 1]; also whether they were a single clip.
 
         Raises:
-            ValueError: sides that are no multiples of ``multiple``, or no frames.
+            ValueError: no frames, another shape, or sides that are not multiples of ``multiple``.
         """
         if isinstance(frames, list | tuple) and not frames:
             raise ValueError("frames is empty: expected at least one frame")
         if isinstance(frames, list | tuple) and isinstance(frames[0], np.ndarray | Tensor):
-            frames = (np if isinstance(frames[0], np.ndarray) else torch).stack(list(frames))  # type: ignore[arg-type]
+            frames = (np if isinstance(frames[0], np.ndarray) else torch).stack(list(frames))
         if isinstance(frames, np.ndarray):
             full = 255 if frames.dtype == np.uint8 else 1
             frames = torch.from_numpy(np.moveaxis(frames, -1, -3).astype(np.float32)) / full
@@ -116,25 +119,26 @@ class SamplingPipeline(DiffusionPipeline):
         guidance_scale: float | None,
         generator: torch.Generator | Sequence[torch.Generator] | None,
     ) -> list[Any]:
-        """Settings of each clip: ``options``, else the folder's; what else is given takes precedence.
+        """Settings of each clip: ``options``, else the folder's; the other arguments override them.
 
-        Noise belongs to frames by seed and number, so a generator gives each clip's seed.
+        Noise is a function of seed and frame number, so a generator only draws the seed of each clip.
 
         Raises:
             ValueError: a value out of range, or generators for another number of clips.
         """
-        own = options or self.sampling
-        given = [generator] * clips if generator is None or isinstance(generator, torch.Generator) else list(generator)
-        if len(given) != clips:
-            raise ValueError(f"{len(given)} generators for {clips} clips: give one, or one a clip")
-        seeds = [None if g is None else int(torch.randint(2**62, (), generator=g, device=g.device)) for g in given]
-        return [own.overridden(num_inference_steps, guidance_scale, seed) for seed in seeds]
+        base = options or self.sampling
+        shared = generator is None or isinstance(generator, torch.Generator)
+        generators: list[Any] = [generator] * clips if shared else list(generator)  # type: ignore[arg-type]
+        if len(generators) != clips:
+            raise ValueError(f"{len(generators)} generators for {clips} clips: give one, or one per clip")
+        seeds = [None if g is None else int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
+        return [base.overridden(num_inference_steps, guidance_scale, seed) for seed in seeds]
 
     @contextmanager
     def stepping(
         self, total: int, steps: int, callback: Callback | None, tensor_inputs: Sequence[str], output_type: str
     ) -> Iterator[None]:
-        """A call: shows the progress of ``total`` steps, and answers ``end_step``.
+        """Context of a call: a progress bar of ``total`` steps, and the callback that ``end_step`` calls.
 
         Raises:
             ValueError: unknown names of tensors, or an unknown ``output_type``.
@@ -157,21 +161,21 @@ class SamplingPipeline(DiffusionPipeline):
             self.maybe_free_model_hooks()
 
     def end_step(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        """Progress and callback of a step; the latents to go on with."""
+        """Advance the progress bar and call the callback; return the latents to continue with."""
         if self._callback is not None:
             call, names = self._callback
-            answer = call(self, step, timestep, dict.fromkeys(names, latents)) or {}
-            latents = answer.get("latents", latents)
+            replaced = call(self, step, timestep, dict.fromkeys(names, latents)) or {}
+            latents = replaced.get("latents", latents)
         if self._bar is not None:
             self._bar.update()
         return latents
 
     def delivered(self, frames: Tensor, single: bool, output_type: str) -> Any:
-        """Clips (B, T, 3, H, W) as ``output_type`` asks for them, without B for a single clip.
+        """Convert clips (B, T, 3, H, W) to ``output_type``, without B for a single clip.
 
-        Tensors are as they were generated; arrays and PIL pictures are clipped to [0, 1].
+        Tensors are not clipped; arrays and PIL images are clipped to [0, 1].
         """
-        made: Any = frames
+        output: Any = frames
         if output_type != "pt":
-            made = self.video_processor.postprocess_video(frames.clamp(0, 1).transpose(1, 2), output_type)
-        return made[0] if single else made
+            output = self.video_processor.postprocess_video(frames.clamp(0, 1).transpose(1, 2), output_type)
+        return output[0] if single else output

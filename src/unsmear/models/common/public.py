@@ -1,4 +1,4 @@
-"""Classes by their public names, ``unsmear.NAME``."""
+"""Public names of classes, ``unsmear.NAME``."""
 
 from typing import TypeVar
 
@@ -8,9 +8,9 @@ K = TypeVar("K", bound=type)
 
 
 def public(kind: K) -> K:
-    """Class decorator: the class belongs to ``unsmear``, not to a module within it.
+    """Class decorator that sets the module of a class to ``unsmear``.
 
-    So that ``model_index.json`` names library and class as it does for diffusers' own, and folders stay readable
+    ``model_index.json`` then names library and class as it does for diffusers' own, and folders stay readable
     when modules move. ``unsmear.__getattr__`` finds the class.
     """
     kind.__module__ = LIBRARY

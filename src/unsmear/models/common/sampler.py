@@ -1,4 +1,4 @@
-"""The sampling loop that both diffusion pipelines share: from noise to latents, step by step, and back to frames."""
+"""Sampling loop of both diffusion pipelines: from noise to latents, and decoding to frames."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from unsmear.models.common.tiles import TileBox, by_latent_tiles
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Settings of sampling that the pipelines share. Tiles and strides are in cells of the latent.
+    """Sampler settings shared by the pipelines. Tiles and strides are in cells of the latent.
 
     Raises:
         ValueError: a value out of range.
@@ -23,26 +23,30 @@ class SamplerSettings:
 
     steps: int = 50
     guidance: float = 1.0
-    """Scale of classifier-free guidance; at 1 the network is asked once a step."""
+    """Scale of classifier-free guidance; 1 disables it, and the network is evaluated once per step."""
     start: float = 1.0
-    """From noise at t = T; below 1 from the latent of the given frames with the noise of t = start · T. Ours."""
+    """Start of sampling: 1 is pure noise, t = T; below 1 it is the latent of the input frames at noise level
+    t = start · T. Ours."""
     seed: int = 0
     tile: int = 64
+    """Side of tiles."""
     stride: int = 32
+    """Largest distance between tiles."""
     tile_batch: int = 1
+    """Tiles per batch."""
     colour: bool = True
-    """Coarse scales from the given frames, by wavelets."""
+    """Take the coarse scales from the input frames, by wavelets."""
     cancel_autoencoder: bool = True
-    """Add what the autoencoder alone loses of the given frames, X − D(E(X)). Ours."""
+    """Add the reconstruction error of the autoencoder on the input frames, X − D(E(X)). Ours."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
-            raise ValueError(f"start {self.start} of sampling must lie above 0 and at most at 1, where all is noise")
+            raise ValueError(f"start {self.start} of sampling must lie above 0 and be at most 1, which is pure noise")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps: give at least 1")
 
     def overridden(self, steps: int | None, guidance: float | None, seed: int | None) -> Self:
-        """These settings with those arguments that are not None."""
+        """Return these settings with the arguments that are not None."""
         return replace(
             self,
             steps=self.steps if steps is None else steps,
@@ -52,7 +56,7 @@ class SamplerSettings:
 
 
 class Stepping(Protocol):
-    """A pipeline as the loop needs it: ``unsmear.models.common.pipeline.SamplingPipeline``."""
+    """Interface of the loop to a pipeline, a ``unsmear.models.common.pipeline.SamplingPipeline``."""
 
     scheduler: Any
 
@@ -61,7 +65,7 @@ class Stepping(Protocol):
         """Whether to stop after this step."""
 
     def end_step(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        """Progress and callbacks of a step; the latents to go on with."""
+        """Progress and callbacks of a step; returns the latents to continue with."""
 
 
 def sampled(
@@ -69,27 +73,30 @@ def sampled(
     settings: SamplerSettings,
     noise: Tensor,
     generators: Sequence[torch.Generator],
-    given: Tensor | None,
+    input_latents: Tensor | None,
     predict: Callable[[Tensor, Tensor], Tensor],
     joined: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Latents after all steps, or after the step at which a callback interrupted the pipeline.
+    """Run the sampling loop.
 
     Args:
-        pipe: whose scheduler is used.
+        pipe: pipeline whose scheduler is used.
         settings: steps and start.
         noise: (T, L, h, w), standard normal.
-        generators: one a frame, for schedulers that draw noise at each step.
-        given: latents (T, L, h, w) of the given frames; needed where ``settings.start`` is below 1.
+        generators: one per frame, for schedulers that draw noise at each step.
+        input_latents: latents (T, L, h, w) of the input frames; required where ``settings.start`` is below 1.
         predict: (latents (T, L, h, w) as the scheduler scales them, t) → the network's prediction of that shape.
-        joined: (0, latents before the first step) and (i, latents after the i-th) → latents to go on with.
+        joined: (0, latents before the first step) and (i, latents after the i-th) → latents to continue with.
+
+    Returns:
+        Latents (T, L, h, w) after all steps, or after the step at which a callback interrupted the pipeline.
     """
     scheduler = pipe.scheduler
     timesteps = start_timesteps(scheduler, settings.steps, settings.start, noise.device)
     if settings.start == 1:
         latents = noise * float(scheduler.init_noise_sigma)
     else:
-        latents = scheduler.add_noise(given, noise, timesteps[:1].expand(len(noise)))
+        latents = scheduler.add_noise(input_latents, noise, timesteps[:1].expand(len(noise)))
     draws = "generator" in inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if draws else {}
     if joined is not None:
@@ -106,7 +113,7 @@ def sampled(
 
 
 def predicted(
-    ask: Callable[[Tensor, Sequence[TileBox]], Tensor],
+    predict_tiles: Callable[[Tensor, Sequence[TileBox]], Tensor],
     conditions: Sequence[Tensor],
     boxes: Sequence[TileBox],
     settings: SamplerSettings,
@@ -115,39 +122,45 @@ def predicted(
     """Prediction for whole latents, tile by tile, with classifier-free guidance: u + guidance · (c − u).
 
     Args:
-        ask: (condition, n tiles) → the network's answers (n·T, L, height, width), the tiles one after the other.
-        conditions: the condition, and with guidance the one of its absence after it.
+        predict_tiles: (condition, n tiles) → the network's predictions (n·T, L, height, width), tile after tile.
+        conditions: the condition c, and with guidance the unconditional one u after it.
         boxes: of the tiles.
-        settings: guidance and tiles in a batch.
+        settings: guidance, and tiles per batch.
         latents: (T, L, h, w), of the result's shape and device.
+
+    Returns:
+        (T, L, h, w) float32.
     """
 
-    def denoise(some: Sequence[TileBox]) -> Tensor:
-        answers = [ask(condition, some) for condition in conditions]
-        if len(answers) == 1:
-            return answers[0]
-        wanted, unwanted = answers
-        return unwanted + settings.guidance * (wanted - unwanted)
+    def denoise(batch: Sequence[TileBox]) -> Tensor:
+        predictions = [predict_tiles(condition, batch) for condition in conditions]
+        if len(predictions) == 1:
+            return predictions[0]
+        conditional, unconditional = predictions
+        return unconditional + settings.guidance * (conditional - unconditional)
 
     return by_latent_tiles(latents.shape, boxes, denoise, settings.tile_batch, latents)
 
 
 def finished(
-    vae: Any, latents: Tensor, frames: Tensor, given: Tensor | None, settings: SamplerSettings, at_once: int = 1
+    vae: Any, latents: Tensor, frames: Tensor, input_latents: Tensor | None, settings: SamplerSettings, at_once: int = 1
 ) -> Iterator[Tensor]:
-    """Frames (n, 3, H, W) float32 of latents, not clipped, n ≤ ``at_once`` by ``at_once``; all are decoded singly.
+    """Decode latents, and apply ``cancel_autoencoder`` and ``colour``.
 
     Args:
         vae: the autoencoder.
         latents: (T, L, h, w).
-        frames: (T, 3, H, W) in [0, 1], the given ones, on any device.
-        given: their latents, for ``cancel_autoencoder``.
+        frames: input frames (T, 3, H, W) in [0, 1], on any device.
+        input_latents: their latents, for ``cancel_autoencoder``.
         settings: ``cancel_autoencoder`` and ``colour``.
-        at_once: frames in memory at a time.
+        at_once: frames in memory at a time; each is decoded by itself.
+
+    Yields:
+        Frames (n, 3, H, W) float32, not clipped, n ≤ ``at_once``.
     """
     for first in range(0, len(latents), at_once):
         part = slice(first, first + at_once)
-        made, known = one_by_one(decode, vae, latents[part]), frames[part].to(latents.device).float()
-        if settings.cancel_autoencoder and given is not None:
-            made = made + known - one_by_one(decode, vae, given[part])
-        yield transfer_colour(made, known) if settings.colour else made
+        decoded, inputs = one_by_one(decode, vae, latents[part]), frames[part].to(latents.device).float()
+        if settings.cancel_autoencoder and input_latents is not None:
+            decoded = decoded + inputs - one_by_one(decode, vae, input_latents[part])
+        yield transfer_colour(decoded, inputs) if settings.colour else decoded

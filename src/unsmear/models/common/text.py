@@ -1,6 +1,6 @@
 """Text encoder and tokenizer beside a model's weights, and the file with the embedding of the empty prompt.
 
-Reading prompts needs transformers, the extra ``text``. The empty prompt, which is all that most runs ask for, is read
+Embedding of prompts needs transformers, the extra ``text``. The empty prompt, which most runs use alone, is embedded
 once, when weights are imported, and stored.
 """
 
@@ -22,11 +22,11 @@ _TENSOR = Path(EMPTY_PROMPT_FILE).stem
 
 
 def load_text_encoder(folder: Path) -> tuple[Any, Any]:
-    """transformers' ``CLIPTextModel`` in float32 on the CPU and ``CLIPTokenizer``; (None, None) where there is none.
+    """Load transformers' ``CLIPTextModel``, float32 on the CPU, and ``CLIPTokenizer``; (None, None) without an encoder.
 
     Raises:
         UsageError: there is a text encoder, and transformers is not installed.
-        WeightsError: a text encoder without tokenizer, or either is damaged.
+        WeightsError: the tokenizer is missing, or either is damaged.
     """
     encoder, tokenizer = (folder / part for part in TEXT_PARTS)
     if not encoder.is_dir():
@@ -43,17 +43,17 @@ def load_text_encoder(folder: Path) -> tuple[Any, Any]:
         )
     try:
         model, report = CLIPTextModel.from_pretrained(encoder, use_safetensors=True, output_loading_info=True)
-        words = CLIPTokenizer.from_pretrained(tokenizer)
-    except Exception as error:  # transformers and tokenizers raise all kinds
-        said = " ".join(str(error).split())
-        raise WeightsError(f"{folder} has a text encoder or tokenizer that cannot be read ({said[:160]})") from None
+        clip_tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
+    except Exception as error:  # transformers and tokenizers raise various types
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{folder} has a text encoder or tokenizer that cannot be read ({reason[:160]})") from None
     if report["missing_keys"]:
         raise WeightsError(f"{encoder} lacks {min(report['missing_keys'])}: import the base model again")
-    return model.float().eval().requires_grad_(False), words
+    return model.float().eval().requires_grad_(False), clip_tokenizer
 
 
 def empty_prompt(folder: Path, width: int) -> Tensor | None:
-    """Embedding (1, tokens, ``width``) of the empty prompt: the stored one, else read by the folder's text encoder.
+    """Embedding (1, tokens, ``width``) of the empty prompt: the stored one, else by the folder's text encoder.
 
     None where the folder has neither.
 
@@ -67,61 +67,61 @@ def empty_prompt(folder: Path, width: int) -> Tensor | None:
     encoder, tokenizer = load_text_encoder(folder)
     if encoder is None:
         return None
-    read = read_prompt(encoder, tokenizer, "")
-    if read.shape[2] != width:
+    embedding = read_prompt(encoder, tokenizer, "")
+    if embedding.shape[2] != width:
         raise WeightsError(
-            f"{folder} has a text encoder {read.shape[2]} wide, expected {width}, as wide as its denoiser"
+            f"{folder} has a text encoder {embedding.shape[2]} wide, expected {width}, as wide as its denoiser"
         )
-    return read
+    return embedding
 
 
 def stored_empty_prompt(folder: Path, width: int) -> Tensor | None:
-    """The embedding (1, tokens, ``width``) float32 in the folder's ``EMPTY_PROMPT_FILE``; None where there is no file.
+    """Embedding (1, tokens, ``width``) float32 in the folder's ``EMPTY_PROMPT_FILE``; None where there is no file.
 
     Raises:
-        WeightsError: the file is damaged or holds something else.
+        WeightsError: the file is damaged, or its tensors have other names or shapes.
     """
     path = folder / EMPTY_PROMPT_FILE
     if not path.exists():
         return None
     try:
-        held = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is no safetensors file ({str(error).splitlines()[0]}): delete it, or import the weights again"
         ) from None
-    shapes = {name: tuple(value.shape) for name, value in held.items()}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     shape = shapes.get(_TENSOR, ())
     if len(shapes) != 1 or len(shape) != 3 or shape[0] != 1 or not shape[1] or shape[2] != width:
         found_shapes = ", ".join(f"{name} {size}" for name, size in sorted(shapes.items())) or "nothing"
         raise WeightsError(
             f"{path} holds {found_shapes}: expected {_TENSOR} (1, tokens, {width}) alone, as the denoiser is wide"
         )
-    found = held[_TENSOR].float()
-    if not found.isfinite().all():
+    embedding = tensors[_TENSOR].float()
+    if not embedding.isfinite().all():
         raise WeightsError(f"{path} holds values that are not finite: delete it, or import the weights again")
-    return found
+    return embedding
 
 
 def store_empty_prompt(folder: Path) -> str:
-    """Write ``EMPTY_PROMPT_FILE`` of the text encoder and tokenizer in a folder, in place of an older one.
+    """Embed the empty prompt with a folder's text encoder and tokenizer and write ``EMPTY_PROMPT_FILE``.
 
-    Without these two nothing is written.
+    An older file is replaced, and removed where text encoder or tokenizer is missing.
 
     Returns:
-        Why it was not written although both are there, one line; else nothing.
+        The reason in one line where writing failed; else an empty string.
     """
     path = folder / EMPTY_PROMPT_FILE
     path.unlink(missing_ok=True)
     if not all((folder / part).is_dir() for part in TEXT_PARTS):
         return ""
     try:
-        made = read_prompt(*load_text_encoder(folder), "")
+        embedding = read_prompt(*load_text_encoder(folder), "")
     except (UsageError, WeightsError) as error:
         return f"the empty prompt was not stored: {error}"
     partial = folder / f".{EMPTY_PROMPT_FILE}.partial"
     try:
-        save_file({_TENSOR: made.float().contiguous().clone()}, partial)
+        save_file({_TENSOR: embedding.float().contiguous().clone()}, partial)
         partial.chmod(folder.stat().st_mode & 0o666)
         partial.replace(path)
     except (OSError, SafetensorError) as error:

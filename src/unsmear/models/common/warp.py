@@ -1,7 +1,7 @@
-"""Reading a feature map at displaced positions: warping and modulated deformable convolution.
+"""Sampling of feature maps at displaced positions: warping and modulated deformable convolution.
 
-Positions are pixels of the map that is read; what lies outside reads as zero, as in DCNv2. Sampling runs
-in float32 whatever the dtype of the features, because bfloat16 cannot hold a coordinate.
+Positions are pixels of the sampled map; outside it values are zero, as in DCNv2. Positions are float32 for any dtype of
+the features, because bfloat16 cannot represent coordinates.
 """
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from unsmear.models.common.gather import Corners, as_table, corners_of, fast, read_rows
 
 _WIDE = 8
-"""Channels from which on reading pixel by pixel pays."""
+"""Least number of channels for which ``gather`` is faster than ``grid_sample``."""
 
 _BAND_READS = 1 << 18
-"""So many positions are worked out at once."""
+"""Positions computed at a time."""
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
@@ -26,7 +26,10 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def sample(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
-    """Bilinear read of ``image`` (B, C, H, W) at ``positions`` (B, 2, h, w) = (x, y) → (B, C, h, w)."""
+    """Sample ``image`` (B, C, H, W) bilinearly at ``positions`` (B, 2, h, w) = (x, y) → (B, C, h, w).
+
+    ``padding``: values outside, ``zeros`` or ``border``.
+    """
     h, w = image.shape[-2:]
     if fast(image) and image.shape[1] >= _WIDE:
         rim = 0 if padding == "border" else 1
@@ -45,7 +48,10 @@ def warp(image: Tensor, motion: Tensor, padding: str = "zeros") -> Tensor:
     Args:
         image: (B, C, H, W).
         motion: (B, 2, H, W), pixels of this grid, (dx, dy).
-        padding: what lies outside, ``zeros`` or ``border``.
+        padding: values outside, ``zeros`` or ``border``.
+
+    Returns:
+        (B, C, H, W) in ``image``'s dtype.
     """
     motion = motion.to(torch.promote_types(motion.dtype, torch.float32))
     return sample(image, pixel_grid(image.shape[-2], image.shape[-1], motion) + motion, padding)
@@ -58,7 +64,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias:
         x: (B, C, H, W).
         offset: (B, G·K·2, H, W), pixels, for each offset group and kernel tap (dy, dx): the layout of the
             reference operator. K = kernel height × width.
-        mask: (B, G·K, H, W) modulation.
+        mask: modulation (B, G·K, H, W).
         weight: (O, C, kh, kw).
         bias: (O,) or None.
 
@@ -116,10 +122,9 @@ def _deform_fast(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: 
 
 
 class DeformConv2d(nn.Module):
-    """A 3×3 modulated deformable convolution whose kernel starts as the identity.
+    """3×3 modulated deformable convolution whose kernel is initialised as the identity.
 
-    The first ``out_channels`` input channels pass through the centre tap; any further input channels start
-    at zero weight.
+    The first ``out_channels`` input channels pass through the centre tap; the weights of any further ones are zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int):

@@ -1,1 +1,1 @@
-"""Foreign checkpoints, recognised by their keys, to ours."""
+"""Conversion of foreign checkpoints, recognised by their keys."""

@@ -1,7 +1,7 @@
-"""Tensors from a checkpoint of any origin, without running anything that the file may ask for.
+"""Safe reading of tensors from checkpoints of any origin; no code in a file is run.
 
-Two containers are read: safetensors, and what ``torch.save`` writes (unpickled with ``weights_only=True`` alone).
-Both are mapped into memory where their form allows it, so that only what is used is read.
+Two formats are read: safetensors, and that of ``torch.save`` (unpickled with ``weights_only=True``). Both are
+memory-mapped where possible, so that only the tensors that are used are read.
 """
 
 import pickle
@@ -16,7 +16,7 @@ from torch import Tensor
 from unsmear.errors import WeightsError
 
 WRAPPERS = ("state_dict", "params")
-"""Keys under which training frameworks put the weights, beside counters and settings that are not wanted here."""
+"""Keys under which training frameworks store the weights, beside counters and settings that are not used here."""
 
 _BOOKKEEPING = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
@@ -24,15 +24,15 @@ _BOOKKEEPING = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
-"""What Lightning stores beside the weights: read as nothing, so that such files need no trust."""
+"""Classes of objects that Lightning stores beside the weights; they are replaced by placeholders, never imported."""
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _HEADER_LENGTH = 8
 _UNKNOWN_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
-class _Nothing:
-    """Stands where bookkeeping was stored; takes whatever the pickle says about it and keeps none of it."""
+class _Placeholder:
+    """Placeholder for an object of ``_BOOKKEEPING``; discards its arguments and state."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -40,16 +40,16 @@ class _Nothing:
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, in the file's own dtypes.
+    """Read tensors by name, on the CPU, in the dtypes of the file.
 
-    Weights under ``state_dict`` or ``params`` are unwrapped; what is no tensor (steps, settings) is left out.
+    Weights under ``state_dict`` or ``params`` are unwrapped; other values (steps, settings) are left out.
 
     Args:
-        path: a safetensors file or one that ``torch.save`` wrote, told apart by what they begin with.
+        path: a safetensors file or one written by ``torch.save``, distinguished by their first bytes.
 
     Raises:
-        WeightsError: missing, empty, damaged, another kind of file, without tensors, or a pickle that names
-            anything beyond tensors and plain containers; nothing of it is run.
+        WeightsError: missing, empty, damaged, of another format, without tensors, or a pickle that refers to anything
+            but tensors and plain containers; none of it is run.
     """
     path = Path(path)
     try:
@@ -80,20 +80,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _stand_in(name: str) -> Any:
     module, _, own = name.rpartition(".")
-    return type(own, (_Nothing,), {"__module__": module})
+    return type(own, (_Placeholder,), {"__module__": module})
 
 
 def _read_pickle(path: Path, mmap: bool) -> Any:
     try:
         with torch.serialization.safe_globals([_stand_in(name) for name in _BOOKKEEPING]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle protocol; what fails is said below
+            warnings.simplefilter("ignore")  # of an unusual pickle protocol; failures are raised below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        wanted = _UNKNOWN_GLOBAL.search(str(error))
-        if wanted is None:
+        name = _UNKNOWN_GLOBAL.search(str(error))
+        if name is None:
             raise _damaged(path, error) from None
         raise WeightsError(
-            f"{path} is a pickle that asks for {wanted[1].rstrip('.')}: expected tensors alone, and nothing was run; "
+            f"{path} is a pickle that refers to {name[1].rstrip('.')}: expected tensors only, and nothing was run; "
             "do not trust the file, or convert it to safetensors with the program that wrote it"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,8 +101,8 @@ def _read_pickle(path: Path, mmap: bool) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    said = (str(error).splitlines() or [""])[0].split(": ")[-1][:80]
-    return WeightsError(f"{path} is damaged or cut short ({said or type(error).__name__}): fetch it again")
+    reason = (str(error).splitlines() or [""])[0].split(": ")[-1][:80]
+    return WeightsError(f"{path} is damaged or cut short ({reason or type(error).__name__}): fetch it again")
 
 
 def _tensors(stored: Any, path: Path) -> dict[str, Tensor]:

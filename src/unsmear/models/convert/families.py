@@ -1,7 +1,7 @@
 """Families of denoisers: prediction of noise or of velocity, and the scheduler of each.
 
-A denoiser predicts the noise (ε), or velocity on a schedule that ends without signal (v, zero terminal SNR). Its keys
-and shapes are the same either way, and with the other's schedule it makes pictures that are wrong without an error.
+A denoiser predicts the noise (ε), or velocity on a schedule with zero terminal SNR (v). Keys and shapes are the same in
+both families, so that the wrong schedule raises no error but gives wrong images.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ SCHEDULER_FILE = "scheduler_config.json"
 
 PROBED_TIMESTEP = 999
 PROBED_LIKENESS = 0.95
-"""Cosine between noise and prediction from which a denoiser counts as one of ε. Ours."""
+"""Least cosine similarity of noise and prediction of a denoiser that predicts ε. Ours."""
 
 
 def scheduler(family: Family, video: bool = False) -> Any:
-    """The ``DDPMScheduler`` of a family, for denoisers of clips the ``DDIMScheduler``, by which each paper samples."""
+    """Scheduler of a family: ``DDPMScheduler``, or ``DDIMScheduler`` for video models, as in the respective paper."""
     return (DDIMScheduler if video else DDPMScheduler)(**SCHEDULES[family])
 
 
 def family_named(name: str) -> Family:
-    """The family of that name. Raises UsageError where there is none."""
+    """Return the family of a name. Raises UsageError for an unknown name."""
     for family in FAMILIES:
         if family == name:
             return family
@@ -36,53 +36,54 @@ def family_named(name: str) -> Family:
 
 
 def family_of_scheduler(folder: Path) -> Family | None:
-    """What ``scheduler_config.json`` in ``folder`` says; None where there is no such file.
+    """Family of the scheduler described by ``scheduler_config.json`` in ``folder``; None where there is no such file.
 
     Raises:
-        WeightsError: the file is no JSON object, or describes neither family.
+        WeightsError: the file is not a JSON object, or describes neither family.
     """
     path = folder / SCHEDULER_FILE
     if not path.exists():
         return None
     config = read_json(path, "restore the file", WeightsError)
-    predicts = config.get("prediction_type", "epsilon")
+    prediction = config.get("prediction_type", "epsilon")
     zero_snr = bool(config.get("rescale_betas_zero_snr", False))
-    if (predicts, zero_snr) == ("epsilon", False):
+    if (prediction, zero_snr) == ("epsilon", False):
         return "epsilon"
-    if (predicts, zero_snr) == ("v_prediction", True):
+    if (prediction, zero_snr) == ("v_prediction", True):
         return "v-zero-snr"
     raise WeightsError(
-        f"{path} says {predicts}{' with' if zero_snr else ' without'} zero terminal SNR, which is neither epsilon nor "
-        "v-zero-snr: give a checkpoint of one of the two"
+        f"{path} states {prediction}{' with' if zero_snr else ' without'} zero terminal SNR, which is neither epsilon "
+        "nor v-zero-snr: give a checkpoint of one of the two"
     )
 
 
 def agreed(claims: Mapping[str, Family | None]) -> Family | None:
-    """The family that all claims agree on, None without any.
+    """Family that all sources of information state; None where none does.
 
     Args:
-        claims: who says it → the family, None for no opinion.
+        claims: name of a source → the family, None where it states none.
 
     Raises:
-        UsageError: two contradict each other; both are named.
+        UsageError: two sources contradict each other; both are named.
     """
-    said = [(who, family) for who, family in claims.items() if family is not None]
-    for who, family in said[1:]:
-        if family != said[0][1]:
+    stated = [(source, family) for source, family in claims.items() if family is not None]
+    for source, family in stated[1:]:
+        if family != stated[0][1]:
             raise UsageError(
-                f"{said[0][0]} says {said[0][1]}, {who} says {family}: the two cannot work together, correct one"
+                f"{stated[0][0]} states {stated[0][1]}, {source} states {family}: the two are incompatible, correct one"
             )
-    return said[0][1] if said else None
+    return stated[0][1] if stated else None
 
 
 @torch.no_grad()
 def family_by_probe(unet: Any) -> Family:
-    """One step at t = 999 on pure noise: a denoiser that predicts ε returns nearly its input.
+    """Determine the family by one step at t = 999 on pure noise: a denoiser of ε returns nearly its input.
 
-    Another answer proves nothing: v with and without zero terminal SNR answer alike, and so may a damaged network.
+    Any other prediction is inconclusive: those of v with and without zero terminal SNR are alike, and so may be that of
+    a damaged network.
 
     Raises:
-        WeightsError: the answer is not nearly the input; ``family`` is named as the way out.
+        WeightsError: the prediction is inconclusive; the message names ``family``.
     """
     side = max(64, 2 ** len(unet.config["block_out_channels"]))
     noise = torch.randn(1, unet.config["in_channels"], side, side, generator=torch.Generator().manual_seed(0))
@@ -95,6 +96,6 @@ def family_by_probe(unet: Any) -> Family:
     if likeness >= PROBED_LIKENESS:
         return "epsilon"
     raise WeightsError(
-        f"the weights do not say what they predict (likeness to pure noise {likeness:.2f}; epsilon has "
+        f"the weights do not state their prediction type (likeness to pure noise {likeness:.2f}; epsilon has "
         f"{PROBED_LIKENESS} or more): give {' or '.join(FAMILIES)} as `family`"
     )

@@ -1,9 +1,9 @@
-"""A foreign checkpoint, known by what it holds, to a folder in diffusers' layout: whole or not at all.
+"""Import of a foreign checkpoint into a folder in diffusers' layout, which is written completely or not at all.
 
 The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
-far as sources for them were given, ``model_index.json``, and the empty prompt where there is all to read it with.
+far as the sources have them, ``model_index.json``, and the embedding of the empty prompt where it could be computed.
 Several imports may fill one folder: first Stable Diffusion and then the control network, or first a video model's
-denoiser and then Stable Diffusion, of which its autoencoder and text encoder are taken.
+denoiser and then Stable Diffusion, of which the autoencoder and text encoder are used.
 """
 
 import json
@@ -37,13 +37,13 @@ Write = Callable[[Path], Any]
 
 @dataclass
 class Imported:
-    """What an import found and wrote.
+    """Result of an import.
 
     Attributes:
-        found: what the source is, in words.
-        family: what the denoiser predicts.
-        parameters: values by subfolder, 0 for those without weights.
-        notes: what the user should know, a line each.
+        found: description of the source.
+        family: prediction of the denoiser.
+        parameters: number of parameters by subfolder, 0 for those without weights.
+        notes: remarks for the user, one line each.
     """
 
     found: str
@@ -53,21 +53,23 @@ class Imported:
 
 
 @dataclass
-class _Found:
+class _Source:
+    """Networks of a source, converted."""
+
     what: str
     base: StableDiffusion | None = None
     beside_video: bool = False
-    """The folder has a video model's denoiser, and of ``base`` all but its own is taken."""
+    """Whether the folder has a video model's denoiser, so that the denoiser of ``base`` is not used."""
     video: VideoUNet | None = None
     control: Any = None
     control_has_priors: bool = False
 
     @property
     def is_video(self) -> bool:
-        return self.video is not None or self.beside_video or _sees_clips(self.base)
+        return self.video is not None or self.beside_video or _is_3d(self.base)
 
 
-def _sees_clips(base: StableDiffusion | None) -> bool:
+def _is_3d(base: StableDiffusion | None) -> bool:
     return base is not None and isinstance(base.unet, UNet3DConditionModel)
 
 
@@ -83,16 +85,16 @@ def import_weights(
 
     Args:
         source: a diffusers folder or an original checkpoint of Stable Diffusion 2.0 or 2.1; a control network of
-            DiffBIR or CPGD-Net, which is fitted to the denoiser that is in ``out`` already; a diffusers folder of
+            DiffBIR or CPGD-Net, with the sizes of the denoiser in ``out``, if there is one; a diffusers folder of
             ModelScopeT2V, or a checkpoint of TF-T2V or ModelScopeT2V in VGen's layout.
-        out: folder, made if missing.
-        family: what the denoiser predicts, where nothing else tells.
+        out: folder, created if missing.
+        family: prediction of the denoiser, where neither the source nor ``out`` states it.
         overwrite: replace subfolders that exist.
         layout, video: sizes of the networks, for original checkpoints; folders state their own.
 
     Raises:
-        WeightsError: the source is none of these, incomplete, damaged, of another version, or of no clear family.
-        UsageError: ``family`` contradicts what the files say.
+        WeightsError: the source is none of these, incomplete, damaged, of another version, or of unknown family.
+        UsageError: ``family`` contradicts the files.
         OutputError: a subfolder exists already, or ``out`` cannot be written.
     """
     source, out = Path(source), Path(out)
@@ -117,23 +119,23 @@ PAPERS_SAMPLING: dict[str, dict[str, Any]] = {
     "CPGDPipeline": {"cancel_autoencoder": False},
     "VDMPipeline": {"guidance": 9.0, "cancel_autoencoder": False, "colour": False},
 }
-"""What imported models sample with, by their class: without what is ours alone. Guidance is TF-T2V's; the paper names
-no scale."""
+"""Sampling defaults of imported models by pipeline class: those of the papers, without our own additions. The guidance
+scale is TF-T2V's; the VDM paper states none."""
 
 
 def _sampling(out: Path) -> dict[str, Any]:
-    """What the folder says already, else as the papers sample."""
+    """Sampling defaults that the folder states already, else those of the papers."""
     entry = ModelEntry(out.name, out)
     return dict(entry.index.get("sampling") or PAPERS_SAMPLING.get(entry.kind_by_parts, {}))
 
 
-def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], overwrite: bool) -> _Found:
+def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], overwrite: bool) -> _Source:
     if source.is_dir():
         moving = stable_diffusion.is_video(source)
         beside = stable_diffusion.is_video(out) and not moving
         _refuse_taken(out, ("vae",) if beside else ("unet", "vae"), overwrite)
         name = "ModelScopeT2V" if moving else "Stable Diffusion 2"
-        return _Found(f"{name}, diffusers folder", stable_diffusion.from_folder(source), beside)
+        return _Source(f"{name}, diffusers folder", stable_diffusion.from_folder(source), beside)
     state = read_checkpoint(source)
     if vgen.is_vgen(state):
         _refuse_taken(out, ("unet",), overwrite)
@@ -148,20 +150,20 @@ def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], ove
 
 
 def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
-    """Also asked before long work, as soon as it is known what will be written."""
+    """Raise OutputError where a subfolder exists and is not to be replaced; also called before long conversions."""
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken is not None and not overwrite:
         raise OutputError(f"{taken} exists already: use `overwrite` or choose another folder")
 
 
-def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) -> _Found:
+def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) -> _Source:
     if vgen.is_vgen(state):
-        made = vgen.convert_vgen(state, video)
-        name = "ModelScopeT2V or the like" if made.family is None else "TF-T2V"
-        return _Found(f"{name}, checkpoint of VGen", video=made)
+        converted = vgen.convert_vgen(state, video)
+        name = "ModelScopeT2V or similar" if converted.family is None else "TF-T2V"
+        return _Source(f"{name}, checkpoint of VGen", video=converted)
     if stable_diffusion.is_original(state):
         rest = {key: value for key, value in state.items() if not key.startswith(CONTROL_PREFIX)}
-        found = _Found("Stable Diffusion 2, original checkpoint", stable_diffusion.from_original(rest, layout))
+        found = _Source("Stable Diffusion 2, original checkpoint", stable_diffusion.from_original(rest, layout))
         found.beside_video = stable_diffusion.is_video(out)
         if len(rest) < len(state) and not found.beside_video:
             found.what += " with a control network"
@@ -169,18 +171,18 @@ def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) 
         return found
     if diffbir.is_control(state):
         if stable_diffusion.is_video(out):
-            raise WeightsError(f"steers Stable Diffusion, and {out} holds a video model: choose another folder")
-        found = _Found("control network")
+            raise WeightsError(f"controls Stable Diffusion, and {out} holds a video model: choose another folder")
+        found = _Source("control network")
         _add_control(found, state, _unet_config(out, layout))
         return found
     raise WeightsError(
-        f"is no checkpoint that is known here (it has {min(state)} and the like): expected Stable Diffusion 2.0 or 2.1 "
+        f"is no known checkpoint (it has keys such as {min(state)}): expected Stable Diffusion 2.0 or 2.1 "
         "(model.diffusion_model.*, or a diffusers folder), a control network of DiffBIR or CPGD-Net (zero_convs.*), or "
         "a video model of VGen (*.temopral_conv.*)"
     )
 
 
-def _add_control(found: _Found, state: Mapping[str, Tensor], unet_config: Mapping[str, Any]) -> None:
+def _add_control(found: _Source, state: Mapping[str, Tensor], unet_config: Mapping[str, Any]) -> None:
     found.control_has_priors = diffbir.has_priors(state)
     if found.base is None:
         found.what += " of CPGD-Net" if found.control_has_priors else " of DiffBIR"
@@ -194,11 +196,11 @@ def _unet_config(out: Path, layout: Layout) -> Mapping[str, Any]:
     return read_json(path, "import the denoiser again", WeightsError)
 
 
-def _family(found: _Found, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
-    """By the source's scheduler or its own nature, the user, the folder's scheduler; else by probing."""
+def _family(found: _Source, source: Path, out: Path, given: Family | None, overwrite: bool, notes: list[str]) -> Family:
+    """Determine the family by the source's scheduler or type, the user, or the folder's scheduler; else by probing."""
     held = families.family_of_scheduler(out / "scheduler")
     if found.beside_video and held is not None:
-        return held  # what autoencoder and text encoder were trained beside is no matter
+        return held  # the family of the source concerns only its denoiser, which is not used
     stated = families.family_of_scheduler(found.base.scheduler) if found.base and found.base.scheduler else None
     decided = families.agreed(
         {
@@ -210,19 +212,19 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
     )
     if decided is None and held is not None:
         decided = held
-        notes.append(f"the file does not say what it is for: taken for {held}, as {out} is")
+        notes.append(f"the file does not state its family: {held} is assumed, as in {out}")
     if decided is None and found.is_video:
         raise WeightsError(
-            f"{source} does not say what its denoiser predicts: give epsilon (ModelScopeT2V) or "
+            f"{source} does not state the prediction type of its denoiser: give epsilon (ModelScopeT2V) or "
             "v-zero-snr (TF-T2V) as `family`"
         )
     if decided is None and found.base is not None:
         decided = families.family_by_probe(found.base.unet)
-        notes.append("family epsilon by its answer to pure noise")
+        notes.append("family epsilon, by the prediction for pure noise")
     if decided is None:
         raise WeightsError(
-            f"{source} does not say what its denoiser predicts: import Stable Diffusion into {out} first, or give "
-            "epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1) as `family`"
+            f"{source} does not state the prediction type of its denoiser: import Stable Diffusion into {out} first, "
+            "or give epsilon (DiffBIR v1, v2) or v-zero-snr (DiffBIR v2.1) as `family`"
         )
     if held not in (None, decided) and not overwrite:
         raise UsageError(f"{out} holds {held} and this is {decided}: choose another folder, or `overwrite` to replace")
@@ -231,7 +233,7 @@ def _family(found: _Found, source: Path, out: Path, given: Family | None, overwr
     return decided
 
 
-def _parts(found: _Found, out: Path, notes: list[str]) -> tuple[dict[str, Write], dict[str, int]]:
+def _parts(found: _Source, out: Path, notes: list[str]) -> tuple[dict[str, Write], dict[str, int]]:
     parts: dict[str, Write] = {}
     parameters: dict[str, int] = {}
 
@@ -263,17 +265,17 @@ def _parts(found: _Found, out: Path, notes: list[str]) -> tuple[dict[str, Write]
 
 
 def _text_to_add(out: Path, parts: Container[str]) -> list[str]:
-    """What is still to be put into ``out`` before prompts can be read."""
+    """Notes on the parts that ``out`` lacks for the embedding of prompts."""
     places = {name: out / name for name in TEXT_PARTS}
     absent = [name for name, place in places.items() if name not in parts and not place.is_dir()]
-    how = {
+    steps = {
         "text_encoder": f"copy the base model's folder to {places['text_encoder']}",
         "tokenizer": f"copy CLIP's vocab.json and merges.txt, of any version, into {places['tokenizer']}",
     }
     if not absent:
         return []
-    told = ", and ".join(how[name] for name in absent)
-    return [f"the source has no {' and no '.join(absent)}, which prompts need: {told}"]
+    todo = ", and ".join(steps[name] for name in absent)
+    return [f"the source has no {' and no '.join(absent)}, which prompts need: {todo}"]
 
 
 def _values(state: Mapping[str, Tensor]) -> int:
@@ -295,33 +297,33 @@ def _save_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, whose subfolders take their places in ``out`` in the end, or never."""
+    """Context with a folder beside ``out`` to write to; at the end its subfolders are moved to ``out``, all or none."""
     partial = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-        made = partial / "made"
-        made.mkdir()
-        yield made
-        for path in made.rglob("*.safetensors"):
-            path.chmod(made.stat().st_mode & 0o666)
+        fresh = partial / "new"
+        fresh.mkdir()
+        yield fresh
+        for path in fresh.rglob("*.safetensors"):
+            path.chmod(fresh.stat().st_mode & 0o666)
         if out.exists():
-            _exchange(made, out, partial / "replaced")
+            _exchange(fresh, out, partial / "replaced")
         else:
-            made.replace(out)
+            fresh.replace(out)
     except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise OutputError(f"{out} cannot be written ({said}): free space or choose another folder") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{out} cannot be written ({reason}): free space or choose another folder") from None
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _exchange(made: Path, out: Path, replaced: Path) -> None:
+def _exchange(fresh: Path, out: Path, replaced: Path) -> None:
     replaced.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        for folder in sorted(made.iterdir()):
+        for folder in sorted(fresh.iterdir()):
             place = out / folder.name
             for begin, end in ((place, replaced / folder.name), (folder, place)):
                 if begin.exists():

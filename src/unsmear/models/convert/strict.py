@@ -1,4 +1,4 @@
-"""Conversion that accounts for every key: nothing left over, nothing unfilled, every shape as it should be."""
+"""Strict conversion of state dicts: every key is used, every parameter is set, and all shapes match."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,12 +12,12 @@ State = dict[str, Tensor]
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> State:
-    """The entries below ``prefix``, named without it."""
+    """Entries whose keys begin with ``prefix``, by keys without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def without_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> State:
-    """The state without those of ``prefixes`` that all its keys begin with, in whatever order they are nested."""
+    """Remove those of ``prefixes`` that all keys begin with, nested in any order."""
     state = dict(state)
     while prefix := next((p for p in prefixes if state and all(key.startswith(p) for key in state)), None):
         state = part(state, prefix)
@@ -27,57 +27,57 @@ def without_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> 
 def convert_strictly(
     state: Mapping[str, Tensor],
     convert: Callable[[State], Mapping[str, Tensor | None]],
-    wanted: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
     prefix: str = "",
 ) -> State:
-    """What ``convert`` makes of ``state``, after a trial on shapes alone has shown that it leaves nothing open.
+    """Convert ``state``, after a dry run on the meta device has checked keys and shapes.
 
     Args:
-        state: tensors by their foreign names.
-        convert: foreign names → ours; may hand tensors on or cut views out of them.
-        wanted: state dict of the network, on any device.
-        prefix: what the file has before every foreign name, for messages.
+        state: tensors by foreign names.
+        convert: foreign names → ours; returns the given tensors or views of them.
+        target: state dict of the network, on any device.
+        prefix: prefix of the foreign names in the file, for messages.
 
     Returns:
-        Exactly the keys of ``wanted``, each in the shape that it has there.
+        Tensors with exactly the keys and shapes of ``target``.
 
     Raises:
-        WeightsError: a key of either side has no counterpart, or another shape; the first is named.
+        WeightsError: a key on either side has no counterpart, or another shape; the first is named.
     """
     tokens = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
     owners = {id(token): key for key, token in tokens.items()}
     try:
-        made = {key: value for key, value in convert(dict(tokens)).items() if value is not None}
+        converted = {key: value for key, value in convert(dict(tokens)).items() if value is not None}
     except (KeyError, AttributeError, IndexError) as error:
         raise WeightsError(f"lacks {prefix}{str(error).strip(chr(39))}: the checkpoint is incomplete") from None
-    sources = {key: owners[id(value) if id(value) in owners else id(value._base)] for key, value in made.items()}
-    lacking = sorted(wanted.keys() - made.keys())
-    if lacking:
-        raise WeightsError(f"lacks what becomes {and_more(lacking)}: the checkpoint is incomplete or of another model")
-    strange = sorted(state.keys() - {sources[key] for key in wanted})
-    if strange:
-        raise WeightsError(f"has unknown {and_more([prefix + key for key in strange])}: it is of another model")
-    check_shapes(made, wanted, {key: prefix + source for key, source in sources.items()})
-    done = convert(dict(state))
-    return {key: done[key] for key in wanted}  # type: ignore[misc]
+    sources = {key: owners[id(value) if id(value) in owners else id(value._base)] for key, value in converted.items()}
+    missing = sorted(target.keys() - converted.keys())
+    if missing:
+        raise WeightsError(f"lacks what becomes {and_more(missing)}: the checkpoint is incomplete or of another model")
+    unknown = sorted(state.keys() - {sources[key] for key in target})
+    if unknown:
+        raise WeightsError(f"has unknown {and_more([prefix + key for key in unknown])}: it is of another model")
+    check_shapes(converted, target, {key: prefix + source for key, source in sources.items()})
+    tensors = convert(dict(state))
+    return {key: tensors[key] for key in target}  # type: ignore[misc]
 
 
 def check_shapes(
-    made: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+    converted: Mapping[str, Tensor], target: Mapping[str, Tensor], names: Mapping[str, str] | None = None
 ) -> None:
-    """Raises WeightsError, which names the first tensor (by ``names``) whose shape is another than in ``wanted``."""
-    for key in sorted(wanted):
-        found, expected = tuple(made[key].shape), tuple(wanted[key].shape)
+    """Raise WeightsError naming the first tensor (by ``names``) whose shape differs from that in ``target``."""
+    for key in sorted(target):
+        found, expected = tuple(converted[key].shape), tuple(target[key].shape)
         if found != expected:
             raise WeightsError(f"has {(names or {}).get(key, key)} of shape {found}, expected {expected}")
 
 
 def filled(model: nn.Module, state: State) -> Any:
-    """``model``, built on the meta device, with ``state`` as its tensors; in evaluation mode, and without gradients."""
+    """Assign ``state`` to ``model``, built on the meta device; in evaluation mode, without gradients."""
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def and_more(keys: list[str]) -> str:
-    """The first of some names, and how many others there are."""
+    """The first of several names, and the number of others."""
     return f"{keys[0]} and {len(keys) - 1} more" if len(keys) > 1 else keys[0]

@@ -1,6 +1,6 @@
-"""The text encoder of an original Stable Diffusion 2 checkpoint, OpenCLIP ViT-H, as transformers keeps it on disk.
+"""Conversion of the text encoder of an original Stable Diffusion 2 checkpoint, OpenCLIP ViT-H, to transformers' layout.
 
-transformers itself is not needed to convert it, only to run it.
+transformers itself is needed only to run it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ PREFIX = "cond_stage_model.model."
 HEAD_WIDTH = 64
 
 UNUSED = ("text_projection", "logit_scale", "attn_mask")
-"""Parts of OpenCLIP that its contrastive training needed and a prompt's embedding does not."""
+"""Parts of OpenCLIP that only its contrastive training uses."""
 
 _BLOCK_WIDTHS = {
     "layer_norm1.weight": (1,),
@@ -32,7 +32,7 @@ _BLOCK_WIDTHS = {
     "mlp.fc2.weight": (1, 4),
     "mlp.fc2.bias": (1,),
 }
-"""Shapes within a block, in multiples of its width."""
+"""Shapes of a block's tensors, in multiples of its width."""
 
 _BLOCK_KEYS = (
     *(f"{name}.{kind}" for name in ("ln_1", "ln_2", "attn.out_proj") for kind in ("weight", "bias")),
@@ -51,12 +51,12 @@ class TextEncoder:
 
 
 def convert_text_encoder(state: Mapping[str, torch.Tensor], width: int, blocks_held: int) -> TextEncoder:
-    """OpenCLIP's text tower without its last block: Stable Diffusion 2 listens to the penultimate one.
+    """Convert OpenCLIP's text encoder without its last block: Stable Diffusion 2 uses the penultimate one's output.
 
     Args:
         state: tensors under ``cond_stage_model.model.``, with that prefix.
-        width: of the embeddings, that of the denoiser's context.
-        blocks_held: blocks that the checkpoint holds, the unused last one included.
+        width: width of the embeddings, that of the denoiser's context.
+        blocks_held: number of blocks in the checkpoint, including the unused last one.
 
     Raises:
         WeightsError: a key is missing, unknown, or of another shape.
@@ -64,25 +64,25 @@ def convert_text_encoder(state: Mapping[str, torch.Tensor], width: int, blocks_h
     blocks = {f"transformer.resblocks.{n}.{key}" for n in range(blocks_held) for key in _BLOCK_KEYS}
     last = {key for key in blocks if key.startswith(f"transformer.resblocks.{blocks_held - 1}.")}
     tops = {"positional_embedding", "token_embedding.weight", "ln_final.weight", "ln_final.bias"}
-    needed = {PREFIX + key for key in tops | blocks - last}
+    used = {PREFIX + key for key in tops | blocks - last}
     unused = {PREFIX + key for key in last.union(UNUSED)}
-    for what, keys in (("lacks", needed - state.keys()), ("has unknown", state.keys() - needed - unused)):
+    for what, keys in (("lacks", used - state.keys()), ("has unknown", state.keys() - used - unused)):
         if keys:
             raise WeightsError(f"{what} {and_more(sorted(keys))}: expected the text encoder of Stable Diffusion 2")
     found = state[f"{PREFIX}ln_final.weight"].shape[0]
     if found != width:
         raise WeightsError(f"has a text encoder {found} wide, expected {width}, as wide as the denoiser's context")
-    used = {key: value for key, value in state.items() if key in needed}
-    stated = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
-    made = convert_open_clip_checkpoint(stated, used, prefix=PREFIX)
-    vocabulary = made["text_model.embeddings.token_embedding.weight"].shape[0]
-    tokens = made["text_model.embeddings.position_embedding.weight"].shape[0]
+    source = {key: value for key, value in state.items() if key in used}
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    converted = convert_open_clip_checkpoint(model, source, prefix=PREFIX)
+    vocabulary = converted["text_model.embeddings.token_embedding.weight"].shape[0]
+    tokens = converted["text_model.embeddings.position_embedding.weight"].shape[0]
     config = _config(width, blocks_held - 1, vocabulary, tokens)
-    wanted = _shapes(config)
-    if made.keys() != wanted.keys():
-        raise WeightsError(f"has a text encoder that converts to unknown {min(made.keys() ^ wanted.keys())}")
-    check_shapes(made, wanted)
-    return TextEncoder(config, {key: value.contiguous() for key, value in made.items()})
+    target = _shapes(config)
+    if converted.keys() != target.keys():
+        raise WeightsError(f"has a text encoder that converts to unknown {min(converted.keys() ^ target.keys())}")
+    check_shapes(converted, target)
+    return TextEncoder(config, {key: value.contiguous() for key, value in converted.items()})
 
 
 def _config(width: int, layers: int, vocabulary: int, tokens: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""3D UNets of TF-T2V and ModelScopeT2V in VGen's layout to diffusers' ``UNet3DConditionModel``, by their keys.
+"""Conversion of 3D UNets of TF-T2V and ModelScopeT2V in VGen's layout to diffusers' ``UNet3DConditionModel``.
 
-TF-T2V's first convolution may read further channels beside the latent's; it stays as it is here, and is divided when a
-model is assembled (``models.vdm.network``).
+TF-T2V's first convolution may have further channels beside the latent's; it is kept here, and split when a model is
+assembled (``models.vdm.network``).
 """
 
 import logging
@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import Tensor
 
 from unsmear.errors import WeightsError
-from unsmear.models.convert.families import Family
+from unsmear.models.common.schedule import Family
 from unsmear.models.convert.strict import State, convert_strictly, filled, part, without_prefixes
 from unsmear.models.vdm.conditions import ImageTokens
 
@@ -43,7 +43,7 @@ _UNUSED = re.compile(
     r"(depth|motion|canny|masked?|sketch|single_sketch|local_image)_embedding(_after)?\.|hist_context_embedding\."
     r"|pre_y_condition_vip\."
 )
-"""TF-T2V's other conditions: sketches, depth and the like, which have no part in deblurring."""
+"""TF-T2V's other conditions, such as sketches and depth, which are not used for deblurring."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -68,12 +68,12 @@ _MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "temp_attentions.0", "3":
 
 @dataclass(frozen=True)
 class VideoUNet:
-    """What a checkpoint in VGen's layout holds.
+    """Networks of a checkpoint in VGen's layout.
 
     Attributes:
-        unet: over 4 channels, or 12 of TF-T2V.
+        unet: over 4 channels, or 12 for TF-T2V.
         image_tokens: TF-T2V's ``pre_image_condition``, None where the checkpoint has none.
-        family: of its predictions, None where its keys do not tell.
+        family: family of its predictions, None where its keys do not determine it.
     """
 
     unet: UNet3DConditionModel
@@ -87,11 +87,11 @@ def is_vgen(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert_vgen(state: Mapping[str, Tensor], config: Mapping[str, Any] = UNET3D_CONFIG) -> VideoUNet:
-    """Networks of a checkpoint of TF-T2V or ModelScopeT2V.
+    """Convert a checkpoint of TF-T2V or ModelScopeT2V.
 
     Args:
-        state: tensors by name; on the meta device where only the layout matters.
-        config: sizes of the UNet, for other than ModelScopeT2V's.
+        state: tensors by name; on the meta device to check the layout only.
+        config: sizes of the UNet; by default ModelScopeT2V's.
 
     Raises:
         WeightsError: a key without counterpart or of another shape, or an input of neither 4 nor 12 channels.
@@ -101,21 +101,21 @@ def convert_vgen(state: Mapping[str, Tensor], config: Mapping[str, Any] = UNET3D
     image = part(state, IMAGE_PREFIX)
     unused = [key for key in state if _UNUSED.match(key)]
     if unused:
-        log.warning("%d tensors are unused: conditions such as %s", len(unused), unused[0])
+        log.warning("%d tensors are unused: those of other conditions, such as %s", len(unused), unused[0])
     rest = {key: v for key, v in state.items() if not key.startswith(IMAGE_PREFIX) and not _UNUSED.match(key)}
     first, latent = rest.get("input_blocks.0.0.weight"), int(config["in_channels"])
     channels = latent if first is None else int(first.shape[1])
     if channels not in (latent, 3 * latent):
         raise WeightsError(
             f"reads {channels} channels, expected {latent} (ModelScopeT2V) or {3 * latent} (TF-T2V): "
-            "models for inpainting and upscaling do not deblur"
+            "models for inpainting and upscaling are not supported"
         )
     with torch.device("meta"):
         unet = UNet3DConditionModel.from_config({**config, "in_channels": channels})
-    made = convert_strictly(rest, lambda s: _converted(s, int(config["layers_per_block"])), unet.state_dict())
-    trained_like_tf = bool(image) or channels != latent
+    converted = convert_strictly(rest, lambda s: _converted(s, int(config["layers_per_block"])), unet.state_dict())
+    is_tf_t2v = bool(image) or channels != latent
     return VideoUNet(
-        filled(unet, made), _image_tokens(image, width) if image else None, "v-zero-snr" if trained_like_tf else None
+        filled(unet, converted), _image_tokens(image, width) if image else None, "v-zero-snr" if is_tf_t2v else None
     )
 
 
@@ -128,11 +128,11 @@ def _image_tokens(image: State, width: int) -> ImageTokens:
             tokens=4 if last is None else max(last.shape[0] // width, 1),
             prompt_tokens=PROMPT_TOKENS,
         )
-    wanted = {k: v for k, v in tokens.state_dict().items() if k != "empty_prompt"}
-    made = convert_strictly(image, lambda s: {IMAGE_PREFIX + key: v for key, v in s.items()}, wanted, IMAGE_PREFIX)
-    like = next(iter(made.values()))
-    made["empty_prompt"] = torch.zeros(PROMPT_TOKENS, width, device=like.device, dtype=like.dtype)
-    return filled(tokens, made)
+    target = {k: v for k, v in tokens.state_dict().items() if k != "empty_prompt"}
+    converted = convert_strictly(image, lambda s: {IMAGE_PREFIX + key: v for key, v in s.items()}, target, IMAGE_PREFIX)
+    like = next(iter(converted.values()))
+    converted["empty_prompt"] = torch.zeros(PROMPT_TOKENS, width, device=like.device, dtype=like.dtype)
+    return filled(tokens, converted)
 
 
 def _converted(state: State, layers: int) -> State:
@@ -141,7 +141,7 @@ def _converted(state: State, layers: int) -> State:
 
 
 def _linear(key: str, value: Tensor) -> Tensor:
-    """Projections of attention that are convolutions of one cell there are linear layers here."""
+    """Weights of the 1×1 convolutions around attention as weights of linear layers."""
     if key.endswith(("proj_in.weight", "proj_out.weight")):
         while value.dim() > 2:
             value = value[..., 0]
@@ -149,27 +149,27 @@ def _linear(key: str, value: Tensor) -> Tensor:
 
 
 def renamed(key: str, layers: int, upsamplers: set[str] | frozenset[str] = frozenset()) -> str:
-    """What diffusers calls ``key``; unknown keys stay as they are.
+    """Name of ``key`` in diffusers; unknown keys are returned unchanged.
 
     Args:
-        key: in VGen's layout.
-        layers: resnets in a block of the encoder.
-        upsamplers: names of the layers of ``output_blocks`` that enlarge.
+        key: name in VGen's layout.
+        layers: resnets per block of the encoder.
+        upsamplers: names of the layers of ``output_blocks`` that upsample.
     """
     for begin, name in _ENDS.items():
         if key.startswith(begin + "."):
             return name + key.removeprefix(begin)
-    if found := re.fullmatch(r"middle_block\.([0-3])\.(.+)", key):
-        return "mid_block." + _inside(_MIDDLE[found[1]], found[2])
-    if found := re.fullmatch(r"input_blocks\.(\d+)\.(?:0\.)?op\.(weight|bias)", key):
-        return f"down_blocks.{(int(found[1]) - 1) // (layers + 1)}.downsamplers.0.conv.{found[2]}"
-    if found := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", key):
-        down, number, which = found[1] == "input", int(found[2]), int(found[3])
+    if match := re.fullmatch(r"middle_block\.([0-3])\.(.+)", key):
+        return "mid_block." + _inside(_MIDDLE[match[1]], match[2])
+    if match := re.fullmatch(r"input_blocks\.(\d+)\.(?:0\.)?op\.(weight|bias)", key):
+        return f"down_blocks.{(int(match[1]) - 1) // (layers + 1)}.downsamplers.0.conv.{match[2]}"
+    if match := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", key):
+        down, number, which = match[1] == "input", int(match[2]), int(match[3])
         block, layer = divmod(number - 1 if down else number, layers + 1)
         if f"output_blocks.{number}.{which}" in upsamplers and not down:
-            return f"up_blocks.{block}.upsamplers.0.{found[4]}"
+            return f"up_blocks.{block}.upsamplers.0.{match[4]}"
         if which < len(_KINDS):
-            return f"{'down' if down else 'up'}_blocks.{block}." + _inside(f"{_KINDS[which]}.{layer}", found[4])
+            return f"{'down' if down else 'up'}_blocks.{block}." + _inside(f"{_KINDS[which]}.{layer}", match[4])
     return key
 
 

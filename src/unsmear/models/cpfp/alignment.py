@@ -8,20 +8,20 @@ from unsmear.models.cpfp.blocks import zero_bias
 
 TAPS = 9
 MOTION_SCALE_PX = 8.0
-"""Motion is divided by this where a convolution reads it; feature pixels."""
+"""Scale of the motion inputs of convolutions, feature pixels."""
 
 
 class CPFA(nn.Module):
     """Align the features of one or two neighbouring frames to the current frame by the coding motion.
 
-    With first order and start values, the result is ``σ(R) · warp(F[t−1], V[t])``.
+    With first order and initial weights, the result is ``σ(R) · warp(F[t−1], V[t])``.
 
     Args:
-        channels: of the features.
-        offset_groups: groups of channels with offsets of their own.
+        channels: feature channels.
+        offset_groups: groups of channels with separate offsets.
         order: 1, or 2 for second-order propagation (features of t−1 and t−2, as in BasicVSR++).
-        offset_limit: bound in feature pixels on what is learnt on top of V (``limit · tanh``); None, the
-            paper's reading, leaves it free. With a bound the reach of a tile is known.
+        offset_limit: bound on the learnt offsets that are added to V, feature pixels (``limit · tanh``); None: no
+            bound, as in the paper. A bound limits the receptive field, which tiling requires.
     """
 
     def __init__(self, channels: int, offset_groups: int, order: int = 1, offset_limit: float | None = None):
@@ -45,11 +45,14 @@ class CPFA(nn.Module):
         sources: features of the neighbours, nearest first, ``order`` of (B, C, h, w).
         motions: motion from the current frame to each, (B, 2, h, w) float32, feature pixels (dx, dy).
         residual: R in [0, 1], (B, 1, h, w).
+
+        Returns:
+            Aligned features (B, C, h, w).
         """
         dtype = sources[0].dtype
-        read = [m.to(dtype) / MOTION_SCALE_PX for m in motions]
+        scaled = [m.to(dtype) / MOTION_SCALE_PX for m in motions]
         warped = [warp(s, m) for s, m in zip(sources, motions, strict=True)]  # Eq. 1
-        hidden = self.condition(torch.cat([*read, *warped, residual.to(dtype)], 1))
+        hidden = self.condition(torch.cat([*scaled, *warped, residual.to(dtype)], 1))
 
         learnt = self.offset(hidden).float()  # Eq. 2
         if self.offset_limit is not None:

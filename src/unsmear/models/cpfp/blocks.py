@@ -1,17 +1,17 @@
-"""Residual blocks without normalisation: nothing here looks at more than its receptive field."""
+"""Residual blocks without normalisation, so that the receptive field is bounded."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def zero_bias(conv: nn.Conv2d) -> None:
-    """Start a convolution without an offset."""
+    """Set the bias of a convolution to zero."""
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), the second convolution starting a tenth of the usual size."""
+    """x + conv(relu(conv(x))); the second convolution is initialised at a tenth of the usual scale."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualBody(nn.Sequential):
-    """A convolution (3×3, or of another odd ``kernel``) from ``in_channels`` followed by ``depth`` residual blocks."""
+    """Convolution (3×3, or of another odd ``kernel``) from ``in_channels``, followed by ``depth`` residual blocks."""
 
     def __init__(self, in_channels: int, channels: int, depth: int, kernel: int = 3):
         super().__init__(

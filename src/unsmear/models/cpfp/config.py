@@ -5,41 +5,41 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CPFPConfig:
-    """Sizes of the network; ``CPFPConfig.preset("release")`` has the width of the authors' release."""
+    """Sizes of the network; ``CPFPConfig.preset("release")`` gives those of the authors' release."""
 
     channels: int = 32
     encoder_depth: int = 4
     body_depth: int = 6
     decoder_depth: int = 4
     passes: list[str] = field(default_factory=lambda: ["forward", "backward"])
-    """Order of propagation; the first must be forward, its state is carried from chunk to chunk."""
+    """Directions of the propagation passes, in order; the first must be forward: its state is carried across chunks."""
     order: int = 1
     """First- or second-order propagation."""
     offset_groups: int = 4
     offset_limit: float | None = 4.0
-    """Bound in feature pixels on learnt offsets; None is the paper's reading."""
+    """Bound in feature pixels on learnt offsets; None: no bound, as in the paper."""
     prior_inputs: bool = True
-    """Give V, V_back and R (and the duty cycle) to the encoder too. Ours."""
+    """Whether the encoder is also conditioned on V, V_back, R and the duty cycle. Ours."""
     line_taps: int = 17
     """Taps of the motion-line head, 0 for none. Ours."""
     line_reach: float = 2.0
-    """They cover this many times the blur to each side; the exposure itself covers half of it."""
+    """Extent of the taps to each side, in blur lengths; the exposure itself covers ±0.5."""
     state_limit: float | None = 4.0
-    """Cells of a propagated feature that leave ± this are dropped, None for never. Ours: far outside of what it was
-    trained on (motion of 90 px a frame) a recurrent network may begin to amplify what it hands on to itself."""
+    """Propagated cells with a value outside ± this are set to zero; None disables it. Ours: far outside the range of
+    training (motion of 90 px per frame) the recurrence may diverge."""
     deconvolve: list[int] = field(default_factory=lambda: [3, 6])
-    """Iterations of Richardson–Lucy along the motion line after which the network is shown the frame, and may take of
-    it what it likes pixel by pixel; empty for none. Ours."""
+    """Numbers of Richardson–Lucy iterations along the motion line. Each result is an input of the encoder and is added
+    to the output by a gate predicted for each pixel; empty for none. Ours."""
     neighbours: bool = False
-    """Offer the frames before and after too, deconvolved and moved along V where they fit. Ours: what coding or noise
-    took from one frame another one may still have."""
+    """Whether the previous and next frames, deconvolved and warped along V, are added where they match. Ours: they may
+    hold detail that coding or noise removed from the current frame."""
     line_blocks: int = 3
     """Decoder blocks that convolve along the motion line, at most ``decoder_depth``. Ours."""
     coarse_deconvolve: list[int] = field(default_factory=list)
-    """The same on the frame at half of its size, where many iterations along a long line are cheap. Ours."""
+    """As ``deconvolve``, at half the resolution, where many iterations along a long line are cheap. Ours."""
     deep_channels: list[int] = field(default_factory=list)
-    """Channels at an eighth of the frame's size, a sixteenth, …; empty for none. Where there are some, features are
-    propagated and aligned at an eighth and then pass through a U (``nn.pyramid``). Ours."""
+    """Channels at 1/8, 1/16, … of the frame size; empty for none. If given, features are propagated and aligned at 1/8
+    and then processed by a U-shaped body (``cpfp.pyramid``). Ours."""
     deep_depths: list[int] = field(default_factory=list)
     """Residual blocks at each of these levels."""
     use_motion: bool = True
@@ -49,11 +49,13 @@ class CPFPConfig:
 
     @classmethod
     def preset(cls, name: str) -> "CPFPConfig":
-        """A named size. ``release``: the width, the depth and the bound on offsets of the authors' release (31.6 M
-        parameters), none of our additions; it runs forward first, which chunks of a video need.
+        """Return a named size.
+
+        ``release``: width, depth and offset bound of the authors' release (31.6 M parameters), without our additions;
+        the first pass is forward, as processing in chunks requires.
 
         Raises:
-            ValueError: another name.
+            ValueError: the name is unknown.
         """
         if name != "release":
             raise ValueError(f"preset {name!r} is unknown; there is: release")

@@ -1,10 +1,9 @@
-"""What a correction of a blurred frame may not hold: a pattern of cells, and low frequencies. Ours.
+"""Constraints on the correction of a blurred frame: no pattern of cells, no low frequencies, none without motion. Ours.
 
-A head that writes 4×4 pixels a cell by a pixel shuffle can print the same 4×4 pattern into every cell, which is seen in
-smooth parts. And light that is smeared is still there: over an area that is wide beside the blur its mean must not
-change. That holds for light alone. In the encoded values of a picture what is sharp is darker than what is blurred, by
-one to four levels on the mean where contrast is high (measured on clips with known truth), so means of values are not
-held to the input.
+A head that predicts 4×4 pixels per cell by pixel shuffle can repeat one 4×4 pattern in all cells, which is visible in
+smooth areas. Blur conserves light: over an area much wider than the blur its mean must not change. This holds for
+linear light only. In encoded values a sharp frame has a lower mean than a blurred one, by one to four levels where
+contrast is high (measured on clips with ground truth), so means of encoded values are not constrained.
 """
 
 import torch
@@ -12,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PATTERN_CELLS = 9
-"""Side of the square, in cells, whose mean pattern is taken out."""
+"""Side of the window, in cells, whose mean pattern is subtracted."""
 
 LOW_CELL, LOW_CELLS = 16, 9
-"""Low frequencies are what two box filters of so many cells leave, a cell being so many pixels: 128 px to each side."""
+"""Low-pass filter: two box filters of ``LOW_CELLS`` cells of ``LOW_CELL`` px, together 128 px to each side."""
 
 _DARK = 0.125
-"""Values below this are moved as if they were this: light is flat near black."""
+"""Least value at which the slope of the light curve is taken: near black it tends to zero."""
 
 
 def shuffled(values: Tensor, cell: int) -> Tensor:
-    """Pixel shuffle (B, K·cell², h, w) → (B, K, h·cell, w·cell) without the pattern that neighbouring cells share.
+    """Pixel shuffle (B, K·cell², h, w) → (B, K, h·cell, w·cell) without the pattern shared by neighbouring cells.
 
-    Of each of the cell² pixels the local mean becomes that of the cell.
+    The local mean of each of the cell² pixels is set to that of the whole cell.
     """
     by_pixel = values.unflatten(1, (-1, cell * cell))
     pattern = _box((by_pixel - by_pixel.mean(2, keepdim=True)).flatten(1, 2), PATTERN_CELLS)
@@ -32,17 +31,18 @@ def shuffled(values: Tensor, cell: int) -> Tensor:
 
 
 STILL_PX, STILL_CELLS = 0.5, 5
-"""A picture is changed fully where something within two cells of 8 pixels moves by so many pixels a frame step."""
+"""A correction is applied in full where the largest motion within a window of ``STILL_CELLS`` cells of 8 px reaches
+``STILL_PX`` pixels per frame step."""
 
 
 def motion_gate(
     motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """How much of a correction a frame takes where: 0 where the picture stands still, 1 where it moves.
+    """Weight of a correction: 0 where the picture is static, 1 where it moves.
 
     Args:
         motion, motion_back: V and V_back (B, 2, h, w), frame pixels, on the grid of the priors or a finer one.
-        reset, reset_back: (B,) bool: that side has no motion.
+        reset, reset_back: (B,) bool, True where that side has no motion.
         size: (H, W) of the frame.
 
     Returns:
@@ -58,13 +58,16 @@ def motion_gate(
 
 
 def pinned(frame: Tensor, restored: Tensor, gate: Tensor) -> Tensor:
-    """``restored`` where ``gate`` lets it through, with the light of ``frame`` at low frequencies.
+    """Blend ``restored`` over ``frame`` by ``gate``, with the light of ``frame`` at low frequencies.
 
-    Light is taken for the square of the value, as in deconvolution.
+    Light is approximated by the square of the value, as in deconvolution.
 
     Args:
         frame, restored: (B, C, H, W), in [0, 1] or near it; H and W divisible by ``LOW_CELL``.
         gate: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, C, H, W), not clipped.
     """
     change = restored - frame
     light = change * (restored + frame)  # the difference of the squares
@@ -76,6 +79,6 @@ def pinned(frame: Tensor, restored: Tensor, gate: Tensor) -> Tensor:
 
 
 def _box(x: Tensor, side: int) -> Tensor:
-    """Mean over a square around each cell, as far as it lies inside; one axis after the other."""
+    """Separable box filter of ``side`` cells; at the borders, the mean over the part inside."""
     x = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
     return F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)

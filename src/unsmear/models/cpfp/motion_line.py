@@ -1,10 +1,9 @@
-"""The motion-line head: sharpen each pixel along the line that its content moved on. Ours.
+"""Motion-line head: per-pixel linear filters along the motion during the exposure. Ours.
 
-During an exposure content moves along its own motion, so the blur kernel at p is close to a line along
-``duty · V̄(p)``. The head reads the blurred frame at K points on that line and adds their weighted
-differences from the centre. Its weights come from a bank of linear filters, interpolated over the length of
-the blur, plus what a network adds; the bank starts from closed-form least squares. Taps lie at fractions of
-the blur, not of the motion: one filter then serves every pair of speed and exposure with the same blur.
+The blur kernel at p is close to a line along ``duty · V̄(p)``. The head samples the blurred frame at K points on
+that line and adds their weighted differences from the centre. The weights are those of a filter bank, interpolated
+over the blur length, plus a prediction of the network; the bank is initialised by closed-form least squares. Taps lie
+at fractions of the blur, not of the motion, so that one filter applies to all speeds and exposures of equal blur.
 """
 
 import cv2
@@ -18,18 +17,21 @@ from unsmear.models.common.warp import pixel_grid, sample
 from unsmear.models.cpfp.blocks import zero_bias
 
 LENGTHS_PX = (0.5, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0)
-"""Knots of the length of the blur between which filters are interpolated."""
+"""Blur lengths of the filters in the bank; between them filters are interpolated."""
 
 SHORTEST_PX = 2.0
-"""Taps of a blur of length L lie at fractions of √(L² + this²): less would read the same pixel again and again."""
+"""Taps of a blur of length L lie at fractions of √(L² + this²): on shorter lines all of them would hit one pixel."""
 
 
 def line_motion(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor) -> Tensor:
-    """V̄ = (a·V_back − b·V) / max(a + b, 1), a and b one unless that side is a reset.
+    """Mean motion V̄ = (a·V_back − b·V) / max(a + b, 1), where a and b are 0 at a reset on that side, else 1.
 
     Args:
-        motion, motion_back: (…, 2, H, W), pixels a frame step.
+        motion, motion_back: (…, 2, H, W), pixels per frame step.
         reset, reset_back: (…) bool.
+
+    Returns:
+        (…, 2, H, W), pixels per frame step.
     """
     a = (~reset_back).to(motion.dtype)[..., None, None, None]
     b = (~reset).to(motion.dtype)[..., None, None, None]
@@ -37,14 +39,14 @@ def line_motion(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: 
 
 
 def taps_along(count: int, reach: float) -> Tensor:
-    """``count`` (odd) positions in [-reach, reach], the centre one exactly 0."""
+    """``count`` (odd) positions in [-reach, reach], the centre one exactly 0. Raises ValueError for an even count."""
     if count % 2 == 0:
         raise ValueError(f"line_taps {count} must be odd, so that one tap is the pixel itself")
     return torch.linspace(-reach, reach, count)
 
 
 def hat_weights(value: Tensor, knots: tuple[float, ...]) -> Tensor:
-    """Linear interpolation weights of ``value`` (…) between ``knots`` → (…, len(knots)); ends are held."""
+    """Linear interpolation weights of ``value`` (…) between ``knots`` → (…, len(knots)); constant beyond the ends."""
     k = torch.tensor(knots, dtype=value.dtype, device=value.device)
     v = value.clamp(k[0], k[-1])
     upper = torch.searchsorted(k, v.contiguous(), right=False).clamp(1, len(knots) - 1)
@@ -56,10 +58,9 @@ def hat_weights(value: Tensor, knots: tuple[float, ...]) -> Tensor:
 
 
 class LineBlock(nn.Module):
-    """A residual block whose first convolution runs along the motion line instead of over a square. Ours.
+    """Residual block whose first convolution runs along the motion line instead of over a square. Ours.
 
-    In units of the blur's own length its kernel means the same for every direction and speed of motion,
-    which a small network would otherwise have to learn one by one.
+    Positions are in units of the blur length, so that one kernel applies to all directions and speeds of motion.
     """
 
     POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -74,7 +75,10 @@ class LineBlock(nn.Module):
     def forward(self, x: Tensor, blur: Tensor) -> Tensor:
         """Args:
         x: features (B, C, h, w).
-        blur: the line that the exposure covered, duty · V̄, (B, 2, h, w) float32 in feature pixels.
+        blur: motion line of the exposure, duty · V̄, (B, 2, h, w) float32 in feature pixels.
+
+        Returns:
+            (B, C, h, w).
         """
         b, c, h, w = x.shape
         if fast(x):
@@ -96,11 +100,11 @@ class LineBlock(nn.Module):
 
 
 class MotionLine(nn.Module):
-    """Apply per-pixel line filters.
+    """Per-pixel filters along the motion line.
 
     Args:
-        taps: number of points K on the line (odd).
-        reach: the line covers [-reach, reach] times the blur; the exposure itself covers ±0.5.
+        taps: number K of points on the line (odd).
+        reach: extent of the line, [-reach, reach] in blur lengths; the exposure itself covers ±0.5.
     """
 
     positions: Tensor
@@ -109,7 +113,7 @@ class MotionLine(nn.Module):
         super().__init__()
         self.register_buffer("positions", taps_along(taps, reach), persistent=False)
         self.bank = nn.Parameter(torch.zeros(2, len(LENGTHS_PX), taps))
-        """Filters where the duty cycle is known, and where it is not."""
+        """Filters for a known [0] and an unknown [1] duty cycle, by blur length and tap."""
 
     def bank_weights(self, blur: Tensor, known: Tensor) -> Tensor:
         """Filters of the bank for ``blur`` (B, 2, h, w) px and ``known`` (B,) bool → (B, K, h, w)."""
@@ -118,12 +122,15 @@ class MotionLine(nn.Module):
         return torch.einsum("bhwl,blk->bkhw", by_length, filters)
 
     def forward(self, frame: Tensor, blur: Tensor, weights: Tensor) -> Tensor:
-        """The correction Σ w_k (frame(p + a_k s) − frame(p)), s the blur stretched to its shortest length.
+        """Correction Σ w_k (frame(p + a_k s) − frame(p)), with s the blur lengthened by ``stretched``.
 
         Args:
             frame: (B, 3, H, W) float32 in [0, 1].
             blur: duty · V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
             weights: (B, K, h, w) on the same grid.
+
+        Returns:
+            (B, 3, H, W), to be added to ``frame``.
         """
         size = frame.shape[-2:]
         if fast(frame):
@@ -139,7 +146,7 @@ class MotionLine(nn.Module):
         return out
 
     def _fast(self, frame: Tensor, blur: Tensor, weights: Tensor) -> Tensor:
-        """Σ w_k frame(p + a_k s) − (Σ w_k) frame(p), read by OpenCV."""
+        """Σ w_k frame(p + a_k s) − (Σ w_k) frame(p), sampled with OpenCV."""
         height, width = frame.shape[-2:]
         line = F.interpolate(stretched(blur.float()), (height, width), mode="bilinear", align_corners=False)
         dx, dy = line[0].numpy()

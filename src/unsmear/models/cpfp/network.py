@@ -1,7 +1,7 @@
 """Coding-prior feature propagation: stage 1 of CPGD-Net (§III-B, Fig. 4).
 
 Encoder to a latent grid → passes of coding-prior alignment forward and backward in time → fusion →
-decoder with a global residual. Nothing in it looks at a whole frame, so a tile sees what the whole sees.
+decoder with a global residual. The receptive field is bounded, so that frames can be restored in overlapping tiles.
 """
 
 from collections.abc import Sequence
@@ -25,30 +25,30 @@ from unsmear.models.cpfp.pyramid import Pyramid, doubled
 __all__ = ["CPFP", "GRID", "CPFPConfig", "CPFPOutput", "PriorTensors"]
 
 GRID = 4
-"""Frame pixels a feature pixel, each way."""
+"""Frame pixels per feature pixel, each way."""
 
 UNKNOWN_DUTY = 0.7
-"""Taken for the duty cycle where it is unknown."""
+"""Duty cycle assumed where it is unknown."""
 
 INPUT_TAPS = (-1.0, -0.5, 0.5, 1.0)
-"""Where along its own blur the encoder reads each frame besides the pixel itself; ±0.5 are the ends."""
+"""Positions on the motion line, in blur lengths, at which the encoder samples each frame besides the pixel itself; the
+exposure ends at ±0.5."""
 
 DECONVOLVED = 0.85
-"""Share of what deconvolution changes that a fresh network takes: near the best constant on rendered sequences."""
+"""Initial gate of the deconvolved frame: near the best constant on rendered sequences."""
 
 FROM_NEIGHBOURS, TRUSTED_ERROR = 0.24, 0.035
-"""Share of what each neighbour, deconvolved and moved along V, differs by that a fresh network takes, and the mean
-difference of the blurred frames (of 1) at which it is trusted to the e-th part: near the best constants on real clips.
-"""
+"""Initial gate of each deconvolved and warped neighbour, and the mean difference of the blurred frames (values in
+[0, 1]) at which its weight falls to 1/e: near the best constants on real clips."""
 
 MOTION_INPUT_PX = 16.0
-"""Motion is divided by this where the encoder reads it; frame pixels."""
+"""Scale of the motion inputs of the encoder, frame pixels."""
 
 
 class PriorTensors(NamedTuple):
-    """Coding priors of a clip as the networks read them. Grids may be coarser than the frame.
+    """Coding priors of a clip, as inputs of networks. Grids may be coarser than the frame.
 
-    Values stay in frame pixels whatever the grid; networks resize them.
+    Motion is in frame pixels on any grid; networks rescale it.
     """
 
     motion: Tensor
@@ -58,24 +58,30 @@ class PriorTensors(NamedTuple):
     residual: Tensor
     """R (B, T, 1, h', w') in [0, 1]."""
     reset: Tensor
-    """(B, T) bool: nothing to take from t−1."""
+    """(B, T) bool, True where frame t has no usable predecessor."""
     reset_back: Tensor
-    """(B, T) bool: nothing to take from t+1."""
+    """(B, T) bool, True where frame t has no usable successor."""
     duty: Tensor
     """(B, T) exposure as a fraction of the frame step in [0, 1]; negative where unknown."""
 
 
 class CPFPOutput(NamedTuple):
+    """Restored frames, and the state for the frames that follow."""
+
     frames: Tensor
     """(B, T', 3, H, W) restored frames, not clipped; T' = ``output_frames``."""
     state: Tensor
-    """What the first forward pass hands on after frame T'−1: (order, B, C, H/cell, W/cell)."""
+    """State of the first forward pass after frame T'−1: (order, B, C, H/cell, W/cell)."""
     look: Tensor | None
-    """Frame T'−1 and its deconvolution, (B, 6, H, W) half precision, for the frame after it; None where unused."""
+    """Frame T'−1 and its deconvolution, (B, 6, H, W) half precision, an input of the next frame; None where unused."""
 
 
 class CPFP(ModelMixin, ConfigMixin):
-    """The network. Constructor arguments are the fields of ``CPFPConfig``."""
+    """Stage-1 network of CPGD-Net. Constructor arguments are the fields of ``CPFPConfig``.
+
+    Raises:
+        ValueError: ``passes``, ``order`` or ``line_taps`` are not allowed.
+    """
 
     config_name = "config.json"  # type: ignore[assignment]
 
@@ -114,26 +120,26 @@ class CPFP(ModelMixin, ConfigMixin):
             raise ValueError(f"order {order} of propagation must be 1 or 2")
         c = channels
         self.deconvolve, self.coarse_deconvolve = tuple(deconvolve or ()), tuple(coarse_deconvolve or ())
-        tried = len(self.deconvolve) + len(self.coarse_deconvolve)
+        deconvolutions = len(self.deconvolve) + len(self.coarse_deconvolve)
         deep = list(deep_channels or ())
         self.cell = 2 * GRID if deep else GRID
-        """Frame pixels a cell of what is propagated."""
-        # The frame, also read at the taps along its line, and deconvolved
-        pictures = 1 + (len(INPUT_TAPS) if prior_inputs else 0) + tried
+        """Frame pixels per cell of the propagated features, each way."""
+        # Input images: the frame, its samples along the motion line, its deconvolutions
+        images = 1 + (len(INPUT_TAPS) if prior_inputs else 0) + deconvolutions
         fields = 7 if prior_inputs else 0  # V, V_back, R, duty known, duty
         if deep:
-            # A 1×1 convolution reads the many pictures: half of the arithmetic of the whole network otherwise
-            self.encoder = ResidualBody(pictures * 3 * GRID * GRID, c, encoder_depth, kernel=1)
+            # 1×1, since a 3×3 convolution of so many inputs would be half of the arithmetic of the network
+            self.encoder = ResidualBody(images * 3 * GRID * GRID, c, encoder_depth, kernel=1)
             self.down = nn.Conv2d(c, deep[0], 2, stride=2)
             self.coarse_encoder = ResidualBody(deep[0] + fields, deep[0], encoder_depth)
             self.pyramid = Pyramid(deep, list(deep_depths or ()))
             self.up = nn.Conv2d(deep[0], c, 1)
         else:
-            self.encoder = ResidualBody(pictures * 3 * GRID * GRID + fields, c, encoder_depth)
+            self.encoder = ResidualBody(images * 3 * GRID * GRID + fields, c, encoder_depth)
         self.deep = bool(deep)
         self.multiple = self.cell << max(len(deep) - 1, 0)
-        """Sides of frames and tiles are best multiples of this: a cell of the coarsest level, frame pixels."""
-        d = deep[0] if deep else c  # channels of what is propagated
+        """Preferred multiple of frame and tile sides, frame pixels: a cell of the coarsest level."""
+        d = deep[0] if deep else c  # channels of the propagated features
         self.align = nn.ModuleList(CPFA(d, offset_groups, order, offset_limit) for _ in self.passes)
         self.body = nn.ModuleList(ResidualBody((2 + j) * d, d, body_depth) for j in range(len(self.passes)))
         self.fuse = nn.Conv2d((1 + len(self.passes)) * d, d, 1)
@@ -142,10 +148,10 @@ class CPFP(ModelMixin, ConfigMixin):
         self.to_pixels = nn.Conv2d(c, 3 * GRID * GRID, 3, padding=1)
         self.to_pixels.weight.data *= 0.01
         zero_bias(self.to_pixels)
-        if tried:
-            self.to_gates = nn.Conv2d(c, tried * GRID * GRID, 3, padding=1)
+        if deconvolutions:
+            self.to_gates = nn.Conv2d(c, deconvolutions * GRID * GRID, 3, padding=1)
             self.to_gates.weight.data *= 0.1
-            nn.init.constant_(self.to_gates.bias, DECONVOLVED / tried)  # type: ignore[arg-type]
+            nn.init.constant_(self.to_gates.bias, DECONVOLVED / deconvolutions)  # type: ignore[arg-type]
         self.neighbours = neighbours
         if neighbours:
             self.to_neighbours = nn.Conv2d(c, 2 * GRID * GRID, 3, padding=1)
@@ -159,13 +165,13 @@ class CPFP(ModelMixin, ConfigMixin):
 
     @property
     def values_per_pixel(self) -> float:
-        """Feature values that are held for each pixel of each frame of a clip, for estimates of memory."""
-        held = self.fuse.out_channels * (2 + 2 * len(self.passes)) / self.cell**2
-        return held + self.channels / GRID**2 if self.deep else held
+        """Feature values stored per pixel of each frame of a clip, for estimates of memory."""
+        stored = self.fuse.out_channels * (2 + 2 * len(self.passes)) / self.cell**2
+        return stored + self.channels / GRID**2 if self.deep else stored
 
     @classmethod
     def build(cls, config: CPFPConfig) -> "CPFP":
-        """A network of this size with start values."""
+        """Return a network of this size with initial weights."""
         return cls(**vars(config))
 
     def forward(
@@ -178,19 +184,19 @@ class CPFP(ModelMixin, ConfigMixin):
         look: Tensor | None = None,
         pin: bool = True,
     ) -> CPFPOutput:
-        """Restore the first ``output_frames`` frames of a clip; the rest is looked at only.
+        """Restore the first ``output_frames`` frames of a clip; the others are context.
 
         Args:
             frames: blurred (B, T, 3, H, W); H and W divisible by 4. Float in [0, 1], or levels: uint8, or 16-bit ones
                 as int32.
             priors: of the same T frames.
             state: of the first forward pass after the frame before ``frames[0]``; None for zeros.
-            output_frames: how many frames to restore, default all.
-            samples: points of a motion line that deconvolution averages; None takes what these frames need. Tiles
-                of one frame must have the same.
-            look: of the frame before ``frames[0]``, as ``CPFPOutput.look``; None where there is none.
-            pin: keep the light of wide areas, and what stands still (``nn.correction``). False where they are tiles
-                of a frame, for which that is done when they are joined.
+            output_frames: number of frames to restore; None for all.
+            samples: points per motion line in the deconvolution; None: ``line_samples`` of these frames. Tiles of one
+                frame must share the value.
+            look: ``CPFPOutput.look`` of the frame before ``frames[0]``; None where there is none.
+            pin: apply ``correction.pinned``, which preserves the light of wide areas and static parts. False for tiles
+                of a frame, to which it is applied after joining.
         """
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
@@ -200,41 +206,42 @@ class CPFP(ModelMixin, ConfigMixin):
 
         if samples is None:
             samples = self.line_samples(priors)
-        undone: list[list[Tensor]] = []
+        deconvolved: list[list[Tensor]] = []
         looks = [look]  # of the frames from −1 on
-        encoded: list[Tensor] = []  # at the size at which features are propagated
-        fine: list[Tensor] = []  # at a quarter of the frame's
+        encoded: list[Tensor] = []  # at the resolution of propagation
+        fine: list[Tensor] = []  # at 1/4 of the frame size
         for i in range(t):
             frame = _unit(frames[:, i])
-            tried = self._deconvolved(frame, grid, i, samples)
-            features, coarse = self._encode(frame, grid, i, tried, dtype)
+            differences = self._deconvolved(frame, grid, i, samples)
+            features, coarse = self._encode(frame, grid, i, differences, dtype)
             encoded.append(coarse)
             if i < keep:
                 fine.append(features)
-                undone.append([x.half() for x in tried])  # all of them wait for the decoder
+                deconvolved.append([x.half() for x in differences])  # all are kept until decoding
             if self.neighbours and i <= keep:
-                best = frame + tried[len(self.deconvolve) - 1] if self.deconvolve else frame
+                best = frame + differences[len(self.deconvolve) - 1] if self.deconvolve else frame
                 looks.append(torch.cat([frame, best], 1).half())
         looks += [None] * (keep + 2 - len(looks))
         propagated: list[list[Tensor]] = []
-        handed_on = state
+        next_state = state
         for j, direction in enumerate(self.passes):
             start = state if j == 0 else None
             passed, reached = self._propagate(j, direction, encoded, propagated, grid, start, keep - 1)
             propagated.append(passed)
             if j == 0:
-                handed_on = reached
-        restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # a list to stack takes twice as much
+                next_state = reached
+        restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # stacking a list takes twice the memory
         for i in range(keep):
             frame = _unit(frames[:, i])
-            offered = self._offered(looks[i : i + 3], grid, i) if self.neighbours else []
-            seen = [encoded[i], *(passed[i] for passed in propagated)]
-            change = self._decode(frame, undone[i], offered, fine[i], seen, grid, i)
-            made = frame + change
-            restored[:, i] = pinned(frame, made, self.motion_gate(grid, i, (height, width))) if pin else made
-            undone[i], looks[i] = [], None
-        assert handed_on is not None
-        return CPFPOutput(restored, handed_on, looks[keep])
+            changes = self._neighbour_changes(looks[i : i + 3], grid, i) if self.neighbours else []
+            inputs = [encoded[i], *(passed[i] for passed in propagated)]
+            corrected = frame + self._decode(frame, deconvolved[i], changes, fine[i], inputs, grid, i)
+            if pin:
+                corrected = pinned(frame, corrected, self.motion_gate(grid, i, (height, width)))
+            restored[:, i] = corrected
+            deconvolved[i], looks[i] = [], None
+        assert next_state is not None
+        return CPFPOutput(restored, next_state, looks[keep])
 
     def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
         """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
@@ -257,33 +264,36 @@ class CPFP(ModelMixin, ConfigMixin):
 
     @staticmethod
     def motion_gate(priors: PriorTensors, i: int, size: tuple[int, int]) -> Tensor:
-        """How much of a correction frame i takes where, (B, 1, H, W): nothing where there is no motion to go by."""
+        """Weight (B, 1, H, W) of the correction of frame i: 0 where there is no motion."""
         p = priors
         return motion_gate(p.motion[:, i], p.motion_back[:, i], p.reset[:, i], p.reset_back[:, i], size)
 
     def line_samples(self, priors: PriorTensors) -> int:
-        """Points of a motion line that deconvolution should average over these frames."""
+        """Number of points per motion line in the deconvolution of these frames."""
         if not self.deconvolve and not self.coarse_deconvolve:
             return 1
         blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
         return line_samples(blur)
 
     def _deconvolved(self, frame: Tensor, grid: PriorTensors, i: int, samples: int) -> list[Tensor]:
-        """What deconvolution along its line makes of a frame, less the frame, after each number of iterations."""
+        """Deconvolved minus blurred frame, (B, 3, H, W), for each number of iterations."""
         blur = self._blur(grid, i)
         out = []
         if self.deconvolve:
             out = [x - frame for x in richardson_lucy(frame, blur, samples, self.deconvolve)]
         if self.coarse_deconvolve:
             half = F.avg_pool2d(frame, 2)
-            tried = richardson_lucy(half, blur / 2, coarse_samples(samples), self.coarse_deconvolve)
-            out += [doubled(x - half) for x in tried]
+            results = richardson_lucy(half, blur / 2, coarse_samples(samples), self.coarse_deconvolve)
+            out += [doubled(x - half) for x in results]
         return out
 
     @staticmethod
-    def _offered(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
-        """What the frames before and after i, deconvolved and moved along V, say otherwise than frame i does where the
-        blurred frames agree: two of (B, 3, H, W), zero where there is none. ``looks``: of i − 1, i and i + 1."""
+    def _neighbour_changes(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
+        """Differences between frame i and its neighbours, all deconvolved, the neighbours warped along V.
+
+        They are weighted by the match of the blurred frames: two of (B, 3, H, W), zero where there is no neighbour.
+        ``looks``: of frames i − 1, i and i + 1.
+        """
         before, here, after = looks
         assert here is not None
         own = here.float()
@@ -301,13 +311,13 @@ class CPFP(ModelMixin, ConfigMixin):
         return out
 
     def _encode(
-        self, frame: Tensor, grid: PriorTensors, i: int, undone: list[Tensor], dtype: torch.dtype
+        self, frame: Tensor, grid: PriorTensors, i: int, differences: list[Tensor], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Features of frame i at a quarter of its size, and those that are propagated."""
-        pictures, fields = [frame], []
+        """Features of frame i at 1/4 of its size, and those to be propagated."""
+        images, fields = [frame], []
         if self.prior_inputs:
             duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
-            pictures += self._along_line(frame, grid, i)
+            images += self._along_line(frame, grid, i)
             fields = [
                 grid.motion[:, i] / MOTION_INPUT_PX,
                 grid.motion_back[:, i] / MOTION_INPUT_PX,
@@ -316,8 +326,8 @@ class CPFP(ModelMixin, ConfigMixin):
                 duty.clamp(min=0),
             ]
         fields = [x.to(dtype) for x in fields]
-        seen, offered = ([F.pixel_unshuffle(x.to(dtype), GRID) for x in some] for some in (pictures, undone))
-        x = torch.cat([*seen, *offered] if self.deep else [*seen, *fields, *offered], 1)
+        images, differences = ([F.pixel_unshuffle(x.to(dtype), GRID) for x in group] for group in (images, differences))
+        x = torch.cat([*images, *differences] if self.deep else [*images, *fields, *differences], 1)
         if dtype == torch.bfloat16:
             x = x.contiguous(memory_format=torch.channels_last)
         features = self.encoder(x)
@@ -326,7 +336,7 @@ class CPFP(ModelMixin, ConfigMixin):
         return features, self.coarse_encoder(torch.cat([self.down(features), *fields], 1))
 
     def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
-        """How the frame differs at ``INPUT_TAPS`` along the line that its exposure covered."""
+        """Differences between the frame at ``INPUT_TAPS`` along its motion line and at the pixel itself."""
         size = frame.shape[-2:]
         blur = F.interpolate(self._blur(grid, i), size, mode="bilinear", align_corners=False)
         here = pixel_grid(size[0], size[1], blur)
@@ -334,7 +344,7 @@ class CPFP(ModelMixin, ConfigMixin):
 
     @staticmethod
     def _blur(grid: PriorTensors, i: int) -> Tensor:
-        """duty · V̄ (B, 2, h, w): the line that the exposure of frame i covered, frame pixels."""
+        """Motion line of the exposure of frame i, duty · V̄ (B, 2, h, w), frame pixels."""
         line = line_motion(grid.motion[:, i], grid.motion_back[:, i], grid.reset[:, i], grid.reset_back[:, i])
         duty = grid.duty[:, i]
         return line * torch.where(duty < 0, UNKNOWN_DUTY, duty)[:, None, None, None]
@@ -347,51 +357,51 @@ class CPFP(ModelMixin, ConfigMixin):
         earlier: list[list[Tensor]],
         grid: PriorTensors,
         start: Tensor | None,
-        handed_on: int,
+        state_frame: int,
     ) -> tuple[list[Tensor], Tensor]:
-        """One pass: features F*_j[t] for every t, and the state after frame ``handed_on`` (order, B, C, h, w)."""
+        """One pass: features F*_j[t] for every t, and the state after frame ``state_frame`` (order, B, C, h, w)."""
         count, order = len(encoded), self.order
         features: list[Tensor | None] = [None] * count
         zero = torch.zeros_like(encoded[0])
-        held = list(start.to(zero.dtype)) if start is not None else [zero] * order
+        recent = list(start.to(zero.dtype)) if start is not None else [zero] * order
         forward = direction == "forward"
         motion, cut = (grid.motion, grid.reset) if forward else (grid.motion_back, grid.reset_back)
         step = -1 if forward else 1
         for i in range(count) if forward else range(count - 1, -1, -1):
             open_ = (~cut[:, i]).to(zero.dtype)[:, None, None, None]
-            held = [h * open_ for h in held]
+            recent = [h * open_ for h in recent]
             motions = [motion[:, i] / self.cell]
             if order == 2:
-                # Motion to t∓2 is V followed by the neighbour's own V.
+                # Motion to t∓2 is V plus the neighbour's V, sampled where V points.
                 neighbour = min(max(i + step, 0), count - 1)
                 motions.append(motions[0] + _follow(motion[:, neighbour] / self.cell, motions[0]))
-            aligned = self.align[j](held, motions, grid.residual[:, i]) * open_
+            aligned = self.align[j](recent, motions, grid.residual[:, i]) * open_
             inputs = [encoded[i], *(f[i] for f in earlier), aligned]
             new = aligned + self.body[j](torch.cat(inputs, 1))
             if self.state_limit is not None:
                 new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, zero)
             features[i] = new
-            held = [new, *held][:order]
-            if i == handed_on:
-                state = torch.stack(held)
+            recent = [new, *recent][:order]
+            if i == state_frame:
+                state = torch.stack(recent)
         return features, state  # type: ignore[return-value]  # every entry is filled above
 
     def _decode(
         self,
         frame: Tensor,
-        undone: list[Tensor],
-        offered: list[Tensor],
+        deconvolved: list[Tensor],
+        neighbour_changes: list[Tensor],
         fine: Tensor,
-        seen: list[Tensor],
+        inputs: list[Tensor],
         grid: PriorTensors,
         i: int,
     ) -> Tensor:
-        """Fusion and decoder: what is to be added to frame i, (B, 3, H, W) float32.
+        """Fusion and decoder: the correction of frame i, (B, 3, H, W) float32.
 
-        ``seen``: its features and what each pass handed to it.
+        ``inputs``: encoded features of the frame, then those of each pass.
         """
         blur = self._blur(grid, i)
-        decoded = self.fuse(torch.cat(seen, 1))
+        decoded = self.fuse(torch.cat(inputs, 1))
         if self.deep:
             for block in self.along_line:
                 decoded = block(decoded, blur / self.cell)
@@ -404,13 +414,13 @@ class CPFP(ModelMixin, ConfigMixin):
                     decoded = self.along_line[k](decoded, blur / self.cell)
                 decoded = block(decoded)
         change = shuffled(self.to_pixels(decoded).float(), GRID)
-        if undone:
+        if deconvolved:
             gates = shuffled(self.to_gates(decoded).float(), GRID)
-            for k, difference in enumerate(undone):
+            for k, difference in enumerate(deconvolved):
                 change = change + gates[:, k : k + 1] * difference.float()
-        if offered:
+        if neighbour_changes:
             gates = shuffled(self.to_neighbours(decoded).float(), GRID)
-            for k, difference in enumerate(offered):
+            for k, difference in enumerate(neighbour_changes):
                 change = change + gates[:, k : k + 1] * difference
         if self.line is not None:
             learnt = self.to_line(decoded).float()
@@ -421,12 +431,12 @@ class CPFP(ModelMixin, ConfigMixin):
 
 
 def _unit(frame: Tensor) -> Tensor:
-    """Floats as float32, levels (uint8, or 16 bits in int32) as float32 in [0, 1]."""
+    """Convert a frame to float32; levels (uint8, or 16 bits in int32) are scaled to [0, 1]."""
     if frame.is_floating_point():
         return frame.float()
     return frame.float() / (255 if frame.dtype == torch.uint8 else 65535)
 
 
 def _follow(motion: Tensor, first: Tensor) -> Tensor:
-    """``motion`` read at p + ``first``(p)."""
+    """Sample ``motion`` at p + ``first``(p)."""
     return warp(motion, first, "border")

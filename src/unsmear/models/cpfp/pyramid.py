@@ -1,7 +1,7 @@
-"""A U-shaped body: most parameters at the coarsest of several levels, where a cell costs least and sees farthest. Ours.
+"""U-shaped body with most parameters at the coarsest of several levels. Ours.
 
-Strong blur spreads a pixel over dozens of others. Convolutions at a quarter of the frame's size see that far only after
-many layers; two levels further down a 3×3 kernel covers it at a sixteenth of the price.
+Strong blur spreads a pixel over dozens of others. At 1/4 of the frame size a receptive field of that extent takes many
+layers; two levels further down one 3×3 kernel covers it, at a sixteenth of the cost per layer.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,18 @@ from unsmear.models.cpfp.blocks import ResidualBlock, zero_bias
 
 
 class Pyramid(nn.Module):
-    """Residual blocks at several sizes, each half of the one before, joined by skips. Same shape in and out.
+    """Residual blocks at several resolutions, each half of the one before, with skip connections.
 
-    Nothing in it looks at a whole frame. Sides need not divide: maps are padded by repeating the last row and column.
+    Input and output have one shape, (B, channels[0], h, w), of any size: maps are padded by repeating the last row and
+    column. The receptive field is bounded.
 
     Args:
-        channels: of each level, the first those of the input.
-        depths: residual blocks of each level; all but the last one's stand half before and half after the levels below.
+        channels: of each level; the first are those of the input.
+        depths: residual blocks of each level; above the last level, half of them precede the lower levels and half
+            follow.
+
+    Raises:
+        ValueError: no levels, or not as many depths as channels.
     """
 
     def __init__(self, channels: Sequence[int], depths: Sequence[int]):
@@ -51,7 +56,7 @@ class Pyramid(nn.Module):
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Bilinear enlargement to twice the size: unlike a pixel shuffle it leaves no pattern."""
+    """Upsample bilinearly by two, which unlike a pixel shuffle leaves no pattern."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 

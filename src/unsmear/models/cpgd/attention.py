@@ -17,14 +17,14 @@ PRIOR_CHANNELS = 3
 """V_x, V_y and R."""
 
 LONGEST_PX = 32.0
-"""V is divided by this and clipped to [-1, 1]: the same in crops, tiles and frames. Ours."""
+"""Scale of V, which is then clipped to [-1, 1]; a constant, so that crops, tiles and frames agree. Ours."""
 
 PriorTokens = Mapping[int, Tensor]
 """Number of tokens → (B, tokens, 3)."""
 
 
 def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
-    """Priors as the control network takes them.
+    """Priors as inputs of the control network.
 
     Args:
         motion: V, (B, 2, H, W), pixels of the frame to be restored.
@@ -37,9 +37,12 @@ def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
 
 
 def prior_tokens(priors: Tensor, grid: tuple[int, int], levels: int) -> dict[int, Tensor]:
-    """Priors (B, 3, H, W) for every token grid of a network of ``levels`` that halves ``grid`` (height, width).
+    """Resize priors (B, 3, H, W) to every token grid of a network of ``levels`` that halves ``grid`` (height, width).
 
     Area means where the grid is coarser than the priors, bilinear where it is finer.
+
+    Returns:
+        Number of tokens → (B, tokens, 3).
     """
     tokens = {}
     for count, size in token_grids(grid, levels).items():
@@ -63,25 +66,27 @@ def add_prior_query(attn: Attention, width: int | None, shared_query: bool) -> N
 
     Args:
         attn: the layer; its processor must be a ``PriorAttnProcessor``.
-        width: of A; None for the layer's own width.
-        shared_query: L_qm is L_q, and L_m starts at zero; else L_qm starts at zero.
+        width: channels of A, 1 or the layer's; None for the layer's.
+        shared_query: L_qm is L_q, and L_m is initialised with zeros; else L_qm is initialised with zeros.
+
+    Raises:
+        ValueError: another width.
     """
-    inside = attn.to_q.in_features
-    if width not in (None, 1, inside):
-        raise ValueError(f"prior_width {width} fits no layer of {inside} channels: give 1, or none for the layer's own")
-    attn.mask = nn.Linear(PRIOR_CHANNELS, width or inside, bias=not shared_query)
+    channels = attn.to_q.in_features
+    if width not in (None, 1, channels):
+        raise ValueError(f"prior_width {width} fits no layer of {channels} channels: give 1, or none for the layer's")
+    attn.mask = nn.Linear(PRIOR_CHANNELS, width or channels, bias=not shared_query)
     if shared_query:
         nn.init.zeros_(attn.mask.weight)
     else:
-        attn.to_qm = nn.Linear(inside, attn.to_q.out_features, bias=False)
+        attn.to_qm = nn.Linear(channels, attn.to_q.out_features, bias=False)
         nn.init.zeros_(attn.to_qm.weight)
 
 
 class PriorAttnProcessor:
-    """Scaled dot-product attention with the guided query where the layer has ``mask`` and priors are given.
+    """Scaled dot-product attention, with the guided query where the layer has ``mask`` and priors are given.
 
-    As in diffusers' transformer blocks: tokens (B, N, C), no mask of padding. Cross-attention takes it too and passes
-    the priors by.
+    For diffusers' transformer blocks: tokens (B, N, C), no padding masks. In cross-attention priors are ignored.
     """
 
     def __init__(self) -> None:
@@ -99,20 +104,20 @@ class PriorAttnProcessor:
         priors: PriorTokens | None = None,
         frames: int = 1,
     ) -> Tensor:
-        """``priors`` by number of tokens; ``frames``: so many consecutive samples attend to each other jointly."""
+        """Args: priors: by number of tokens; frames: number of consecutive samples that attend to each other."""
         if attention_mask is not None:
-            raise NotImplementedError("padding masks have no place in an image's self-attention")
+            raise NotImplementedError("padding masks are not supported in the attention of images")
         within = encoder_hidden_states is None
         context = hidden_states if within else encoder_hidden_states
-        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # type: ignore[misc]
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         if within and priors is not None and hasattr(attn, "mask"):
             prior = priors[hidden_states.shape[1]].to(hidden_states.dtype)
             project = attn.to_qm if hasattr(attn, "to_qm") else attn.to_q
             gate: Tensor = attn.mask(prior)  # type: ignore[operator]
             query = query + project(hidden_states * gate)  # type: ignore[operator]
             if self.watched:
-                still: Tensor = attn.mask(torch.zeros_like(prior[:, :1]))  # type: ignore[operator]
-                self.gate = (gate - still).float().square().mean(-1).sqrt()
+                without: Tensor = attn.mask(torch.zeros_like(prior[:, :1]))  # type: ignore[operator]
+                self.gate = (gate - without).float().square().mean(-1).sqrt()
         batch = hidden_states.shape[0]
         together = frames if within else 1
         query, key, value = (
@@ -127,7 +132,7 @@ class PriorAttnProcessor:
 
 
 def _received(query: Tensor, key: Tensor, chunk: int = 1024) -> Tensor:
-    """Attention that each token receives, the mean over heads and queries, times the tokens: (B, N), 1 on the mean."""
+    """Attention received by each token, mean over heads and queries, times the number of tokens: (B, N) with mean 1."""
     total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
     for part in query.split(chunk, dim=2):
         scores = part.float() @ key.float().transpose(-1, -2) / key.shape[-1] ** 0.5
@@ -140,9 +145,9 @@ def watched_attention(model: nn.Module) -> Iterator[dict[str, PriorAttnProcessor
     """Context in which every self-attention of ``model`` records the attention of its last call (Fig. 10).
 
     Yields:
-        Name of the layer → its processor; ``heat`` is (B, tokens) with mean 1, None before the first call; ``gate``
-        is how far A is from what it is where nothing moves and all is predicted, the root mean square over its
-        channels, (B, tokens); None where the layer was not guided.
+        Name of the layer → its processor. ``heat``: received attention (B, tokens) with mean 1, None before the first
+        call. ``gate``: distance of A = L_m(V, R) from L_m(0, 0), root mean square over channels, (B, tokens); None
+        where the layer was not guided.
     """
     layers: dict[str, PriorAttnProcessor] = {
         name: m.processor

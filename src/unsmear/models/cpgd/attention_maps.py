@@ -11,7 +11,7 @@ from unsmear.models.cpgd.control import CPControlNet
 
 
 class Heat(NamedTuple):
-    """Of one frame, on the grid of its latent (h, w), the mean over all self-attention layers."""
+    """Attention maps of one frame on the grid of its latent (h, w), the mean over all self-attention layers."""
 
     received: Tensor
     """Attention that a token receives from all others, with mean 1."""
@@ -25,14 +25,14 @@ class Heat(NamedTuple):
 def control_heat(
     control: CPControlNet, sample: Tensor, timestep: Tensor, text: Tensor, hint: Tensor, priors: Tensor | None
 ) -> Heat:
-    """Attention maps of one call of the control network. The paper is silent on what its maps average: ours.
+    """Attention maps of one call of the control network. The paper does not state what its maps average: ours.
 
     Args:
         control: the network.
         sample, hint: latents (1, C, h, w).
         timestep: t.
-        text: (1, tokens, ``cross_attention_dim``).
-        priors: of ``control_priors``, (1, 3, H, W); None for none.
+        text: prompt embedding (1, tokens, ``cross_attention_dim``).
+        priors: (1, 3, H, W) of ``control_priors``; None for none.
     """
     size = (sample.shape[-2], sample.shape[-1])
     grids = token_grids(size, len(control.config["block_out_channels"]))

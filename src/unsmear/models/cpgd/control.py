@@ -1,7 +1,7 @@
-"""CPControlNet: a ControlNet that is steered by a latent and by coding priors (CPGD-Net §III-C, Fig. 5).
+"""CPControlNet: a ControlNet conditioned on a latent and on coding priors (CPGD-Net §III-C, Fig. 5).
 
-The layout is that of DiffBIR's IRControlNet: the hint is the latent of the blurred or once restored frame, and joins
-the noisy latent at the first convolution. Each self-attention's query is guided by the priors (``attention``).
+The layout is that of DiffBIR's IRControlNet: the hint is the latent of the blurred frame or of stage 1's result, and is
+concatenated with the noisy latent. The query of each self-attention is guided by the priors (``cpgd.attention``).
 """
 
 from typing import Any
@@ -30,11 +30,11 @@ SHARED_WITH_THE_UNET = (
     "use_linear_projection",
     "upcast_attention",
 )
-"""Fields of the configuration in which the control network equals the encoder that it is copied from."""
+"""Fields of the configuration that the control network shares with the UNet whose encoder it copies."""
 
 
-class _JoinedBefore(nn.Module):
-    """Zero, in place of the pixel-space embedding: the hint has joined the latent already."""
+class _NoEmbedding(nn.Module):
+    """Zero, in place of ControlNet's pixel-space embedding: the hint is concatenated with the latent instead."""
 
     def forward(self, hint: Tensor) -> Tensor:
         return hint.new_zeros(())
@@ -45,11 +45,12 @@ class CPControlNet(ControlNetModel):
     """ControlNet over (noisy latent, hint latent, priors).
 
     Args:
-        guided: whether the priors have a part at all; without, it is a plain IRControlNet (Table II).
-        prior_width: of A; None for each layer's own, 1 for one mask a token (Fig. 5). Ours; the paper is silent.
-        shared_query: L_qm is L_q, as the authors' release has it; the paper's L_qm is its own projection.
-        joint_time_attention: self-attention over all tokens of a group of frames, as the authors' release has it.
-        others: as diffusers' ``ControlNetModel``; ``in_channels`` counts the noisy latent alone.
+        guided: whether the priors are used; without them it is a plain IRControlNet (Table II).
+        prior_width: channels of A; None for each layer's, 1 for one mask per token (Fig. 5). Ours; the paper does not
+            state it.
+        shared_query: L_qm is L_q, as in the authors' release; in the paper L_qm is a projection of its own.
+        joint_time_attention: self-attention over all tokens of a group of frames, as in the authors' release.
+        others: as in diffusers' ``ControlNetModel``; ``in_channels`` counts the noisy latent alone.
     """
 
     @register_to_config
@@ -90,7 +91,7 @@ class CPControlNet(ControlNetModel):
         self.conv_in = nn.Conv2d(2 * in_channels, block_out_channels[0], 3, padding=1)
         with torch.no_grad():
             self.conv_in.weight[:, in_channels:] = 0
-        self.controlnet_cond_embedding = _JoinedBefore()  # type: ignore[assignment]
+        self.controlnet_cond_embedding = _NoEmbedding()  # type: ignore[assignment]
         for name, layer in self.named_modules():
             if isinstance(layer, Attention):
                 layer.set_processor(PriorAttnProcessor())  # type: ignore[arg-type]  # it accepts any
@@ -99,17 +100,20 @@ class CPControlNet(ControlNetModel):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As diffusers'; fields that ``ControlNetModel`` adds to the configuration are ignored."""
+        """As in diffusers; fields that ``ControlNetModel`` adds to the configuration are ignored."""
         inherited = cls._get_init_keys(ControlNetModel) - cls._get_init_keys(cls)
         return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in inherited}, **kwargs)
 
     @classmethod
     def beside(cls, unet: UNet2DConditionModel, **options: Any) -> "CPControlNet":
-        """Control network with the encoder of ``unet``; the hint has weight zero, nothing is added to the skips.
+        """Initialise a control network with the encoder of ``unet``; hint weights and output convolutions are zero.
 
         Args:
             unet: the frozen denoiser.
             options: ``guided``, ``prior_width``, ``shared_query``, ``joint_time_attention``.
+
+        Raises:
+            ValueError: the encoder has other keys.
         """
         config = {key: unet.config[key] for key in SHARED_WITH_THE_UNET}
         if unet.config.get("num_attention_heads"):
@@ -123,13 +127,13 @@ class CPControlNet(ControlNetModel):
         copied = encoder.pop("conv_in.weight")
         with torch.no_grad():
             control.conv_in.weight[:, : copied.shape[1]] = copied
-        missing, strange = control.load_state_dict(encoder, strict=False)
+        missing, unexpected = control.load_state_dict(encoder, strict=False)
         ours = ("conv_in.weight", "controlnet_", ".mask.", ".to_qm.")
-        if strange or any(not any(part in key for part in ours) for key in missing):
-            raise ValueError(f"the UNet's encoder is built differently: {[*strange, *missing][:3]}")
+        if unexpected or any(not any(part in key for part in ours) for key in missing):
+            raise ValueError(f"the UNet's encoder has other keys: {[*unexpected, *missing][:3]}")
         return control
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
@@ -146,13 +150,15 @@ class CPControlNet(ControlNetModel):
 
         Args:
             sample: noisy latent (B, 4, h, w).
-            timestep: one for all, or (B,).
+            timestep: one for all samples, or (B,).
             encoder_hidden_states: prompt embeddings (B, tokens, ``cross_attention_dim``).
             controlnet_cond: hint, the latent (B, 4, h, w) of the frame to be restored.
             priors: (B, 3, H, W) of ``control_priors``, at any size; None for none.
-            frames: B holds groups of so many consecutive frames; used with ``joint_time_attention`` only.
-            joint_time_attention: None as the network was configured, else whether or not.
+            frames: length of the groups of consecutive frames in B; used with ``joint_time_attention`` only.
+            joint_time_attention: overrides the network's configuration; None keeps it.
             conditioning_scale: factor of the residuals.
+            return_dict: whether to return a ``ControlNetOutput``; else a tuple.
+            others: as in diffusers' ``ControlNetModel``.
         """
         kwargs: dict[str, Any] = dict(others.pop("cross_attention_kwargs", None) or {})
         if self.config["guided"] and priors is not None:

@@ -1,4 +1,4 @@
-"""Stage 2 of CPGD-Net as a diffusers pipeline: frames and their priors in, generated frames out (§III-C, Eq. 5)."""
+"""Stage 2 of CPGD-Net as a diffusers pipeline: from frames and their priors to generated frames (§III-C, Eq. 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,25 +26,25 @@ JOINT_FRAMES = 6
 
 @dataclass(frozen=True)
 class Sampling(SamplerSettings):
-    """How frames are generated. Lengths are cells of the latent.
+    """Sampler settings of stage 2. Lengths are cells of the latent.
 
     Raises:
         ValueError: a value out of range.
     """
 
     fidelity: float = 0.0
-    """0…1, how far each step's clean latent is pulled to that of the given frames; at 1 it is that. Ours."""
+    """Weight in [0, 1] of the input frames' latent in the clean latent of each step; at 1 it is that latent. Ours."""
     carry_noise: bool = False
-    """Noise moves with the picture from frame to frame, where the residual says that it may. Ours."""
+    """Warp the noise along V from frame to frame, where the residual is low. Ours."""
     carry_detail: float = 0.0
-    """0…1, how much of what was added to a frame is that of the frame before, moved along V, times 1 − R. Ours."""
+    """Weight in [0, 1] of the previous frame's generated detail, warped along V, times 1 − R. Ours."""
     still_px: float = 0.0
-    """Where the picture moves by less, pixels from frame to frame, less is added in proportion; 0: everywhere the same.
-    Ours: what stands still was not blurred by motion, so there is nothing to make up for."""
+    """Motion in pixels per frame below which generated detail is reduced in proportion; 0: none is. Ours: static parts
+    have no motion blur to remove."""
     guided: bool = True
-    """Off: the control network is not conditioned on V and R, which makes it a plain IRControlNet (Table II)."""
+    """Whether the control network is conditioned on V and R; if not, it is a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
-    """None as the control network was configured, else whether frames attend to each other."""
+    """Whether frames attend to each other; None as the control network was configured."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,48 +52,48 @@ class Sampling(SamplerSettings):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
         if self.still_px < 0:
-            raise ValueError(f"still_px {self.still_px} is a length: give 0 (add everywhere) or more")
+            raise ValueError(f"still_px {self.still_px} is a length: give 0 (no reduction) or more")
 
 
 @dataclass
 class Carried:
-    """State between groups of frames: what the last frame of one hands to the next."""
+    """State that is carried from one group of frames to the next."""
 
     frame: int
-    """Frames that came before: noise belongs to frames by their number."""
+    """Number of the next frame; the noise of a frame depends on it."""
     noise: Tensor | None = None
-    """(L, h, w), of the latent."""
+    """Noise (L, h, w) of the last frame's latent."""
     detail: Tensor | None = None
-    """(3, H, W), what was added to the frame."""
+    """Detail (3, H, W) that was added to the last frame."""
 
 
 @dataclass
 class CPGDPipelineOutput(BaseOutput):
-    """Generated frames, and the state for those that follow."""
+    """Generated frames, and the state for the frames that follow."""
 
     frames: Any
-    """As ``output_type`` asks: a tensor (T, 3, H, W) float32, not clipped; an array (T, H, W, 3) in [0, 1]; PIL
-    pictures. For a batch of clips (B, T, …), or lists of pictures."""
+    """By ``output_type``: a tensor (T, 3, H, W) float32, not clipped; an array (T, H, W, 3) in [0, 1]; PIL images. For
+    a batch of clips (B, T, …), or lists of images."""
     carried: Carried | None = None
     """None for a batch of clips."""
 
 
 @public
 class CPGDPipeline(SamplingPipeline):
-    """Frozen latent diffusion model, steered by a ``CPControlNet``.
+    """Frozen latent diffusion model, controlled by a ``CPControlNet``.
 
     Args:
         vae: ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``.
         unet: ``UNet2DConditionModel``.
         control: the control network.
         scheduler: any of diffusers'.
-        text_encoder, tokenizer: CLIP; without them the prompt is empty, or what ``prompt_embeds`` gives.
+        text_encoder, tokenizer: CLIP; without them the prompt is empty, or given as ``prompt_embeds``.
         empty_prompt: ``EmptyPrompt`` or its embedding (1, tokens, ``cross_attention_dim``), used where there is no text
-            encoder; None is zeros.
+            encoder; None for zeros.
         sampling: fields of ``Sampling``, the defaults of calls.
 
     Raises:
-        ValueError: ``empty_prompt`` is of another shape, or ``sampling`` has unknown fields or values out of range.
+        ValueError: ``empty_prompt`` has another shape, or ``sampling`` has unknown fields or values out of range.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # control stays beside the UNet
@@ -126,15 +126,15 @@ class CPGDPipeline(SamplingPipeline):
         self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty)
 
     def group(self, options: Sampling) -> int:
-        """Frames that are sampled together."""
-        wanted = options.joint_time_attention
-        return JOINT_FRAMES if (self.control.config["joint_time_attention"] if wanted is None else wanted) else 1
+        """Number of frames that are sampled together."""
+        joint = options.joint_time_attention
+        return JOINT_FRAMES if (self.control.config["joint_time_attention"] if joint is None else joint) else 1
 
     def embed(self, prompt: str = "") -> Tensor:
-        """Embedding of a prompt (1, tokens, ``cross_attention_dim``), computed once a text.
+        """Embedding of a prompt (1, tokens, ``cross_attention_dim``), cached.
 
         Raises:
-            ValueError: a prompt, and no text encoder to read it.
+            ValueError: the prompt is not empty, and there is no text encoder.
         """
         return self.embeddings(prompt)
 
@@ -143,7 +143,7 @@ class CPGDPipeline(SamplingPipeline):
         return encode(self.vae, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Frames (T, 3, H, W) float32 of latents (T, L, h, w), one by one for memory."""
+        """Frames (T, 3, H, W) float32 of latents (T, L, h, w), decoded one by one to save memory."""
         return one_by_one(decode, self.vae, latents)
 
     @torch.inference_mode()
@@ -170,26 +170,26 @@ class CPGDPipeline(SamplingPipeline):
     ) -> Any:
         """Generate frames.
 
-        A clip has no B; in a batch every clip is sampled as if it were alone, from its first frame on.
+        A single clip has no B. The clips of a batch are sampled independently, each from its first frame on.
 
         Args:
-            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, of stage 1 or blurred; also lists of PIL pictures (of such
-                lists for a batch) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
+            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, of stage 1 or blurred; also lists of PIL images (for a
+                batch, of such lists) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
             motion: V ([B,] T, 2, h, w), frame pixels, on any grid.
             residual: R ([B,] T, 1, h, w) in [0, 1].
-            reset: ([B,] T) bool, True where there is nothing to take from the frame before.
-            options: of the sampler; None for the folder's own.
+            reset: ([B,] T) bool, True where a frame has no usable predecessor; None for none.
+            options: sampler settings; None for the folder's.
             prompt_embeds, negative_prompt_embeds: (1, tokens, width); None for those of the prompts.
-            carried: of the frames before; None at the start, and for a batch.
+            carried: state after the previous frames; None at the start, and for a batch.
             prompt, negative_prompt: texts, for models with a text encoder.
-            num_inference_steps, guidance_scale: in place of those in ``options``.
-            generator: of the seed, one for all clips or one a clip; None for the seed in ``options``.
-            output_type: of frames: ``pt``, ``np`` or ``pil``.
+            num_inference_steps, guidance_scale: override those in ``options``.
+            generator: draws the seed; one for all clips or one per clip. None for the seed in ``options``.
+            output_type: type of the frames: ``pt``, ``np`` or ``pil``.
             return_dict: whether to return a ``CPGDPipelineOutput``; else a tuple of its fields.
-            callback_on_step_end: called after every step with the pipeline, the step's number within its group of
-                frames, t, and the tensors that ``callback_on_step_end_tensor_inputs`` names (``latents``); what it
-                returns takes their place. If it sets ``pipeline._interrupt``, the group at hand is decoded as it is
-                and the frames after it are returned as they were given.
+            callback_on_step_end: called after every step with the pipeline, the number of the step within its group of
+                frames, t, and the tensors named in ``callback_on_step_end_tensor_inputs`` (``latents``); tensors that
+                it returns replace them. If it sets ``pipeline._interrupt``, the current group is decoded as it is
+                and the later frames are returned unchanged.
 
         Returns:
             ``CPGDPipelineOutput``, or a tuple.
@@ -208,7 +208,7 @@ class CPGDPipeline(SamplingPipeline):
             reset = torch.zeros(motion.shape[: motion.ndim - 3], dtype=torch.bool)
         priors = [field[None] if single else field for field in (motion, residual, reset)]
         groups = len(clips) * -(-clips.shape[1] // self.group(settings[0]))
-        made, last = [], carried
+        outputs, last = [], carried
         with self.stepping(
             groups * settings[0].steps,
             settings[0].steps,
@@ -219,8 +219,8 @@ class CPGDPipeline(SamplingPipeline):
             for i, own in enumerate(settings):
                 fields = [field[i] for field in priors]
                 generated, last = self._clip(clips[i], fields, own, prompts, carried or Carried(0))
-                made.append(generated)
-        out = self.delivered(torch.stack(made), single, output_type)
+                outputs.append(generated)
+        out = self.delivered(torch.stack(outputs), single, output_type)
         last = last if single else None
         return CPGDPipelineOutput(out, last) if return_dict else (out, last)
 
@@ -247,11 +247,11 @@ class CPGDPipeline(SamplingPipeline):
 
 
 CPCPipeline = CPGDPipeline
-"""Its former name, kept for one release."""
+"""Former name, kept for one release."""
 
 
 class _Group:
-    """Frames that are sampled together, and what each step of theirs needs."""
+    """A group of frames that are sampled together, with their conditions."""
 
     def __init__(
         self,
@@ -281,21 +281,24 @@ class _Group:
         generators = [frame_generator(self.options.seed, carried.frame + i) for i in range(len(self.frames))]
         noise = self._noise(generators, carried)
         latents = sampled(self.pipe, self.options, noise, generators, self.hint, self._predict)
-        (made,) = finished(self.pipe.vae, latents, self.frames, self.hint, self.options, len(latents))
-        detail = self._along_motion(made - self.frames, carried.detail)
-        handed = detail[-1].cpu() if self.options.carry_detail else None
-        last = Carried(carried.frame + len(made), noise[-1].cpu() if self.options.carry_noise else None, handed)
+        (generated,) = finished(self.pipe.vae, latents, self.frames, self.hint, self.options, len(latents))
+        detail = self._along_motion(generated - self.frames, carried.detail)
+        last = Carried(
+            carried.frame + len(generated),
+            noise[-1].cpu() if self.options.carry_noise else None,
+            detail[-1].cpu() if self.options.carry_detail else None,
+        )
         return (self.frames + self._moving() * detail).cpu(), last
 
     def _moving(self) -> Tensor:
-        """(T, 1, H, W), or (), how much of the detail is added where the picture moves as it does."""
+        """Weight (T, 1, H, W), or (), of the detail by the length of the motion."""
         if not self.options.still_px:
             return self.frames.new_ones(())
         length = _resized(self.motion, self.frames.shape[-2:]).norm(dim=1, keepdim=True) * self.pipe.cell
         return (length / self.options.still_px).clamp(max=1)
 
     def _along_motion(self, detail: Tensor, before: Tensor | None) -> Tensor:
-        """``detail`` (T, 3, H, W), with the share of the frame before that ``carry_detail`` asks for."""
+        """Blend ``detail`` (T, 3, H, W) with that of the previous frame, by ``carry_detail``."""
         if not self.options.carry_detail:
             return detail
         size, out = detail.shape[-2:], []
@@ -319,19 +322,19 @@ class _Group:
         return torch.stack(out).to(self.hint)
 
     def _predict(self, latents: Tensor, t: Tensor) -> Tensor:
-        """The prediction for latents (T, L, h, w), its clean latent pulled to the hint by ``fidelity``."""
+        """Prediction for latents (T, L, h, w), with ``fidelity`` applied to its clean latent."""
 
-        def ask(prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
-            return self._ask(latents, t, prompt, boxes)
+        def predict_tiles(prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+            return self._predict_tiles(latents, t, prompt, boxes)
 
-        answer = predicted(ask, self.prompts, self.boxes, self.options, latents)
+        prediction = predicted(predict_tiles, self.prompts, self.boxes, self.options, latents)
         if not self.options.fidelity:
-            return answer
+            return prediction
         step = Prediction(self.pipe.scheduler, t)
-        clean = step.clean(latents, answer)
+        clean = step.clean(latents, prediction)
         return step.of_clean(latents, clean + self.options.fidelity * (self.hint - clean))
 
-    def _ask(self, latents: Tensor, t: Tensor, prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+    def _predict_tiles(self, latents: Tensor, t: Tensor, prompt: Tensor, boxes: Sequence[TileBox]) -> Tensor:
         pipe, dtype = self.pipe, self.pipe.unet.dtype
 
         def cut(field: Tensor) -> Tensor:
@@ -349,7 +352,7 @@ class _Group:
         )[0]
 
     def _priors(self, shape: Sequence[int], boxes: Sequence[TileBox]) -> Tensor:
-        """The priors of tiles, on their own grid."""
+        """Priors of tiles, on the grid of the priors."""
         y, x = (self.priors.shape[k] / shape[k] for k in (-2, -1))
         return torch.cat(
             [self.priors[..., round(a * y) : round(b * y), round(c * x) : round(d * x)] for a, b, c, d in boxes]

@@ -1,7 +1,7 @@
 """Conditions of the video diffusion model: latents of the blurred frames, and tokens of the centre frame.
 
-Both enter the 3D UNet from outside (``network``): latents through ``BlurEncoder`` beside its first convolution, the
-centre frame through ``ImageTokens`` in its cross-attention (VDM §4.1; where the paper is silent, ours).
+The projected latents (``BlurEncoder``) are added to the 3D UNet's first convolution, and the tokens of the centre frame
+(``ImageTokens``) are the context of its cross-attention (VDM §4.1; what the paper does not state is ours).
 """
 
 from typing import Any
@@ -17,25 +17,25 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.common.latents import described, is_kl
+from unsmear.models.common.latents import accepted_config, is_kl
 from unsmear.models.common.public import public
 
 AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC, AutoencoderTiny)}
 
 START = 0.1
-"""The projection's last layer starts as small as this share of the usual, not at zero: else the encoder would have no
-gradient at first. Ours."""
+"""Scale of the initial weights of the projection's last layer; with zeros the encoder would have no gradient at first.
+Ours."""
 
-SEEN_PX = 64
-"""Side to which the compact embedding resizes the whole frame."""
+EMBEDDED_PX = 64
+"""Side to which the compact embedding resizes a whole frame."""
 
 
 @public
 class BlurEncoder(ModelMixin, ConfigMixin):
-    """Image encoder of the blurred frames: a copy of the autoencoder's, and the projection into the UNet.
+    """Image encoder of the blurred frames: a copy of the autoencoder's encoder, and a projection into the UNet.
 
     The projection is ``Conv(L→2L) → Conv(2L→C)``, added to the UNet's first convolution (ours). With L = 4 its
-    second layer has the place of the eight further channels of TF-T2V's first convolution.
+    second layer corresponds to the eight further channels of TF-T2V's first convolution.
 
     Args:
         autoencoder: configuration of the autoencoder with its ``_class_name``, one of ``AUTOENCODERS``.
@@ -57,17 +57,17 @@ class BlurEncoder(ModelMixin, ConfigMixin):
         self.last.weight.data.mul_(START)
         self.channels, self.scaling = int(channels), float(vae.config.scaling_factor)
         self.checkpointed = False
-        """Whether training computes the encoder twice rather than keep what it has computed."""
+        """Whether training uses gradient checkpointing."""
 
     @classmethod
     def beside(cls, vae: Any, width: int) -> "BlurEncoder":
-        """Blur encoder with a copy of the encoder of ``vae`` and a fresh projection."""
-        config = {key: value for key, value in described(vae.config).items() if not key.startswith("_")}
-        made = cls(config | {"_class_name": type(vae).__name__}, width)
-        made.encoder.load_state_dict(vae.encoder.state_dict())
-        if made.quant_conv is not None:
-            made.quant_conv.load_state_dict(vae.quant_conv.state_dict())
-        return made
+        """Initialise with a copy of the encoder of ``vae`` and a new projection."""
+        config = {key: value for key, value in accepted_config(vae.config).items() if not key.startswith("_")}
+        blur_encoder = cls(config | {"_class_name": type(vae).__name__}, width)
+        blur_encoder.encoder.load_state_dict(vae.encoder.state_dict())
+        if blur_encoder.quant_conv is not None:
+            blur_encoder.quant_conv.load_state_dict(vae.quant_conv.state_dict())
+        return blur_encoder
 
     @property
     def last(self) -> nn.Conv2d:
@@ -77,10 +77,10 @@ class BlurEncoder(ModelMixin, ConfigMixin):
         return layer
 
     def latents(self, frames: Tensor) -> Tensor:
-        """(N, L, h, w) of frames (N, 3, H, W) in [0, 1]; at the start those of the autoencoder."""
-        given = (frames * 2 - 1).to(self.dtype)
+        """Latents (N, L, h, w) of frames (N, 3, H, W) in [0, 1]; before training those of the autoencoder."""
+        inputs = (frames * 2 - 1).to(self.dtype)
         again = self.checkpointed and torch.is_grad_enabled()
-        encoded = checkpoint(self.encoder, given, use_reentrant=False) if again else self.encoder(given)
+        encoded = checkpoint(self.encoder, inputs, use_reentrant=False) if again else self.encoder(inputs)
         if self.quant_conv is not None:
             encoded = self.quant_conv(encoded)[:, : self.channels]  # the posterior's mean
         return encoded * self.scaling
@@ -94,7 +94,7 @@ class FrameEmbedding(nn.Module):
     """Embedding of a frame as one vector, in place of CLIP in the compact model. Ours.
 
     Args:
-        channels: of its levels, each half the resolution of the one before.
+        channels: of each level, half the resolution of the one before.
         width: of the vector.
     """
 
@@ -107,21 +107,21 @@ class FrameEmbedding(nn.Module):
         self.out = nn.Linear(channels[-1], width)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, width) of frames (B, 3, H, W) in [0, 1]."""
-        small = F.adaptive_avg_pool2d(frames, SEEN_PX) * 2 - 1
+        """Vectors (B, width) of frames (B, 3, H, W) in [0, 1]."""
+        small = F.adaptive_avg_pool2d(frames, EMBEDDED_PX) * 2 - 1
         return self.out(self.layers(small.to(self.out.weight.dtype)).mean((2, 3)))
 
 
 @public
 class ImageTokens(ModelMixin, ConfigMixin):
-    """Tokens that the UNet's cross-attention reads: the empty prompt's, then some of the image vector.
+    """Context tokens of the UNet's cross-attention: those of the empty prompt, then those of the image vector.
 
     Args:
-        vector_width: of the image vector; CLIP ViT-H's projection has 1,024.
-        token_width: of the UNet's context.
-        tokens: made of the image vector; TF-T2V's four.
-        prompt_tokens: of the empty prompt, kept in ``empty_prompt``; 0 for a model without text.
-        embedding_channels: of our own ``FrameEmbedding``; None where the vector is CLIP's, from outside.
+        vector_width: width of the image vector; CLIP ViT-H's projection has 1,024.
+        token_width: width of the UNet's context.
+        tokens: number of tokens of the image vector; 4 in TF-T2V.
+        prompt_tokens: number of tokens of the empty prompt, stored in ``empty_prompt``; 0 for a model without text.
+        embedding_channels: of our ``FrameEmbedding``; None where image vectors come from CLIP.
     """
 
     config_name = "config.json"  # type: ignore[assignment]  # diffusers' own protocol
@@ -143,9 +143,9 @@ class ImageTokens(ModelMixin, ConfigMixin):
         self.embedding = FrameEmbedding(tuple(embedding_channels), vector_width) if embedding_channels else None
 
     def forward(self, vector: Tensor) -> Tensor:
-        """(B, ``prompt_tokens`` + ``tokens``, ``token_width``) of image vectors (B, ``vector_width``).
+        """Tokens (B, ``prompt_tokens`` + ``tokens``, ``token_width``) of image vectors (B, ``vector_width``).
 
-        The vector of zeros means that the image is not known: the unconditional half of guidance.
+        A vector of zeros is the unconditional input of classifier-free guidance.
         """
         width = int(self.config["token_width"])
         image = self.pre_image_condition(vector.to(self.dtype)).unflatten(1, (-1, width))
@@ -153,15 +153,15 @@ class ImageTokens(ModelMixin, ConfigMixin):
         return torch.cat([prompt, image], dim=1)
 
     def unknown(self, count: int) -> Tensor:
-        """(count, ``vector_width``) of zeros."""
+        """Image vectors (count, ``vector_width``) of zeros, the unconditional input."""
         return torch.zeros(count, int(self.config["vector_width"]), device=self.device)
 
     @apply_forward_hook
     def embed(self, frames: Tensor) -> Tensor:
-        """Image vectors of frames (B, 3, H, W) in [0, 1] by our own embedding.
+        """Image vectors (B, ``vector_width``) of frames (B, 3, H, W) in [0, 1], by our ``FrameEmbedding``.
 
         Raises:
-            ValueError: this model has none: the vectors must come from CLIP.
+            ValueError: the model has none, and image vectors must come from CLIP.
         """
         if self.embedding is None:
             raise ValueError("these image tokens have no embedding of their own: give CLIP's image vectors")
@@ -169,17 +169,17 @@ class ImageTokens(ModelMixin, ConfigMixin):
 
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's own normalisation of pictures in [0, 1]."""
+"""CLIP's normalisation of images in [0, 1], by channel."""
 
 
 def image_vectors(tokens: ImageTokens, image_encoder: Any, frames: Tensor) -> Tensor:
     """Image vectors (B, width) of frames (B, 3, H, W) in [0, 1].
 
     Args:
-        tokens: whose own embedding is used where it has one.
-        image_encoder: ``CLIPVisionModelWithProjection`` of transformers, or None: without either the image counts as
-            unknown, and the vectors are zero.
-        frames: whole frames; CLIP sees them squeezed to its square, as TF-T2V shows them.
+        tokens: its embedding is used where it has one.
+        image_encoder: ``CLIPVisionModelWithProjection`` of transformers; without it and without an embedding the
+            vectors are zero (unconditional).
+        frames: whole frames; for CLIP they are resized to its square without keeping the aspect ratio, as in TF-T2V.
     """
     if tokens.embedding is not None:
         return tokens.embed(frames)

@@ -1,7 +1,6 @@
-"""The video diffusion model: a 3D UNet of the ModelScopeT2V family, conditioned on the blurred clip (VDM §4.1,
-Fig. 1).
+"""Video diffusion model: a 3D UNet of the ModelScopeT2V family, conditioned on the blurred clip (VDM §4.1, Fig. 1).
 
-The UNet is diffusers' own, unchanged, so that its weights load and save as they are published.
+The UNet is diffusers' own, unchanged, so that published weights load and save without conversion.
 """
 
 from collections.abc import Iterator
@@ -24,15 +23,15 @@ PARTS = ("unet", "blur_encoder", "image_tokens")
 
 
 class VDM(nn.Module):
-    """The trained parts joined: from noisy latents and conditions to the prediction.
+    """3D UNet with the encoders of its conditions: predicts from noisy latents, blurred frames and an image vector.
 
     Args:
         unet: ``UNet3DConditionModel`` over L latent channels.
-        blur_encoder: whose width is the UNet's first.
-        image_tokens: whose token width is the UNet's context.
+        blur_encoder: its width is that of the UNet's first level.
+        image_tokens: its token width is that of the UNet's context.
 
     Raises:
-        ValueError: parts that do not belong together; the two sizes are named.
+        ValueError: sizes that do not match; both are named.
     """
 
     def __init__(self, unet: UNet3DConditionModel, blur_encoder: BlurEncoder, image_tokens: ImageTokens):
@@ -54,24 +53,27 @@ class VDM(nn.Module):
         blur_encoder: BlurEncoder | None = None,
         image_tokens: ImageTokens | None = None,
     ) -> "VDM":
-        """The model of a UNet and its autoencoder; what is not given starts fresh.
+        """Assemble the model of a UNet and its autoencoder; missing parts are initialised.
 
         Args:
-            unet: over the latent channels L, or over more, as TF-T2V's: then its first convolution is divided, and what
-                it does with the further 2L channels becomes the second layer of a fresh projection.
-            vae: the autoencoder, whose encoder a fresh ``BlurEncoder`` copies.
-            blur_encoder, image_tokens: trained ones.
+            unet: over L latent channels, or 3L as in TF-T2V: then its first convolution is split, and the weights of
+                the further 2L channels become the second layer of a new projection.
+            vae: the autoencoder, whose encoder a new ``BlurEncoder`` copies.
+            blur_encoder, image_tokens: trained parts; None for new ones.
+
+        Raises:
+            ValueError: sizes that do not match.
         """
         width = int(unet.config["block_out_channels"][0])
-        fresh = BlurEncoder.beside(vae, width) if blur_encoder is None else blur_encoder
-        if unet.config["in_channels"] == 3 * fresh.channels:
-            unet, further = divided(unet, fresh.channels)
+        encoder = BlurEncoder.beside(vae, width) if blur_encoder is None else blur_encoder
+        if unet.config["in_channels"] == 3 * encoder.channels:
+            unet, further = divided(unet, encoder.channels)
             if blur_encoder is None:
-                fresh.last.weight.data.copy_(further)
+                encoder.last.weight.data.copy_(further)
         if image_tokens is None:
             context = int(unet.config["cross_attention_dim"])
             image_tokens = ImageTokens(vector_width=context, token_width=context)
-        return cls(unet, fresh, image_tokens)
+        return cls(unet, encoder, image_tokens)
 
     def forward(
         self,
@@ -84,11 +86,11 @@ class VDM(nn.Module):
         """Prediction (B, F, L, h, w) of a batch of clips.
 
         Args:
-            noisy: latents (B, F, L, h, w).
+            noisy: noisy latents (B, F, L, h, w).
             timestep: (B,).
             blurred: frames (B, F, 3, H, W) in [0, 1]; None for no condition at all.
             vector: image vectors (B, width) of the centre frames; None: from the model's own embedding.
-            known: (B,) bool; where False the image vector is zeroed. None: known wherever there are frames.
+            known: (B,) bool, False where the image vector is dropped (zeros); None keeps all.
         """
         if blurred is None:
             return self.denoise(noisy, timestep, self.image_tokens(self.image_tokens.unknown(len(noisy))), None)
@@ -99,44 +101,44 @@ class VDM(nn.Module):
         return self.denoise(noisy, timestep, self.image_tokens(vector), self.blur_encoder(blurred))
 
     def denoise(self, noisy: Tensor, timestep: Tensor, tokens: Tensor, projected: Tensor | None) -> Tensor:
-        """The UNet's prediction (B, F, L, h, w), given tokens (B, n, width) and projected blur (B, F, C, h, w)."""
+        """Prediction (B, F, L, h, w) from tokens (B, n, width) and projected latents (B, F, C, h, w) of the blur."""
         with _added(self.unet.conv_in, projected):
-            made = self.unet(noisy.transpose(1, 2), timestep, tokens, return_dict=False)[0]
-        return made.transpose(1, 2)
+            prediction = self.unet(noisy.transpose(1, 2), timestep, tokens, return_dict=False)[0]
+        return prediction.transpose(1, 2)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Training computes every layer twice rather than keep what it has computed: less memory, more time."""
+        """Recompute every layer in the backward pass of training: less memory, more time."""
         self.blur_encoder.checkpointed = True
         for block in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks):
             for kind in ("resnets", "temp_convs", "attentions", "temp_attentions"):
                 for layer in getattr(block, kind, ()):
-                    layer.forward = partial(_twice, type(layer).forward, layer)
+                    layer.forward = partial(_checkpointed, type(layer).forward, layer)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Each part in a folder of its own name, as diffusers reads it."""
+        """Save each part in a folder of its name, in the layout of diffusers."""
         for part in PARTS:
             getattr(self, part).save_pretrained(Path(folder) / part)
 
 
 def centre(frames: Tensor) -> Tensor:
-    """The centre frame (B, 3, H, W) of clips (B, F, 3, H, W)."""
+    """Centre frames (B, 3, H, W) of clips (B, F, 3, H, W)."""
     return frames[:, frames.shape[1] // 2]
 
 
 def divided(unet: UNet3DConditionModel, channels: int) -> tuple[UNet3DConditionModel, Tensor]:
-    """A UNet whose first convolution reads the first ``channels`` alone, and the weights (C, n, 3, 3) of the others."""
+    """Split the first convolution: the UNet over the first ``channels``, and the weights (C, n, 3, 3) of the others."""
     state = unet.state_dict()
     weight = state["conv_in.weight"]
     state["conv_in.weight"] = weight[:, :channels].contiguous()
     with torch.device("meta"):
-        made = UNet3DConditionModel.from_config({**unet.config, "in_channels": channels})
-    made.load_state_dict(state, strict=True, assign=True)
-    return made.train(unet.training), weight[:, channels:]
+        narrow = UNet3DConditionModel.from_config({**unet.config, "in_channels": channels})
+    narrow.load_state_dict(state, strict=True, assign=True)
+    return narrow.train(unet.training), weight[:, channels:]
 
 
 @contextmanager
 def _added(layer: nn.Module, more: Tensor | None) -> Iterator[None]:
-    """While inside, ``layer`` gives its output plus ``more`` (B, F, C, h, w), which it has as (B·F, C, h, w)."""
+    """Context in which ``more`` (B, F, C, h, w) is added to the output (B·F, C, h, w) of ``layer``."""
     if more is None:
         yield
         return
@@ -148,7 +150,7 @@ def _added(layer: nn.Module, more: Tensor | None) -> Iterator[None]:
         hook.remove()
 
 
-def _twice(forward: Any, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _checkpointed(forward: Any, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(layer, *args, **kwargs)
     return checkpoint(forward, layer, *args, use_reentrant=False, **kwargs)

@@ -1,4 +1,4 @@
-"""The video diffusion model as a diffusers pipeline: blurred frames in, sharp frames out (VDM §4.1, §5.2)."""
+"""Video diffusion model as a diffusers pipeline: from blurred to sharp frames (VDM §4.1, §5.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,43 +20,44 @@ from unsmear.models.vdm.network import CLIP_FRAMES, VDM
 
 @dataclass(frozen=True)
 class VDMSampling(SamplerSettings):
-    """How frames are generated. Lengths of tiles are cells of the latent, those of windows frames.
+    """Sampler settings. Lengths of tiles are cells of the latent, those of windows are frames.
 
-    Guidance is with respect to the centre frame's tokens; the paper uses it and names no scale. Colour is ours.
+    Guidance is with respect to the tokens of the centre frame; the paper does not state its scale. Colour is ours.
 
     Raises:
         ValueError: a value out of range.
     """
 
     window: int = CLIP_FRAMES
+    """Frames per window."""
     overlap: int = 4
-    """Frames that neighbouring windows share."""
+    """Frames shared by neighbouring windows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window < 1 or not 0 <= self.overlap < self.window:
             raise ValueError(
-                f"windows of {self.window} frames that share {self.overlap}: expected fewer than their own"
+                f"windows of {self.window} frames that share {self.overlap}: expected an overlap below their length"
             )
 
 
 @dataclass
 class CarriedFrames:
-    """State between pieces of a video: the steps of the last frames of one, which the next piece sees too."""
+    """State that is carried between pieces of a video: latents of the frames shared by both, at every step."""
 
     frame: int
-    """Frames that came before the next piece: noise belongs to frames by their number."""
+    """Number of the first frame of the next piece; the noise of a frame depends on its number."""
     path: Tensor | None = None
     """Latents (steps + 1, n, L, h, w) of the n frames from ``frame`` on, before and after each step."""
 
 
 @dataclass
 class VDMPipelineOutput(BaseOutput):
-    """Generated frames, and the state for those that follow."""
+    """Generated frames, and the state for the frames that follow."""
 
     frames: Any
-    """As ``output_type`` asks: a tensor (wanted, 3, H, W) float32, not clipped; an array (wanted, H, W, 3) in [0, 1];
-    PIL pictures. For a batch of clips (B, wanted, …), or lists of pictures."""
+    """By ``output_type``: a tensor (wanted, 3, H, W) float32, not clipped; an array (wanted, H, W, 3) in [0, 1]; PIL
+    images. For a batch of clips (B, wanted, …), or lists of images."""
     carried: CarriedFrames | None = None
     """None for a batch of clips."""
 
@@ -68,10 +69,10 @@ class VDMPipeline(SamplingPipeline):
     Args:
         vae: ``AutoencoderKL``, ``AutoencoderDC`` or ``AutoencoderTiny``.
         unet: ``UNet3DConditionModel``.
-        blur_encoder, image_tokens: its conditions.
+        blur_encoder, image_tokens: encoders of its conditions.
         scheduler: any of diffusers'.
-        image_encoder: ``CLIPVisionModelWithProjection`` for a model without an embedding of its own; without, the image
-            counts as unknown.
+        image_encoder: ``CLIPVisionModelWithProjection`` for a model without a frame embedding of its own; without
+            either the model is not conditioned on the centre frame.
         sampling: fields of ``VDMSampling``, the defaults of calls.
 
     Raises:
@@ -104,7 +105,7 @@ class VDMPipeline(SamplingPipeline):
 
     @property
     def model(self) -> VDM:
-        """The parts that learn, joined."""
+        """The trained parts as one module."""
         return VDM(self.unet, self.blur_encoder, self.image_tokens)
 
     @torch.inference_mode()
@@ -124,26 +125,26 @@ class VDMPipeline(SamplingPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Any:
-        """Generate frames, shot by shot; what happens in one shot has no part in another.
+        """Generate frames; shots are sampled independently.
 
-        A clip has no B; in a batch every clip is sampled as if it were alone, from its first frame on.
+        A single clip has no B. The clips of a batch are sampled independently, each from its first frame on.
 
         Args:
-            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, blurred; also lists of PIL pictures (of such lists for a
-                batch) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
+            frames: ([B,] T, 3, H, W) in [0, 1], consecutive, blurred; also lists of PIL images (for a batch, of such
+                lists) or arrays ([B,] T, H, W, 3). Sides are multiples of ``multiple``.
             reset: ([B,] T) True where a frame begins a shot; None for one shot.
-            wanted: the first so many frames are generated, those after them are looked at; None for all.
-            options: of the sampler; None for the folder's own.
-            carried: of the frames before; None at the start, and for a batch. A new shot at the first frame takes
-                nothing from it.
-            num_inference_steps, guidance_scale: in place of those in ``options``.
-            generator: of the seed, one for all clips or one a clip; None for the seed in ``options``.
-            output_type: of frames: ``pt``, ``np`` or ``pil``.
+            wanted: number of frames to generate, from the first on; the others are context. None for all.
+            options: sampler settings; None for the folder's.
+            carried: state after the previous frames; None at the start, and for a batch. It is not used where the
+                first frame begins a shot.
+            num_inference_steps, guidance_scale: override those in ``options``.
+            generator: draws the seed; one for all clips or one per clip. None for the seed in ``options``.
+            output_type: type of the frames: ``pt``, ``np`` or ``pil``.
             return_dict: whether to return a ``VDMPipelineOutput``; else a tuple of its fields.
-            callback_on_step_end: called after every step with the pipeline, the step's number within its shot, t, and
-                the tensors that ``callback_on_step_end_tensor_inputs`` names (``latents``); what it returns takes
-                their place. If it sets ``pipeline._interrupt``, the shot at hand is decoded as it is and the shots
-                after it are returned as they were given.
+            callback_on_step_end: called after every step with the pipeline, the number of the step within its shot, t,
+                and the tensors named in ``callback_on_step_end_tensor_inputs`` (``latents``); tensors that it returns
+                replace them. If it sets ``pipeline._interrupt``, the current shot is decoded as it is and the later
+                ones are returned unchanged.
 
         Returns:
             ``VDMPipelineOutput``, or a tuple.
@@ -160,7 +161,7 @@ class VDMPipeline(SamplingPipeline):
         every: Sequence[Any] = [None] * len(clips) if reset is None else ([reset] if single else reset)
         cuts = [[False] * count if flags is None else [bool(new) for new in flags] for flags in every]
         shots = [[span for span in shot_spans(flags) if span[0] < wanted] for flags in cuts]
-        made, last = [], carried
+        outputs, last = [], carried
         with self.stepping(
             sum(map(len, shots)) * settings[0].steps,
             settings[0].steps,
@@ -172,9 +173,9 @@ class VDMPipeline(SamplingPipeline):
                 before = carried or CarriedFrames(0)
                 path = None if flags[0] else before.path
                 generated, tail = self._clip(clip, spans, wanted, own, before.frame, path)
-                made.append(generated)
+                outputs.append(generated)
                 last = CarriedFrames(before.frame + wanted, tail)
-        out = self.delivered(torch.stack(made), single, output_type)
+        out = self.delivered(torch.stack(outputs), single, output_type)
         last = last if single else None
         return VDMPipelineOutput(out, last) if return_dict else (out, last)
 
@@ -199,29 +200,32 @@ class VDMPipeline(SamplingPipeline):
 
 
 class _Shot:
-    """Frames of one shot, and what each step of theirs needs."""
+    """Frames of one shot, with their conditions, windows and tiles."""
 
     def __init__(self, pipe: VDMPipeline, frames: Tensor, first: int, options: VDMSampling):
         self.pipe, self.options, self.first, self.frames = pipe, options, first, frames
         self.model, self.device = pipe.model, pipe._execution_device
-        given = [frame.to(self.device).float() for frame in frames]
-        self.projected = torch.cat([pipe.blur_encoder(frame[None, None])[0] for frame in given])
+        inputs = [frame.to(self.device).float() for frame in frames]
+        self.projected = torch.cat([pipe.blur_encoder(frame[None, None])[0] for frame in inputs])
         keeps_latents = options.start < 1 or options.cancel_autoencoder
-        self.latents = torch.cat([encode(pipe.vae, frame[None]) for frame in given]) if keeps_latents else None
+        self.latents = torch.cat([encode(pipe.vae, frame[None]) for frame in inputs]) if keeps_latents else None
         self.spans = window_spans(len(frames), options.window, options.overlap)
-        self.tokens = {span: self._tokens(given[(span[0] + span[1]) // 2]) for span in self.spans}
+        self.tokens = {span: self._tokens(inputs[(span[0] + span[1]) // 2]) for span in self.spans}
         size = self.projected.shape[-2:]
         side = min(options.tile, max(size))
         self.boxes = tile_boxes(size[0], size[1], side, min(options.stride, side))
 
     def _tokens(self, centre: Tensor) -> list[Tensor]:
-        """Of a window's centre frame (3, H, W); with guidance also those of no image."""
+        """Tokens of a window's centre frame (3, H, W); with guidance, the unconditional ones after them."""
         tokens = self.pipe.image_tokens
-        known = tokens(image_vectors(tokens, self.pipe.image_encoder, centre[None]))
-        return [known] if self.options.guidance == 1 else [known, tokens(tokens.unknown(1))]
+        conditional = tokens(image_vectors(tokens, self.pipe.image_encoder, centre[None]))
+        return [conditional] if self.options.guidance == 1 else [conditional, tokens(tokens.unknown(1))]
 
     def sample(self, path: Tensor | None, wanted: int) -> tuple[Tensor, Tensor | None]:
-        """Latents (wanted, L, h, w), and those of the frames after them before and after each step."""
+        """Latents (wanted, L, h, w), and those (steps + 1, n, L, h, w) of the later frames before and after each step.
+
+        ``path``: such latents from the previous piece, for the first frames.
+        """
         generators = [frame_generator(self.options.seed, self.first + i) for i in range(len(self.frames))]
         shape = (self.pipe.unet.config.out_channels, *self.projected.shape[-2:])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
@@ -238,19 +242,21 @@ class _Shot:
         return latents[:wanted], tail
 
     def _predict(self, latents: Tensor, t: Tensor) -> Tensor:
-        """The prediction for latents (T, L, h, w), window by window and tile by tile."""
+        """Prediction for latents (T, L, h, w), by windows and tiles."""
 
         def denoise(span: Span) -> Tensor:
             part = latents[slice(*span)]
 
-            def ask(tokens: Tensor, boxes: Sequence[TileBox]) -> Tensor:
-                return self._ask(part, t, tokens, span, boxes)
+            def predict_tiles(tokens: Tensor, boxes: Sequence[TileBox]) -> Tensor:
+                return self._predict_tiles(part, t, tokens, span, boxes)
 
-            return predicted(ask, self.tokens[span], self.boxes, self.options, part)
+            return predicted(predict_tiles, self.tokens[span], self.boxes, self.options, part)
 
         return by_windows(self.spans, denoise, latents)
 
-    def _ask(self, latents: Tensor, t: Tensor, tokens: Tensor, span: Span, boxes: Sequence[TileBox]) -> Tensor:
+    def _predict_tiles(
+        self, latents: Tensor, t: Tensor, tokens: Tensor, span: Span, boxes: Sequence[TileBox]
+    ) -> Tensor:
         dtype, projected = self.pipe.unet.dtype, self.projected[slice(*span)]
 
         def cut(field: Tensor) -> Tensor:
@@ -260,12 +266,12 @@ class _Shot:
         return self.model.denoise(cut(latents), t, context, cut(projected)).flatten(0, 1)
 
     def finish(self, latents: Tensor) -> Any:
-        """Frames (1, 3, H, W) of the first latents, one by one."""
+        """Decode latents of the first frames; yields frames (1, 3, H, W)."""
         return finished(self.pipe.vae, latents, self.frames[: len(latents)], self.latents, self.options)
 
 
 def _joined(before: Tensor, latents: Tensor) -> Tensor:
-    """Latents whose first frames come out of those that an earlier piece ended with, by a cross-fade."""
+    """Cross-fade the first latents with those of the same frames from the previous piece, ``before``."""
     shared = min(len(before), len(latents))
     share = fade((0, shared), shared, 0, latents)
     return torch.cat([mixed_in(before[:shared], latents[:shared], share), latents[shared:]])
