@@ -257,7 +257,7 @@ def test_published_arrays_on_the_command_line(tmp_path, gopro):
     assert answer.exit_code == 0 and "2 clips augmented, 0 were, 0 failed" in answer.stdout
     assert not (gopro / "train/GOPR1/blur_gamma.priors.npz").exists()
     wrong = unsmear("data", "augment", gopro, "--from", tmp_path / "arrays", "--qp", 30)
-    assert wrong.exit_code == 2 and wrong.complaint.startswith("unsmear: --from: these priors are there already")
+    assert wrong.exit_code == 2 and wrong.complaint.startswith("unsmear: --from priors are not encoded")
     wrong = unsmear("data", "augment", gopro, "--codec", "vvc")
     assert wrong.exit_code == 2 and "--codec vvc: expected h264 or hevc; VVC's vectors" in wrong.complaint
 

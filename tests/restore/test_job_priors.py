@@ -101,7 +101,7 @@ def test_the_command_takes_an_archive_of_one_input(source, tmp_path, tiny_model)
     assert command("priors", source, "-o", tmp_path, "--motion", "none", "--quiet").exit_code == 0
     shutil.copy(source, tmp_path / "b.mp4")
     several = command("deblur", source, tmp_path / "b.mp4", "--priors", archive)
-    assert several.exit_code == 2 and f"--priors {archive} are those of one input" in several.complaint
+    assert several.exit_code == 2 and f"--priors {archive} belongs to a single input" in several.complaint
     report = tmp_path / "r.json"
     done = command("deblur", source, "-o", tmp_path / "o.mp4", "--model", tiny_model, "--device", "cpu", "--dtype",
                    "fp32", "--priors", archive, "--report", report, "--quiet")  # fmt: skip

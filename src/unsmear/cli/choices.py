@@ -92,13 +92,13 @@ Musiq = Annotated[
 def sampling(
     steps: int | None, guidance: float | None, prompt: str | None, negative_prompt: str | None, seed: int | None
 ) -> dict[str, Any]:
-    """What was given of these, for ``load_restorer``."""
+    """Those options that were given, for ``load_restorer``."""
     named = {"steps": steps, "guidance": guidance, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
     return {name: value for name, value in named.items() if value is not None}
 
 
 def metric_names(text: str | None, musiq: Path | None) -> tuple[str, ...]:
-    """Metrics by name; without names, the default ones, and MUSIQ where its weights are given."""
+    """Metrics by name; without names, the default metrics, and MUSIQ if its weights are given."""
     from unsmear.metrics.meter import DEFAULT_METRICS
 
     return names_of(text, DEFAULT_METRICS if musiq is None else (*DEFAULT_METRICS, "musiq"))

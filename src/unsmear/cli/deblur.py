@@ -79,7 +79,7 @@ def deblur(
         resume=not no_resume,
     )
     if several and priors:
-        raise UsageError(f"`priors` {priors} are those of one input; restore it by itself")
+        raise UsageError(f"`priors` {priors} belongs to a single input; restore that separately")
     if several:
         targets = _targets(paths, output, options, len(paths) + len(failures))
     elif paths:

@@ -64,7 +64,7 @@ def augment(
         UsageError: an unknown motion source, or settings of the re-encode together with ``published``.
     """
     if published is not None and settings != DEFAULTS:
-        raise UsageError("`published`: these priors are there already; leave the settings of an encode out")
+        raise UsageError("`published` priors are not encoded; leave out the settings of the re-encode")
     how = _How(settings, raft, None if published is None else find_published(published))
     for name in (settings.motion, settings.motion_back):
         find_source(name, raft)
@@ -96,7 +96,7 @@ def augment(
 
 @dataclass(frozen=True)
 class _How:
-    """How the priors of a data set are made."""
+    """Source of the priors of a data set."""
 
     settings: PriorSettings
     raft: Path | None
@@ -117,7 +117,7 @@ class _How:
         return PublishedArrays((beside or places)[0], clip.sequence)
 
     def provenance(self) -> dict[str, Any]:
-        """What archives say beside the settings."""
+        """Entries of the archives' provenance besides the settings."""
         sources = (self.settings.motion, self.settings.motion_back)
         named = self.raft is not None and any(name.startswith("raft") for name in sources)
         return {"raft_sha256": sha256(self.raft)} if named and self.raft else {}

@@ -168,12 +168,12 @@ def find_pairs(
 
 @dataclass(frozen=True)
 class PairSet:
-    """A data set of blurred and sharp clips, and which of them are meant."""
+    """A data set of blurred and sharp clips, or a part of it."""
 
     dataset: str
-    """Its top folder."""
+    """Top folder."""
     split: Literal["train", "valid", "test", "all"] | None = None
-    """``train``, ``valid``, ``test`` or ``all``; None for what its purpose asks for."""
+    """``train``, ``valid``, ``test`` or ``all``; None: depending on the use."""
     role: str | None = None
     """Only clips in folders of this name, such as blur_gamma."""
     clip_list: str | None = None
@@ -184,21 +184,21 @@ class PairSet:
 
     @classmethod
     def of(cls, given: "str | PairSet") -> "PairSet":
-        """A folder's name alone means the data set in it."""
+        """A data set given by its folder alone, or as it is."""
         return cls(given) if isinstance(given, str) else given
 
     def __str__(self) -> str:
         return "-".join(filter(None, (Path(self.dataset).resolve().name, self.split, self.role)))
 
     def clips(self, split: str | None = None) -> list[DataClip]:
-        """Its clips, where it names no split those of ``split``. Raises DataLayoutError: as ``find_pairs``."""
+        """Clips of its own split, else of ``split``. Raises DataLayoutError: as ``find_pairs``."""
         wanted = self.split or split
         listed = None if self.clip_list is None else Path(self.clip_list)
         chosen = None if wanted == "all" else wanted
         return find_pairs(Path(self.dataset), split=chosen, clip_list=listed, role=self.role)
 
     def held_out(self) -> list[DataClip]:
-        """Its clips to validate on: where it names no split, those of ``valid``, else of ``test``, else all.
+        """Clips for validation: of its own split, else of ``valid``, else of ``test``, else all.
 
         Raises:
             DataLayoutError: as ``find_pairs``.

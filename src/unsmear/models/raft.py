@@ -173,9 +173,9 @@ _RENAMED = (
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of RAFT's authors by torchvision's names; one by these already is left as it is.
+    """Rename the tensors of a state dict in the layout of RAFT's authors as torchvision does; other ones are kept.
 
-    Their blocks name the norm of a shortcut twice, ``norm3`` and ``downsample.1``: one of them is left out.
+    That layout contains the norm of a shortcut twice, as ``norm3`` and ``downsample.1``; the former is dropped.
     """
     if not any(key.removeprefix("module.").startswith("fnet.") for key in state):
         return dict(state)

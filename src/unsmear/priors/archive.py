@@ -284,11 +284,11 @@ class PriorArchive(Sequence[Prior]):
 
 
 def open_archive(path: Path, info: VideoInfo) -> PriorArchive:
-    """The archive of a video, whose frame t belongs to frame t of it. Close it in the end.
+    """Open the archive of a video and compare it with the number and size of its frames; to be closed by the caller.
 
     Raises:
-        DataLayoutError: it is missing or damaged, or made of another number or size of frames. Whether it was made of
-            these very frames, their checksums say.
+        DataLayoutError: it is missing or damaged, or was made of another number or size of frames. The frames
+            themselves are not compared; see ``luma_crc32``.
     """
     archive = PriorArchive(path)
     if (archive.width, archive.height) != (info.width, info.height):

@@ -1,7 +1,7 @@
 """Re-encoding with HEVC for motion vectors: luma -> x265, P-frames only, one reference, and its analysis file.
 
-FFmpeg's HEVC decoder exports no vectors. x265 itself writes those that it chose (:mod:`unsmear.priors.x265_analysis`);
-the pictures come from the decoder.
+FFmpeg's HEVC decoder exports no vectors. They are read from the analysis file that x265 writes
+(:mod:`unsmear.priors.x265_analysis`); reconstructed frames come from the decoder.
 """
 
 import tempfile
@@ -23,10 +23,11 @@ _PROFILES: dict[str, tuple[str, str]] = {
     "fast": ("veryfast", "me=hex:subme=3"),
     "best": ("fast", "me=umh:merange=57:subme=4:early-skip=0"),
 }
-# As the H.264 pass: a constant quantiser, nothing that trades vectors for bits, no loop filter. One thread. Intra
-# blocks may not lean on predicted neighbours, which makes them rare: of a real clip 0.2 % in place of 40 %.
+# As in the H.264 pass: constant quantiser, no tools that trade vectors for bits, no loop filter, one thread.
+# constrained-intra keeps intra blocks from using predicted neighbours, which makes them rare.
 _COMMON = (
-    f"ctu={TREE_PX}:min-cu-size=8:max-tu-size={TREE_PX}:rect=0:amp=0:bframes=0:ref=1:keyint=-1:scenecut=0:weightp=0:constrained-intra=1"
+    f"ctu={TREE_PX}:min-cu-size=8:max-tu-size={TREE_PX}:rect=0:amp=0"
+    ":bframes=0:ref=1:keyint=-1:scenecut=0:weightp=0:constrained-intra=1"
     ":cutree=0:aq-mode=0:psy-rd=0:psy-rdoq=0:rc-lookahead=0:no-deblock=1:sao=0:info=0:pools=none:frame-threads=1"
     ":log-level=none:analysis-save-reuse-level=10"
 )
@@ -38,21 +39,21 @@ Luma = npt.NDArray[np.uint8]
 def encode_hevc(
     lumas: Sequence[Luma], profile: Profile, qp: int, *, far: bool = False
 ) -> list[tuple[Luma, MotionGrid, Mask]]:
-    """One pass of the encoder over consecutive frames.
+    """Encode consecutive frames in one pass.
 
     Args:
-        lumas: one frame or more, ``(H, W)`` uint8 each.
+        lumas: one or more frames, ``(H, W)`` uint8 each.
         profile: ``"fast"``, or ``"best"`` (a wider search).
         qp: quantiser, 1 (fine) to 51 (coarse).
         far: search 64 pixels around the expected place, whatever the profile.
 
     Returns:
-        For each frame the reconstruction, ``(padded height, padded width)`` uint8, its grid of motion and where it
-        is valid; see :func:`~unsmear.priors.grid.grid_from_vectors`.
+        For each frame the reconstruction, ``(padded height, padded width)`` uint8, the motion grid and its validity;
+        see :func:`~unsmear.priors.grid.grid_from_vectors`.
 
     Raises:
         OptionError: an unknown profile, or a quantiser out of range.
-        UnsupportedVideo: no encoder, one that writes another analysis file, or frames that it does not take.
+        UnsupportedVideo: no encoder, an unknown layout of its analysis file, or frames that it does not support.
     """
     height, width = lumas[0].shape
     check_pass(profile, qp, height, width)
@@ -70,7 +71,7 @@ def encode_hevc(
 
 
 def _encoded(frames: Sequence[Luma], profile: Profile, qp: int, far: bool, file: Path) -> list[Any]:
-    """Packets; the analysis file is whole when the encoder is gone."""
+    """Packets. The analysis file is complete after the encoder is freed, on return."""
     preset, extra = _PROFILES[profile]
     encoder = av.CodecContext.create("libx265", "w")
     assert isinstance(encoder, av.VideoCodecContext)
@@ -97,5 +98,5 @@ def _decoded(packets: Sequence[Any]) -> list[Luma]:
 
 
 def _escaped(path: str) -> str:
-    """As FFmpeg's lists of options want it."""
+    """A path as a value in FFmpeg's option lists."""
     return "".join(f"\\{c}" if c in "\\:='" else c for c in path)

@@ -1,7 +1,7 @@
 """Exact HEVC luma motion compensation, one vector per 8x8 block (ITU-T H.265, 8.5.3.3.3).
 
-Half-pel positions have eight taps, quarter-pel ones seven, first across and then down, with 14 bits in between. As
-two products of matrices a block, in float32, which holds every value exactly.
+Filters of eight taps (half-pel) and seven taps (quarter-pel) are applied horizontally, then vertically, with 14-bit
+intermediate values: two matrix products per block, in float32, which represents all values exactly.
 """
 
 import cv2
@@ -10,11 +10,15 @@ import numpy.typing as npt
 
 from unsmear.priors.compensation import BLOCK
 
-_TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0), (-1, 4, -11, 40, 40, -11, 4, -1))
-_TAPS_BY_PHASE = np.array([*_TAPS, _TAPS[1][::-1]], np.float32)
+_TAPS = (
+    (0, 0, 0, 64, 0, 0, 0, 0),
+    (-1, 4, -10, 58, 17, -5, 1, 0),
+    (-1, 4, -11, 40, 40, -11, 4, -1),
+    (0, 1, -5, 17, 58, -10, 4, -1),
+)
 _BEFORE = 3  # taps before the sample
-_SPAN = BLOCK + 7  # samples that a block's prediction reads in a row
-_MARGIN = 16  # a block beyond it sees the replicated edge alone
+_SPAN = BLOCK + 7  # samples per row that the prediction of a block reads
+_MARGIN = 16  # blocks beyond it consist of replicated edge samples
 
 
 def compensate_hevc(reference: npt.NDArray[np.uint8], motion_q: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
@@ -48,7 +52,7 @@ def compensate_hevc(reference: npt.NDArray[np.uint8], motion_q: npt.NDArray[np.i
 
 
 def _interpolated(spans: npt.NDArray[np.float32], down: int, across: int) -> npt.NDArray[np.float32]:
-    """Blocks (n, 8, 8) at one quarter-pel phase from what they read of the reference (n, 15, 15)."""
+    """Blocks (n, 8, 8) at one quarter-pel phase from reference samples (n, 15, 15)."""
     if not (down or across):
         return spans[:, _BEFORE : _BEFORE + BLOCK, _BEFORE : _BEFORE + BLOCK]
     value = spans @ _FILTERS[across].T if across else 64 * spans[..., _BEFORE : _BEFORE + BLOCK]
@@ -59,7 +63,7 @@ def _interpolated(spans: npt.NDArray[np.float32], down: int, across: int) -> npt
 def _filter(phase: int) -> npt.NDArray[np.float32]:
     matrix = np.zeros((BLOCK, _SPAN), np.float32)
     for row in range(BLOCK):
-        matrix[row, row : row + 8] = _TAPS_BY_PHASE[phase]
+        matrix[row, row : row + 8] = _TAPS[phase]
     return matrix
 
 

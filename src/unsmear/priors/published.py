@@ -9,7 +9,7 @@ BSD                                          ``CLIP/Blur/MVs/CLIP_00000000_00000
 flat                                         ``MVs/CLIP_00000_00001.npy``
 ============================================ ============================================
 
-Residuals have the same names below ``resi`` in place of ``MVs``. What made them follows from the size of the cells:
+Residuals have the same names in ``resi`` instead of ``MVs``. The size of the cells depends on the codec:
 
 ================== ======================= ===================== ================================
 coding             motion                  in units of           residual
@@ -45,7 +45,7 @@ _NAME = re.compile(r"(?P<clip>.+)_(?P<past>\d{5}|\d{8})_(?P<now>\d{5}|\d{8})\.np
 
 
 def find_published(folder: Path) -> Mapping[str, Sequence[Path]]:
-    """Folders of motion arrays below ``folder`` (or that folder itself), by the clip that their files are named after.
+    """Folders of motion arrays in ``folder``, at any depth, by the clip in the names of their files.
 
     Raises:
         DataLayoutError: there are none.
@@ -108,7 +108,7 @@ class PublishedArrays(Sequence[Prior]):
                 raise DataLayoutError(f"{self._motion_folder / expected}: is missing; copy the clip again")
             if not (self._residual_folder / name).is_file():
                 raise DataLayoutError(f"{self._residual_folder / name}: is missing; copy the clip again")
-        self.coding: Coding = coding or self._told()
+        self.coding: Coding = coding or self._coding_by_size()
 
     def __len__(self) -> int:
         return len(self._names) + 1
@@ -143,8 +143,7 @@ class PublishedArrays(Sequence[Prior]):
             motion_back_source="none" if last else "codec",
         )
 
-    def _told(self) -> Coding:
-        """The coding by the size of the first arrays."""
+    def _coding_by_size(self) -> Coding:
         return "vvc" if self._field(1).shape[-1] > self._plane(1).shape[-1] / 6 else "h264"
 
     def _field(self, t: int) -> npt.NDArray[Any]:
@@ -231,6 +230,6 @@ def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
 
 
 def _beside(motion_folder: Path) -> Path:
-    """The folder of the residuals that belong to one of motion."""
+    """Folder of the residuals that belong to a folder of motion arrays."""
     folder = motion_folder.resolve()
     return folder.with_name(_RESIDUAL) if folder.name == _MOTION else folder.parent.with_name(_RESIDUAL) / folder.name

@@ -34,7 +34,12 @@ _MAX_SIDE = 16384
 
 
 def check_pass(profile: str, qp: int, height: int, width: int) -> None:
-    """Raises OptionError: an unknown profile, a quantiser out of range; UnsupportedVideo: no size of pictures."""
+    """Check the settings of a pass.
+
+    Raises:
+        OptionError: an unknown profile, or a quantiser out of range.
+        UnsupportedVideo: a size that the encoder does not support.
+    """
     if profile not in _PROFILES:
         raise OptionError("profile", profile, " or ".join(_PROFILES))
     if not 1 <= qp <= 51:
@@ -44,7 +49,7 @@ def check_pass(profile: str, qp: int, height: int, width: int) -> None:
 
 
 def padded(luma: npt.NDArray[np.uint8], height: int, width: int, number: int) -> npt.NDArray[np.uint8]:
-    """A frame of ``height`` by ``width`` with its edge repeated up to multiples of 16.
+    """A frame of ``height`` by ``width``, padded to multiples of 16 by edge replication.
 
     Raises:
         UnsupportedVideo: frame ``number`` of a pass is of another size or type.

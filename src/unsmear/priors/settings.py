@@ -42,7 +42,7 @@ class PriorSettings:
     def __post_init__(self) -> None:
         check(self)
         if self.codec not in CODECS:
-            missing = "; VVC's vectors can be had from no codec library, but published ones can be read"
+            missing = "; VVC's vectors are available from no codec library, but published ones can be read"
             raise OptionError("codec", self.codec, " or ".join(CODECS) + (missing if self.codec == "vvc" else ""))
 
 

@@ -28,7 +28,7 @@ class Step:
     codec: str = DEFAULTS.codec
 
     def predicted(self, motion_q: MotionGrid) -> Luma:
-        """``(gh * 8, gw * 8)`` uint8, the reference moved along ``motion_q`` as a decoder of its codec does."""
+        """Motion-compensated reference ``(gh * 8, gw * 8)`` uint8, by the interpolation of the codec."""
         move = compensate_hevc if self.codec == "hevc" else compensate
         return move(self.reference, motion_q)
 

@@ -44,16 +44,16 @@ _CELLS = (TREE_PX // 8) ** 2
 
 
 def read_analysis(data: bytes, height: int, width: int) -> list[tuple[MotionGrid, Mask]]:
-    """Motion of every frame that x265 coded without B-frames, rectangular partitions and chroma.
+    """Motion of every frame of an encode without B-frames, rectangular partitions and chroma.
 
     Args:
-        data: the file's bytes.
+        data: content of the file.
         height: rows of the coded picture, a multiple of 16.
         width: columns of it, the same.
 
     Returns:
         For each frame, ``(height / 8, width / 8, 2)`` int16 (dx, dy) in quarter pixels, zero where unknown, and
-        ``(height / 8, width / 8)`` bool, True where the block was predicted; all False for an I-frame.
+        ``(height / 8, width / 8)`` bool, True in inter blocks; all False for an I-frame.
 
     Raises:
         UnsupportedVideo: the file has another layout, as of another version of x265.

@@ -217,7 +217,7 @@ class _Job:
 
 
 def _stamp(path: Path) -> list[str | int]:
-    """What tells a file, or a folder, from what it becomes when it is written again."""
+    """Path, size and time of a file or folder, which change when it is written again."""
     try:
         stat = path.stat()
     except OSError:

@@ -148,7 +148,7 @@ def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> st
 
 
 def _of_branches_meant(errors: Sequence[Any]) -> list[Any]:
-    """Errors, without those of what a value is not meant for where a text or a mapping is allowed."""
+    """Errors of fields that allow text or a mapping, reduced to those of the alternative that the value has."""
     places = [error["loc"] for error in errors]
 
     def besides(error: Any) -> bool:
