@@ -1,8 +1,8 @@
-"""MUSIQ, a no-reference score that a transformer reads off patches of a frame at three sizes (Ke et al., ICCV 2021).
+"""MUSIQ, a no-reference metric: a transformer over patches of a frame at three sizes (Ke et al., ICCV 2021).
 
-The network as its authors published it, under the names of the checkpoints that IQA-PyTorch distributes, and, where
-the two differ, with the choices of the latter, by which the tables of this field are measured: frames are shrunk
-bicubicly and GELU is exact. The code is ours; weights are not shipped.
+The published network, with the tensor names of the checkpoints that IQA-PyTorch distributes. Where that package differs
+from the authors' code, its choices are used, so that figures are comparable: bicubic resizing and exact GELU. The code
+is ours; weights are not shipped.
 """
 
 import pickle
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from unsmear.errors import UsageError, WeightsError
 
 WEIGHTS = "musiq_koniq_ckpt-e95806b9.pth"
-"""Trained on KonIQ-10k: what is meant by MUSIQ where nothing else is said."""
+"""Weights trained on KonIQ-10k, the default of IQA-PyTorch."""
 
 LONGER_SIDES = (224, 384)
-"""A frame is read shrunk, or grown, to these, and as it is."""
+"""Longer sides, pixels, to which a frame is resized; the third size is its own."""
 
 _PATCH, _GRID, _STEM = 32, 10, 64
 
@@ -57,7 +57,7 @@ class MUSIQ(nn.Module):
 
 
 class _StandardisedConv(nn.Conv2d):
-    """Convolution without bias whose kernels have mean 0 and deviation 1; the output is ceil(input / stride)."""
+    """Convolution without bias, kernels standardised to mean 0 and deviation 1, output size ceil(input / stride)."""
 
     def __init__(self, inside: int, outside: int, side: int, stride: int = 1):
         super().__init__(inside, outside, side, stride, bias=False)
@@ -82,7 +82,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Transformer over the tokens of all sizes, behind a token that collects the score."""
+    """Transformer over the tokens of all sizes and a class token, from which the score is computed."""
 
     def __init__(self, width: int, layers: int, heads: int, hidden: int):
         super().__init__()
@@ -94,7 +94,7 @@ class _Encoder(nn.Module):
         self.encoder_norm = nn.LayerNorm(width, eps=1e-6)
 
     def placed(self, tokens: Tensor, rows: int, columns: int, scale: int) -> Tensor:
-        """Tokens (rows · columns, C) with the embeddings of their place, on a grid of 10×10, and of their size."""
+        """Tokens (rows · columns, C) plus embeddings of position, on a 10×10 grid, and of scale."""
         y, x = (torch.arange(count, device=tokens.device) * _GRID // count for count in (rows, columns))
         places = (y[:, None] * _GRID + x).flatten()
         return tokens + self.posembed_input["position_emb"][0, places] + self.scaleembed_input["scale_emb"][scale]
@@ -125,7 +125,7 @@ class _Block(nn.Module):
 
 
 def _same_padded(x: Tensor, side: int, stride: int) -> Tensor:
-    """Zeros around, one more behind than before, so that windows that step by ``stride`` begin in every cell of it."""
+    """Zero padding for an output of ceil(size / stride), as TensorFlow's SAME."""
     edges = []
     for length in (x.shape[-1], x.shape[-2]):
         total = max((-(-length // stride) - 1) * stride + side - length, 0)
@@ -146,7 +146,7 @@ def _resized(image: Tensor, side: int) -> Tensor:
 
 
 def load_musiq(path: Path | None) -> MUSIQ:
-    """MUSIQ with the weights of a file.
+    """Load MUSIQ from a file.
 
     Raises:
         UsageError: no file is given.
