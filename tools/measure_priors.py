@@ -115,13 +115,17 @@ def accuracy(clip: Path | None) -> Table:
         "DIS medium": cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc,
         "Farnebäck": farneback,
     }
-    rows = [["motion a frame", "of a", "codec fast, raw", "codec fast", "codec best", *flows]]
+    codecs = ["H.264 fast, raw", "H.264 fast", "H.264 best", "HEVC fast", "HEVC best"]
+    rows = [["motion a frame", "of a", *codecs, *flows]]
     for picture, source in (("texture", texture(460, 800)), ("photograph", photograph(clip))):
         for name, step in MOTIONS.items():
             frames, truth = film(source, **step)
-            fast = chunk_priors(frames, before=None, after=None)[1:]
-            best = chunk_priors(frames, before=None, after=None, settings=PriorSettings(profile="best"))[1:]
-            estimates = [[p.motion(0) for p in fast], [p.motion() for p in fast], [p.motion() for p in best]]
+            fast, *others = (
+                chunk_priors(frames, before=None, after=None, settings=PriorSettings(profile=profile, codec=codec))[1:]
+                for codec in ("h264", "hevc")
+                for profile in ("fast", "best")
+            )
+            estimates = [[p.motion(0) for p in fast], *([p.motion() for p in priors] for priors in (fast, *others))]
             for flow in flows.values():
                 estimates.append([cell_means(flow(now, past, None)) for past, now in pairwise(frames)])
             rows.append([name, picture, *(f"{median_error(fields, truth):.2f}" for fields in estimates)])
@@ -168,12 +172,12 @@ def residual(clip: Path | None) -> Table:
     """Statistics of the residual on the real clip, in luma levels."""
     rows = [["priors", "inter blocks without any", "pixels without any", "mean", "95 %", "99 %"]]
     lumas = list(real_lumas(clip, 30))
-    for qp in (51, 36, 24):
-        rows.append(
-            describe(
-                f"re-encoded at qp {qp}", chunk_priors(lumas, before=None, after=None, settings=PriorSettings(qp=qp))
+    for words, codec in (("", "h264"), (" by HEVC", "hevc")):
+        for qp in (51, 36, 24):
+            how = PriorSettings(qp=qp, codec=codec)
+            rows.append(
+                describe(f"re-encoded{words} at qp {qp}", chunk_priors(lumas, before=None, after=None, settings=how))
             )
-        )
     with tempfile.TemporaryDirectory() as folder:
         for label, extra in (("without deblocking", ":no-deblock=1"), ("with deblocking", "")):
             for qp in (51, 24):
@@ -207,6 +211,8 @@ def prediction(clip: Path | None) -> Table:
     priors = chunk_priors(lumas, before=None, after=None)
     rows.append(["re-encoded", warp_psnr(lumas, [p.dense_motion(0, nearest=True) for p in priors[1:]])])
     rows.append(["re-encoded, smoothed as networks see it", warp_psnr(lumas, [p.dense_motion() for p in priors[1:]])])
+    priors = chunk_priors(lumas, before=None, after=None, settings=PriorSettings(codec="hevc"))
+    rows.append(["re-encoded by HEVC", warp_psnr(lumas, [p.dense_motion(0, nearest=True) for p in priors[1:]])])
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     fields = [np.moveaxis(flow.calc(now, past, None), -1, 0) for past, now in pairwise(lumas)]
     return [*rows, ["DIS medium", warp_psnr(lumas, fields)]]
@@ -309,9 +315,11 @@ def speed(clip: Path | None) -> Table:
         run()
         return time.perf_counter() - begin
 
-    for profile in ("fast", "best"):
-        run = timed(lambda p=profile: list(stream(lumas, PriorSettings(profile=p))))  # type: ignore[misc]
-        add(f"re-encode, {profile}: motion both ways and residual", run, len(lumas))
+    for words, codec in (("re-encode", "h264"), ("re-encode by HEVC", "hevc")):
+        for profile in ("fast", "best"):
+            how = PriorSettings(profile=profile, codec=codec)
+            run = timed(lambda h=how: list(stream(lumas, h)))  # type: ignore[misc]
+            add(f"{words}, {profile}: motion both ways and residual", run, len(lumas))
     with tempfile.TemporaryDirectory() as folder:
         path = encode(lumas, Path(folder) / "native.mp4", f"{NATIVE}:crf=20")
         frames = decoded(path)

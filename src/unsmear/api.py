@@ -35,6 +35,7 @@ def deblur(
     start_s: float | None = None,
     end_s: float | None = None,
     fps: float | None = None,
+    priors: str | None = None,
     codec: str | None = None,
     crf: int | None = None,
     pix_fmt: str | None = None,
@@ -58,8 +59,8 @@ def deblur(
         steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
             folder; see ``load``.
         options: what may be chosen for an input, with its defaults: ``Options()``.
-        strength, tile, window, start_s, end_s, fps, codec, crf, pix_fmt, deinterlace, frames, deep_frames, compare,
-            overwrite, resume: single fields of ``Options``, which says what they mean; they replace those of
+        strength, tile, window, start_s, end_s, fps, priors, codec, crf, pix_fmt, deinterlace, frames, deep_frames,
+            compare, overwrite, resume: single fields of ``Options``, which says what they mean; they replace those of
             ``options``. None is as if not given.
 
     Returns:
@@ -83,6 +84,7 @@ def deblur(
         start_s=start_s,
         end_s=end_s,
         fps=fps,
+        priors=priors,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,

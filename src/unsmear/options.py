@@ -92,7 +92,7 @@ def _rules(kind: type) -> tuple[tuple[str, Limits | None, tuple[Any, ...]], ...]
 
 def limits_of(hint: Any) -> Limits | None:
     """The ``Limits`` of an annotation, those of ``X`` in ``X | None`` too."""
-    for part in _flat(hint):
+    for part in flat(hint):
         if get_origin(part) is Annotated:
             found = next((extra for extra in part.__metadata__ if isinstance(extra, Limits)), None)
             if found is not None:
@@ -102,16 +102,17 @@ def limits_of(hint: Any) -> Limits | None:
 
 def _choices(hint: Any) -> tuple[Any, ...]:
     """Allowed values of a hint that is a ``Literal``, or one or None."""
-    parts = list(_flat(hint))
+    parts = list(flat(hint))
     literals = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
     rest = [part for part in parts if get_origin(part) is not Literal]
     return () if not literals or any(p is not NoneType for p in rest) else (*literals, *([None] if rest else []))
 
 
-def _flat(hint: Any) -> Iterator[Any]:
+def flat(hint: Any) -> Iterator[Any]:
+    """The members of a union, ``hint`` itself where it is none."""
     if get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
-            yield from _flat(part)
+            yield from flat(part)
     else:
         yield hint
 
@@ -129,7 +130,7 @@ def described(hint: Any, many: bool = False) -> str:
     """What an annotation allows, in words: ``a whole number or null``."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
-    parts = list(_flat(hint))
+    parts = list(flat(hint))
     if len(parts) > 1:
         return " or ".join(described(part, many) for part in parts)
     if get_origin(hint) is Literal:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from support.clips import make_clip, moving_frames
+from support.clips import make_clip, moving_frames, write_published
+from support.command import unsmear
 from unsmear.datasets.augment import augment
 from unsmear.datasets.check import check
 from unsmear.datasets.layouts import find_clips
+from unsmear.datasets.pairs import open_priors
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.priors.archive import PriorArchive
+from unsmear.priors.flow import DisFlow, MotionSource
 from unsmear.priors.settings import PriorSettings
 
 LAYOUTS = {
@@ -178,3 +184,120 @@ def test_no_clips_is_an_error(tmp_path):
         for command in (augment, check):
             with pytest.raises(DataLayoutError, match=str(folder)):
                 command(folder)
+
+
+# Published arrays, RAFT's weights and other codecs.
+
+
+def publish(top: Path, sequence: str, layout: str, frames: int = 4, step: int = 4, size: tuple[int, int] = (32, 48)):
+    """Arrays of a clip: motion of ``step`` quarter pixels to the right and t levels of residual at frame t."""
+    motion = np.zeros((2, size[0] // 8, size[1] // 8), np.int16)
+    motion[0] = step
+    for t in range(frames - 1):
+        write_published(top, sequence, t, motion, np.full(size, t + 1, np.int16), layout=layout)
+
+
+PUBLISHED_SETS = {
+    "GoPro, DVD": ["train/blur/GOPR1", "train/gt/GOPR1", "test/blur/GOPR2", "test/gt/GOPR2"],
+    "flat": ["quantitative_datasets/GOPR1/input", "quantitative_datasets/GOPR1/GT"],
+    "BSD": ["test/GOPR1/Blur/RGB", "test/GOPR1/Sharp/RGB"],
+}
+
+
+@pytest.mark.parametrize("layout", PUBLISHED_SETS)
+def test_published_arrays_become_archives(tmp_path, layout):
+    top = tmp_path / "set"
+    for name in PUBLISHED_SETS[layout]:
+        fill(top / name)
+    arrays = top / "test" if layout == "BSD" else tmp_path / "arrays"
+    sequences = sorted({clip.sequence for clip in find_clips(top)})
+    for sequence in sequences:
+        publish(arrays, sequence, layout)
+    done = augment(top, published=arrays)
+    assert not done.failures and len(done.made) == len(sequences) == len(find_clips(top))
+    for clip in find_clips(top):
+        with open_priors(clip) as archive:
+            assert archive.provenance["settings"] == {"mode": "published", "coding": "h264"}
+            assert [p.origin for p in archive] == ["published"] * 4
+            assert (archive[2].motion_q[:4] == (4, 0)).all() and (archive[2].residual == 2).all()
+    assert not [problem for clip in check(top) for problem in clip.problems]
+    assert len(augment(top, published=arrays).kept) == len(sequences)
+    refused = augment(top)
+    assert "was made with mode published, not auto" in str(refused.failures[0][1])
+
+
+def test_arrays_that_do_not_fit_their_clip_are_named(tmp_path):
+    top, arrays = tmp_path / "set", tmp_path / "arrays"
+    for name in ("a", "b", "c", "d", "e"):
+        fill(top / name / "blur")
+        fill(top / name / "sharp")
+    publish(arrays, "a", "flat")
+    publish(arrays, "b", "flat", frames=3)
+    publish(arrays, "c", "flat", frames=5)
+    publish(arrays, "d", "flat", size=(48, 64))
+    done = augment(top, published=arrays, workers=2)
+    assert list(done.made) == ["a/blur"]
+    told = {name: str(error) for name, error in done.failures}
+    assert "it has more frames where the arrays of b in" in told["b/blur"] and "3 frames of 48x32" in told["b/blur"]
+    assert "it has 4 frames" in told["c/blur"] and "5 frames of 48x32" in told["c/blur"]
+    assert "it is 48x32" in told["d/blur"] and "4 frames of 64x48" in told["d/blur"]
+    assert "no arrays are called e; there are a, b, c and the like" in told["e/blur"]
+    assert not (top / "b/blur.priors.npz").exists() and not list(top.rglob("*.partial"))
+    publish(tmp_path / "arrays" / "again", "a", "flat")
+    twice = augment(top, published=arrays, overwrite=True)
+    assert any("its arrays may be" in str(error) for _, error in twice.failures)
+    with pytest.raises(DataLayoutError, match="holds no MVs"):
+        augment(top, published=top)
+
+
+def test_published_arrays_on_the_command_line(tmp_path, gopro):
+    publish(tmp_path / "arrays", "GOPR1", "GoPro, DVD")
+    publish(tmp_path / "arrays", "GOPR2", "GoPro, DVD")
+    answer = unsmear("data", "augment", gopro, "--from", tmp_path / "arrays", "--role", "blur", "--workers", 1)
+    assert answer.exit_code == 0 and "2 clips augmented, 0 were, 0 failed" in answer.stdout
+    assert not (gopro / "train/GOPR1/blur_gamma.priors.npz").exists()
+    wrong = unsmear("data", "augment", gopro, "--from", tmp_path / "arrays", "--qp", 30)
+    assert wrong.exit_code == 2 and wrong.complaint.startswith("unsmear: --from priors are not encoded")
+    wrong = unsmear("data", "augment", gopro, "--codec", "vvc")
+    assert wrong.exit_code == 2 and "--codec vvc: expected h264 or hevc; VVC's vectors" in wrong.complaint
+
+
+def test_archives_from_before_there_was_a_codec_are_kept(gopro):
+    augment(gopro)
+    for clip in find_clips(gopro):
+        settings_of(clip.archive, lambda settings: settings.pop("codec"))
+    assert len(augment(gopro).kept) == 3
+    refused = augment(gopro, PriorSettings(codec="hevc"))
+    assert "was made with codec h264, not hevc" in str(refused.failures[0][1])
+
+
+def settings_of(archive: Path, change) -> None:
+    """Rewrite an archive with other settings in its provenance."""
+    with zipfile.ZipFile(archive) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    about = json.loads(members["provenance.json"])
+    change(about["settings"])
+    members["provenance.json"] = json.dumps(about).encode()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+
+
+def test_raft_takes_its_weights_and_archives_say_which(gopro, monkeypatch, tmp_path):
+    weights = tmp_path / "raft-things.pth"
+    weights.write_bytes(b"things")
+    asked = []
+
+    def found(name: str, weights: Path | None = None) -> MotionSource:
+        asked.append((name, weights))
+        return DisFlow()
+
+    monkeypatch.setattr("unsmear.datasets.augment.find_source", found)
+    settings = PriorSettings(motion="raft-4")
+    done = augment(gopro, settings, raft=weights)
+    assert len(done.made) == 3 and ("raft-4", weights) in asked and {given for _, given in asked} == {weights}
+    with PriorArchive(gopro / "test/GOPR2/blur.priors.npz") as archive:
+        assert archive.provenance["raft_sha256"] == hashlib.sha256(b"things").hexdigest()
+    assert len(augment(gopro, settings, raft=weights).kept) == 3
+    weights.write_bytes(b"others")
+    assert "was made with raft_sha256" in str(augment(gopro, settings, raft=weights).failures[0][1])

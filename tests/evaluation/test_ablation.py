@@ -37,7 +37,7 @@ class Echo(Restorer):
         return clip.frames[: clip.wanted].copy(), {"own": 1}
 
 
-NO_GENERATOR = "needs a model that generates: give full=DIR as `models`"
+NO_GENERATOR = "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
 
 
 @pytest.fixture
@@ -188,9 +188,40 @@ def test_every_row_of_the_paper_is_a_row():
         variants = TABLES[table]
         keys = [v.key for v in variants]
         assert [row.method for row in ablation_rows(table)] == [k for k in keys if k not in ("dis", "none", "zero_crs")]
-    assert [find_table(name) for name in ("2", "iii", "IV", "Options")] == ["II", "III", "IV", "options"]
+    assert [find_table(name) for name in ("1", "2", "iii", "IV", "Options")] == ["I", "II", "III", "IV", "options"]
     with pytest.raises(UsageError, match="'V' is unknown"):
         find_table("V")
+    for dataset in ("GoPro", "DVD"):
+        compared = {row.method for row in ablation_rows("I", dataset)}
+        assert compared == {v.published or v.key for v in TABLES["I"] if v.key != "without_cpc"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "printed", "musiq"),
+    [
+        ("/data/GOPRO_Large", "29.20 31.67 32.62 34.16 34.81 34.92 35.88 35.98 – 26.80", "60.630"),
+        ("DVD/test", "31.87 32.30 33.05 33.79 34.27 34.30 34.69 34.95 – 26.80", "61.135"),
+        ("elsewhere", "", ""),
+    ],
+)
+def test_table_i_has_the_papers_figures_and_ours(none_shipped, dataset, printed, musiq):
+    evaluate, calls = scored(30)
+    rows = run_ablation("I", Echo, evaluate, dataset=dataset)
+    assert [row for _, row in calls] == ["without_cpc"]
+    reasons = {row.variant.key: row.reason for row in rows}
+    assert reasons["RVRT"] == "another method: `unsmear evaluate OUTPUT TARGET` measures its frames"
+    assert reasons["full"] == NO_GENERATOR and not reasons["without_cpc"]
+    block = ablation_block("I", rows)
+    column = dict(zip(block.columns, zip(*block.rows, strict=True), strict=True))
+    if not printed:
+        assert not any("in the paper" in name for name in column) and "says neither" in block.notes[-1]
+        return
+    assert " ".join(cell.text for cell in column["PSNR in the paper"]) == printed
+    assert column["MUSIQ in the paper"][-1].text == musiq
+    told = next(note for note in block.notes if "no column can be compared downwards" in note)
+    assert "SSIM, PSNR by basicsr (VRT, RVRT)" in told and "SSIM, PSNR by shiftnet (Shift-Net)" in told
+    with pytest.raises(UsageError, match="`models` RVRT=x: another method"):
+        run_ablation("I", Echo, evaluate, models={"RVRT": "x"})
 
 
 def test_the_figure_holds_input_rows_and_truth(moving: Clip):
@@ -231,11 +262,11 @@ def test_a_table_without_results_still_shows_the_paper(none_shipped):
     assert block.columns == ("row", "ours", "NIQE in the paper", "MUSIQ in the paper")
     assert [[c.text for c in row[2:]] for row in block.rows] == [["3.5661", "55.1294"], ["3.5133", "61.135"]]
     assert block.title == "CPGD-Net, Table IV: nothing measured"
-    assert NO_GENERATOR in block.notes[1] and "hybrid: 0" in block.notes[0]
+    assert NO_GENERATOR in block.notes[1] and "`unsmear train cpgd CONFIG hybrid=0`" in block.notes[0]
 
 
 def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["ablate", "VII", "--data", str(tmp_path), "-o", str(tmp_path)]) == 2
-    assert "choose one of II, III, IV, options" in capsys.readouterr().err
+    assert "choose one of I, II, III, IV, options" in capsys.readouterr().err
     assert run(["ablate", "II", "--data", str(tmp_path), "-o", str(tmp_path), "--model", "cpfp"]) == 2
     assert "ROW=DIR" in capsys.readouterr().err

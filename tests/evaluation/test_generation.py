@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from support.clips import moving_frames
+from support.command import unsmear
 from support.tiny_pipeline import folder
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
@@ -93,6 +94,27 @@ def test_without_priors_it_is_the_plain_control_network(weights, clip, tmp_path)
     assert not own["ircontrolnet"].same_weights and own["without_cpc"].reason == "left out"
     with pytest.raises(UsageError, match="guided: true; give one trained with guided: false"):
         measured("II", clip, {"ircontrolnet": str(weights)})
+
+
+def test_irc_control_net_as_it_comes(weights, clip, tmp_path, tiny_model):
+    """A control network of DiffBIR is imported with what guides it at rest: it runs the row as it is.
+
+    Its folder has no stage 1, so it stands behind that of the full model, as in the paper.
+    """
+    full = shutil.copytree(weights, tmp_path / "full")
+    shutil.copytree(tiny_model, full / "cpfp")
+    plain = folder(tmp_path / "plain")
+    (plain / "sampling.json").write_text((weights / "sampling.json").read_text())
+    shutil.copytree(weights / "scheduler", plain / "scheduler", dirs_exist_ok=True)
+    models = {"full": str(full), "ircontrolnet": str(plain)}
+    rows, made = measured("II", clip, models, only=["ircontrolnet", "full"])
+    assert rows["ircontrolnet"].result and not rows["ircontrolnet"].same_weights
+    own = opened(str(plain))
+    assert own.pipe.control.config["guided"] and own.first.name == "cpfp"
+    behind_another = own.after(opened(str(full)).first)
+    assert np.array_equal(made["ircontrolnet"], behind_another(clip))
+    assert not np.array_equal(made["ircontrolnet"], own(clip)) and not np.array_equal(made["full"], own(clip))
+    assert behind_another.fingerprint != own.fingerprint
 
 
 def test_each_option_is_changed_by_itself(weights, clip):
@@ -187,15 +209,56 @@ def test_the_attention_figure(weights, clip):
     assert (np.diff(light) >= 0).all() and light[0] < light[3] < light[-1] and light[-1] == light[-2]
 
 
-def test_the_command_writes_the_attention_figure(weights, tmp_path, capsys):
+@pytest.fixture
+def pairs(tmp_path) -> Path:
     sharp = moving_frames((96, 64), 10, step_px=(2, 0))
     for part, frames in (("sharp", sharp), ("blur", [*sharp[1:], sharp[-1]])):
         (tmp_path / "set" / "one" / part).mkdir(parents=True)
         writer = FrameFolderWriter(tmp_path / "set" / "one" / part)
         for i, frame in enumerate(frames):
             writer.write(i, frame)
+    return tmp_path / "set"
+
+
+def test_sampling_is_chosen_on_the_command_line(weights, pairs, tmp_path):
+    quick = ["--metrics", "psnr", "--dtype", "fp32", "--device", "cpu", "--data", pairs, "--pictures", 0]
+
+    def psnr(name: str, *chosen: object) -> float:
+        answer = unsmear("evaluate", *quick, "-o", tmp_path / "out", *chosen)
+        assert answer.exit_code == 0, answer.output
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        return {result["method"]: result["mean"]["psnr"] for result in results}[name]
+
+    model = ["--model", weights, "--model", "identity"]
+    plain, seeded = psnr("tiny", *model), psnr("tiny", *model, "--seed", 5)
+    assert len({plain, seeded, psnr("tiny", *model, "--steps", 2)}) == 3
+    assert psnr("tiny", *model) == plain, "figures of other settings are not taken over"
+    nothing = unsmear("evaluate", *quick, "--model", "identity", "--model", "cpfp", "--steps", 2)
+    assert nothing.exit_code == 2 and nothing.complaint.startswith("unsmear: --steps: identity, cpfp does not sample")
+    rows = ["ablate", "II", *quick[:-2], "--model", f"full={weights}", "--rows", "full", "-o", tmp_path / "rows"]
+    found = []
+    for chosen in ([], ["--seed", 5]):
+        answer = unsmear(*rows, *chosen)
+        assert answer.exit_code == 0, answer.output
+        table = json.loads((tmp_path / "rows" / "ablation-II.json").read_text())
+        found += [row["result"]["mean"]["psnr"] for row in table if row["result"]]
+    assert found == [plain, seeded]
+    nothing = unsmear("ablate", "III", *quick[:-2], "--seed", 5)
+    assert nothing.exit_code == 2 and nothing.complaint == "unsmear: --seed: no row of table III samples; leave it out"
+
+
+def test_prompts_reach_the_models_that_read_them(weights, pairs, tmp_path):
+    quick = ["--data", pairs, "--model", weights, "--metrics", "psnr", "--device", "cpu"]
+    for command in (["evaluate", *quick], ["deblur", pairs / "one" / "blur", "--model", weights, "--device", "cpu"]):
+        asked = unsmear(*command, "--prompt", "a street")
+        assert asked.exit_code == 2 and "prompt: tiny has no text encoder" in asked.complaint
+        without = unsmear(*command, "--negative-prompt", "blur", "--guidance", 2)
+        assert without.exit_code == 2 and "negative_prompt: tiny has no text encoder" in without.complaint
+
+
+def test_the_command_writes_where_it_looks(weights, pairs, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["ablate", "II", "--data", str(tmp_path / "set"), "-o", str(out), "--metrics", "psnr", "--dtype", "fp32"]
+    command = ["ablate", "II", "--data", str(pairs), "-o", str(out), "--metrics", "psnr", "--dtype", "fp32"]
     command += ["--device", "cpu", "--model", f"full={weights}", "--rows", "ircontrolnet,full"]
     assert run(command) == 0
     printed = capsys.readouterr().out

@@ -37,6 +37,8 @@ from unsmear.models.convert.families import (
 from unsmear.models.convert.importer import import_weights
 from unsmear.models.convert.stable_diffusion import Layout
 from unsmear.models.cpgd.control import CPControlNet
+from unsmear.models.zoo import ModelEntry, write_index
+from unsmear.restore.load import load_restorer
 
 # Families.
 
@@ -117,6 +119,18 @@ def test_a_folder_and_then_a_control_network_fill_one_directory(tmp_path, tiny_f
     loaded = CPControlNet.from_pretrained(made / "control").state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in control.state_dict().items())
     assert DDPMScheduler.from_pretrained(made / "scheduler").config.timestep_spacing == "linspace"
+    sampling = load_restorer(str(made), device="cpu", dtype="fp32").sampling
+    assert (sampling.steps, sampling.guidance, sampling.start) == (50, 1.0, 1.0), "the paper's"
+    assert not sampling.cancel_autoencoder, "which is ours"
+
+
+def test_a_folder_keeps_the_sampling_that_it_states(tmp_path, tiny_folder):
+    save_file(diffbir(tiny_control(guided=False)), tmp_path / "v2.safetensors")
+    made = tmp_path / "made"
+    import_weights(tiny_folder, made)
+    write_index(made, {"steps": 4, "cancel_autoencoder": True})
+    import_weights(tmp_path / "v2.safetensors", made)
+    assert ModelEntry("made", made).index["sampling"] == {"steps": 4, "cancel_autoencoder": True}
 
 
 def test_a_folder_with_older_names_text_encoder_and_tokenizer(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from unsmear.models.convert.importer import import_weights
 from unsmear.models.convert.vgen import UNET3D_CONFIG, convert_vgen, is_vgen
 from unsmear.models.loading import load_model
 from unsmear.models.vdm.conditions import ImageTokens
+from unsmear.models.vdm.pipeline import VDMSampling
 from unsmear.models.zoo import ModelEntry
 
 SMALL = {
@@ -182,6 +183,9 @@ def test_tf_t2v_and_then_stable_diffusion_make_a_model(tmp_path):
     settings = DDIMScheduler.from_pretrained(out / "scheduler").config
     assert (settings.timestep_spacing, settings.rescale_betas_zero_snr) == ("trailing", True)
     parts = load_model(ModelEntry("made", out))
+    sampling = VDMSampling(**parts.config["sampling"])
+    assert (sampling.steps, sampling.guidance) == (50, 9.0), "the paper's steps, TF-T2V's guidance"
+    assert not (sampling.cancel_autoencoder or sampling.colour), "which are ours"
     assert parts.model.unet.config.in_channels == 4
     wide = unet3d(12).conv_in.weight
     assert torch.equal(parts.model.unet.conv_in.weight, wide[:, :4])

@@ -46,6 +46,11 @@ def test_a_stored_empty_prompt_replaces_the_text_encoder(weights, monkeypatch):
     fake_transformers.install(monkeypatch)
     read = unsmear.load(str(weights), dtype="fp32")(clip())
     said = unsmear.load(str(weights), dtype="fp32", prompt="ab")(clip())
+    refused = "`negative_prompt` has no effect without guidance; set `guidance` above 1"
+    with pytest.raises(unsmear.UsageError, match=refused):
+        unsmear.load(str(weights), dtype="fp32", negative_prompt="ab")
+    against = unsmear.load(str(weights), dtype="fp32", negative_prompt="ab", guidance=3.0)(clip())
+    assert not np.array_equal(against, read)
     before = find(str(weights)).checksum()
     assert store_empty_prompt(weights) == ""
     assert torch.equal(load_file(weights / EMPTY_PROMPT_FILE)["empty_prompt"], embedding("", WIDTH))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 import zipfile
 import zlib
@@ -13,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.clips import moving_frames
+from support.clips import LAYOUTS_PUBLISHED, moving_frames, write_published
 from unsmear.errors import DataLayoutError, OutputError, UnsupportedVideo, UsageError
 from unsmear.priors import Prior, chunk_priors
 from unsmear.priors.archive import ArchiveWriter, PriorArchive
-from unsmear.priors.published import PublishedArrays, reversed_motion
+from unsmear.priors.published import PublishedArrays, find_published, reversed_motion
 from unsmear.video.colour import luma_of_rgb
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "priors.md"
@@ -229,12 +230,10 @@ def test_missing_files_are_named(tmp_path):
 # The arrays of CPGD-Net's authors.
 
 
-def publish(folder: Path, coding: str, motion: np.ndarray, residual: np.ndarray) -> PublishedArrays:
+def publish(folder: Path, coding: str | None, motion: np.ndarray, residual: np.ndarray) -> PublishedArrays:
     """Three frames, the same motion and residual twice."""
-    for kind, array in (("MVs", motion), ("resi", residual)):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        for t in (1, 2):
-            np.save(folder / kind / f"GOPR0410_{t:05d}_{t + 1:05d}.npy", array)
+    for t in (1, 2):
+        write_published(folder, "GOPR0410", t, motion, residual, layout="flat")
     return PublishedArrays(folder, "GOPR0410", coding)
 
 
@@ -257,9 +256,25 @@ def test_published_vvc_vectors_are_finer_in_space_and_value(tmp_path):
     motion = np.zeros((2, 18, 32), np.float32)
     motion[0] = 16 * 2.5
     residual = (np.full((72, 128), 40) + 1) / 512  # ten bits, normalised
-    priors = publish(tmp_path, "vvc", motion, residual.astype(np.float32))
+    priors = publish(tmp_path, None, motion, residual.astype(np.float32))
+    assert priors.coding == "vvc" and PublishedArrays(tmp_path, "GOPR0410", "h264").coding == "h264"
     np.testing.assert_array_equal(np.median(priors[2].motion(), (1, 2)), (2.5, 0))
     assert (priors[2].residual == 10).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS_PUBLISHED)
+@pytest.mark.parametrize("given", ["the top", "the folder itself"])
+def test_every_layout_of_the_published_arrays_is_read(tmp_path, layout, given):
+    for t in range(3):
+        for clip, step in (("000", 8), ("A_01", -4)):
+            motion = np.full((2, 6, 8), step * (t + 1), np.int16)
+            write_published(tmp_path, clip, t, motion, np.full((48, 64), t, np.int16), layout=layout)
+    found = find_published(tmp_path)
+    assert sorted(found) == ["000", "A_01"] and all(len(places) == 1 for places in found.values())
+    priors = PublishedArrays(tmp_path if given == "the top" else found["A_01"][0], "A_01")
+    assert len(priors) == 4 and priors.coding == "h264"
+    for t in (1, 2, 3):
+        assert (priors[t].motion_q[:6] == -4 * t).all() and (priors[t].residual == t - 1).all()
 
 
 def test_published_priors_can_be_archived(tmp_path):
@@ -276,8 +291,14 @@ def test_unusable_published_arrays_are_named(tmp_path):
     publish(tmp_path, "h264", *good)
     with pytest.raises(UsageError):
         PublishedArrays(tmp_path, "GOPR0410", "mpeg2")
-    with pytest.raises(DataLayoutError, match="holds no MVs"):
+    with pytest.raises(DataLayoutError, match="holds no MVs of a clip other"):
         PublishedArrays(tmp_path, "other")
+    with pytest.raises(DataLayoutError, match="holds no MVs/CLIP/CLIP_00000_00001"):
+        PublishedArrays(tmp_path / "resi", "GOPR0410")
+    publish(tmp_path / "again", "h264", *good)
+    with pytest.raises(DataLayoutError, match="both hold a clip GOPR0410"):
+        PublishedArrays(tmp_path, "GOPR0410")
+    shutil.rmtree(tmp_path / "again")
     for motion, residual in (
         (np.zeros((4, 4), np.int16), good[1]),
         (np.zeros((2, 40, 4), np.int16), good[1]),

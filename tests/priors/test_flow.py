@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from support.clips import moving_frames
+from support.foreign_layouts import raft_names
 from unsmear.errors import UsageError
 from unsmear.models.motion_sources import find_source
+from unsmear.models.raft import renamed
 from unsmear.priors import Prior, PriorSettings, stream
 from unsmear.priors.flow import CodecMotion, DisFlow, MotionSource, NoMotion, ReplacedMotion, flow_to_grid
 from unsmear.priors.pictures import colour_wheel, motion_picture, sheet
@@ -109,6 +112,18 @@ def test_flow_becomes_the_mean_of_each_cell():
     assert not DisFlow().motion(*[shot_of(np.zeros((8, 8, 3), np.uint8))] * 2, grid).any()
 
 
+# RAFT.
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_rafts_own_layout_is_renamed(prefix):
+    names = raft_names()
+    state = {prefix + theirs: torch.tensor(float(i)) for i, theirs in enumerate(names)}
+    found = renamed(state)
+    assert found == {ours: state[prefix + theirs] for theirs, ours in names.items() if ours}
+    assert renamed(found) == found, "torchvision's own is left as it is"
+
+
 # RAFT, where torchvision is there.
 
 
@@ -118,25 +133,31 @@ def raft():
         from torchvision.models.optical_flow import raft_small
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision is not installed or does not fit torch ({error})")
-    import torch
-
     torch.manual_seed(0)
     return raft_small(weights=None).eval()
 
 
-def test_our_loop_gives_torchvisions_flow(raft):
-    import torch
+def test_rafts_own_weights_fit_torchvisions_network(raft, tmp_path):
+    from torchvision.models.optical_flow import raft_large
 
+    state = raft_large(weights=None).state_dict()
+    torch.save({f"module.{theirs}": state[ours] for theirs, ours in raft_names().items() if ours}, tmp_path / "t.pth")
+    one, other = (torch.rand(1, 3, 128, 136) * 2 - 1 for _ in range(2))
+    torch.save(state, tmp_path / "own.pth")
+    own, theirs = (find_source("raft-2", tmp_path / name).flow(one, other) for name in ("own.pth", "t.pth"))
+    assert torch.equal(own, theirs)
+
+
+def test_our_loop_gives_torchvisions_flow(raft):
     from unsmear.models.raft import RaftFlow
 
     one, other = (torch.rand(1, 3, 128, 136) * 2 - 1 for _ in range(2))
     with torch.inference_mode():
-        torch.testing.assert_close(RaftFlow(raft, 3).flow(one, other), raft(one, other, num_flow_updates=3)[-1])
+        found, expected = RaftFlow(raft, 3).flow(one, other), raft(one, other, num_flow_updates=3)[-1]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_raft_starts_where_the_codec_points(raft, pairs):
-    import torch
-
     from unsmear.models.raft import RaftFlow
 
     with torch.no_grad():

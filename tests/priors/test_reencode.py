@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from support.clips import moving_lumas
 from unsmear.errors import UnsupportedVideo, UsageError
 from unsmear.priors import PriorSettings, ReencodePass, chunk_priors
 from unsmear.priors.compensation import compensate
@@ -12,33 +13,9 @@ from unsmear.priors.grid import grid_from_vectors
 HEIGHT, WIDTH = 160, 240
 
 
-def texture(height: int = 3 * HEIGHT, width: int = 3 * WIDTH, seed: int = 0) -> np.ndarray:
-    """Detail at several scales, float32 around mid-gray."""
-    rng = np.random.default_rng(seed)
-    out = np.zeros((height, width), np.float32)
-    for sigma in (1.2, 3.0, 8.0):
-        layer = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), sigma)
-        out += layer / layer.std()
-    return 127.0 + 28.0 * out
-
-
-def moving(velocity: tuple[float, float], frames: int, blur: float = 0.0) -> list[np.ndarray]:
-    """Content that moves by ``velocity`` (dx, dy) a frame, averaged over ``blur`` of a frame's time."""
-    source = texture()
-    out = []
-    for t in range(frames):
-        taps = np.linspace(-0.5, 0.5, 9) * blur if blur else [0.0]
-        frame = np.zeros((HEIGHT, WIDTH), np.float32)
-        for tap in taps:
-            shift = np.float32([[1, 0, (t + tap) * velocity[0] - WIDTH], [0, 1, (t + tap) * velocity[1] - HEIGHT]])
-            frame += cv2.warpAffine(source, shift, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
-        out.append(np.clip(np.rint(frame / len(taps)), 0, 255).astype(np.uint8))
-    return out
-
-
 @pytest.mark.parametrize("velocity", [(3.0, 0.0), (0.0, -2.0), (-4.5, 2.25), (1.25, 6.75)])
 def test_motion_points_to_where_the_content_was(velocity: tuple[float, float]) -> None:
-    priors = chunk_priors(moving(velocity, 4), before=None, after=None)
+    priors = chunk_priors(moving_lumas(velocity, 4), before=None, after=None)
     for prior in priors[1:]:
         np.testing.assert_allclose(np.median(prior.motion(), (1, 2)), np.negative(velocity), atol=0.25)
     for prior in priors[:-1]:
@@ -51,7 +28,7 @@ def test_motion_points_to_where_the_content_was(velocity: tuple[float, float]) -
 def test_end_point_error_on_blurred_motion(speed: float, limit: float, degrees: int, profile: str) -> None:
     velocity = (speed * np.cos(np.radians(degrees)), speed * np.sin(np.radians(degrees)))
     priors = chunk_priors(
-        moving(velocity, 4, blur=0.6), before=None, after=None, settings=PriorSettings(profile=profile)
+        moving_lumas(velocity, 4, blur=0.6), before=None, after=None, settings=PriorSettings(profile=profile)
     )
     forward = np.stack([p.motion() for p in priors[1:]])
     backward = np.stack([p.motion_back() for p in priors[:-1]])
@@ -63,7 +40,7 @@ def test_end_point_error_on_blurred_motion(speed: float, limit: float, degrees: 
 @pytest.mark.parametrize("profile", ["fast", "best"])
 def test_residual_is_the_codecs_own(profile: str) -> None:
     """At the coarsest quantiser hardly anything is coded, so prediction is the reconstruction."""
-    frames = moving((2.7, -1.3), 5, blur=0.5)
+    frames = moving_lumas((2.7, -1.3), 5, blur=0.5)
     encode = ReencodePass(WIDTH, HEIGHT, profile=profile, qp=51)
     reference, nothing = encode(frames[0])
     assert nothing is None or not len(nothing)
@@ -91,7 +68,7 @@ def test_one_frame_in_one_frame_out_at_any_size(size: tuple[int, int]) -> None:
 
 
 def test_reconstruction_follows_the_input() -> None:
-    frames = moving((2.0, 1.0), 3)
+    frames = moving_lumas((2.0, 1.0), 3)
     encode = ReencodePass(WIDTH, HEIGHT, qp=10)
     for frame in frames:
         reconstruction, _ = encode(frame)
@@ -113,7 +90,7 @@ def test_frames_that_cannot_be_encoded_give_a_one_line_error() -> None:
 
 
 def test_frames_need_not_be_contiguous() -> None:
-    frames = moving((2.0, 1.0), 2)
+    frames = moving_lumas((2.0, 1.0), 2)
     straight, strided = ReencodePass(WIDTH, HEIGHT), ReencodePass(WIDTH, HEIGHT)
     for frame in frames:
         view = np.repeat(frame, 2, axis=1)[:, ::2]

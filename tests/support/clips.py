@@ -61,6 +61,31 @@ def interlaced_frames(
     return woven, pictures[::2]
 
 
+def moving_lumas(
+    velocity: tuple[float, float], frames: int, blur: float = 0.0, size: tuple[int, int] = (240, 160)
+) -> list[np.ndarray]:
+    """Gray frames of detail at several scales that moves by ``velocity`` (right, down) a frame, parts of pixels too.
+
+    Each is averaged over ``blur`` of a frame's time.
+    """
+    width, height = size
+    rng = np.random.default_rng(0)
+    source = np.zeros((3 * height, 3 * width), np.float32)
+    for sigma in (1.2, 3.0, 8.0):
+        layer = cv2.GaussianBlur(rng.standard_normal(source.shape).astype(np.float32), (0, 0), sigma)
+        source += layer / layer.std()
+    source = 127.0 + 28.0 * source
+    out = []
+    for t in range(frames):
+        taps = np.linspace(-0.5, 0.5, 9) * blur if blur else [0.0]
+        frame = np.zeros((height, width), np.float32)
+        for tap in taps:
+            shift = np.float32([[1, 0, (t + tap) * velocity[0] - width], [0, 1, (t + tap) * velocity[1] - height]])
+            frame += cv2.warpAffine(source, shift, (width, height), flags=cv2.INTER_CUBIC)
+        out.append(np.clip(np.rint(frame / len(taps)), 0, 255).astype(np.uint8))
+    return out
+
+
 def vfr_times(frames: int, rate: int, time_base: Fraction) -> list[int]:
     """Uneven but increasing times in ``time_base`` units, near ``rate`` frames/s on average."""
     step = 1 / (rate * time_base)
@@ -254,3 +279,18 @@ def make_yuv(
         data += b"".join(plane.tobytes() for plane in planes)
     path.write_bytes(data[: len(data) - cut_bytes])
     return path, written
+
+
+LAYOUTS_PUBLISHED = ("GoPro, DVD", "BSD", "flat")
+"""Layouts of the arrays of CPGD-Net's authors."""
+
+
+def write_published(
+    folder: Path, clip: str, t: int, motion: np.ndarray, residual: np.ndarray, layout: str = "GoPro, DVD"
+) -> None:
+    """Motion and residual of frame ``t + 1`` of a clip, as CPGD-Net's authors publish them."""
+    digits = 8 if layout == "BSD" else 5
+    for kind, array in (("MVs", motion), ("resi", residual)):
+        places = {"flat": folder / kind, "BSD": folder / clip / "Blur" / kind, "GoPro, DVD": folder / kind / clip}
+        places[layout].mkdir(parents=True, exist_ok=True)
+        np.save(places[layout] / f"{clip}_{t:0{digits}d}_{t + 1:0{digits}d}.npy", array)

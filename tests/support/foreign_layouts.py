@@ -265,3 +265,49 @@ def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def millions(model: torch.nn.Module) -> float:
     return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+
+
+def raft_names() -> dict[str, str]:
+    """Tensors of RAFT as its authors' checkpoints call them → as torchvision's ``raft_large`` does.
+
+    In the former the norm of a shortcut stands twice; the second name of it has no counterpart, "".
+    """
+    pairs: dict[str, str] = {}
+
+    def norm(theirs: str, ours: str) -> None:
+        for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            pairs[f"{theirs}.{kind}"] = f"{ours}.{kind}" if ours else ""
+
+    def conv(theirs: str, ours: str) -> None:
+        pairs.update({f"{theirs}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")})
+
+    for theirs, ours in (("fnet", "feature_encoder"), ("cnet", "context_encoder")):
+        normed = theirs == "cnet"  # instance norm, the other one, has no tensors
+        conv(f"{theirs}.conv1", f"{ours}.convnormrelu.0")
+        conv(f"{theirs}.conv2", f"{ours}.conv")
+        if normed:
+            norm(f"{theirs}.norm1", f"{ours}.convnormrelu.1")
+        for layer in (1, 2, 3):
+            for block in (0, 1):
+                here = f"layer{layer}.{block}"
+                for i in (1, 2):
+                    conv(f"{theirs}.{here}.conv{i}", f"{ours}.{here}.convnormrelu{i}.0")
+                    if normed:
+                        norm(f"{theirs}.{here}.norm{i}", f"{ours}.{here}.convnormrelu{i}.1")
+                if layer > 1 and block == 0:
+                    conv(f"{theirs}.{here}.downsample.0", f"{ours}.{here}.downsample.0")
+                    if normed:
+                        norm(f"{theirs}.{here}.downsample.1", f"{ours}.{here}.downsample.1")
+                        norm(f"{theirs}.{here}.norm3", "")
+    for theirs, ours in (("c", "corr"), ("f", "flow")):
+        for i in (1, 2):
+            conv(f"update_block.encoder.conv{theirs}{i}", f"update_block.motion_encoder.conv{ours}{i}.0")
+    conv("update_block.encoder.conv", "update_block.motion_encoder.conv.0")
+    for gate in "zrq":
+        for i in (1, 2):
+            conv(f"update_block.gru.conv{gate}{i}", f"update_block.recurrent_block.convgru{i}.conv{gate}")
+    for i in (1, 2):
+        conv(f"update_block.flow_head.conv{i}", f"update_block.flow_head.conv{i}")
+    conv("update_block.mask.0", "mask_predictor.convrelu.0")
+    conv("update_block.mask.2", "mask_predictor.conv")
+    return pairs

@@ -15,6 +15,7 @@ from support.clips import moving_frames
 from unsmear.blur.camera import CameraRanges
 from unsmear.blur.pack import ARRAYS, PackConfig, Sources, build_pack, open_pack
 from unsmear.datasets.augment import augment as augment_data
+from unsmear.datasets.pairs import PairSet
 from unsmear.errors import DataLayoutError, UsageError, WeightsError
 from unsmear.metrics.lpips import load_lpips
 from unsmear.models.cpfp.network import CPFP, CPFPConfig
@@ -175,7 +176,7 @@ def test_validation_scores_blurred_and_sharp_clips_apart(tmp_path):
     model = CPFP.build(MODEL)
     for parameter in model.parameters():
         parameter.data.zero_()
-    scores = score_clips(model, ValidationClip.load_all(tmp_path))
+    scores = score_clips(model, ValidationClip.load_all(PairSet(str(tmp_path))))
     assert scores == {"clip": 0.0, "score": 0.0, "sharp_mean": 60.0, "sharp_least": 60.0}
 
 
@@ -202,7 +203,7 @@ def test_validation_pieces_are_spread_over_the_clip(tmp_path):
         (tmp_path / "clip" / kind).mkdir(parents=True)
         for i in range(40):
             write_png(tmp_path / "clip" / kind / f"{i:06d}.png", np.full((32, 48, 3), level + i, np.uint8))
-    clips = ValidationClip.load_all(tmp_path)
+    clips = ValidationClip.load_all(PairSet(str(tmp_path)))
     levels = [clip.frames[:, 0, 0, 0].tolist() for clip in clips if not clip.already_sharp]
     assert len(levels) == 3 and all(np.diff(piece).tolist() == [1, 1] for piece in levels)
     assert [piece[1] * 3 // 40 for piece in levels] == [0, 1, 2]

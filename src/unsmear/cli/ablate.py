@@ -28,7 +28,7 @@ def ablate(
     table: Annotated[
         str,
         typer.Argument(
-            help="II, III or IV: a table of the CPGD-Net paper; options: of its stage 2 (ours).", show_default=False
+            help="I to IV: a table of the CPGD-Net paper; options: of its stage 2 (ours).", show_default=False
         ),
     ],
     data: Annotated[Path, typer.Option(help="Data set of blurred and sharp clips.", show_default=False)],
@@ -49,21 +49,26 @@ def ablate(
         str | None,
         typer.Option("--rows", metavar="ROW,…", help="Only these rows, comma-separated.", show_default="all"),
     ] = None,
-    raft: Annotated[
-        Path | None, typer.Option(help="RAFT weights: torchvision's raft_large.", show_default=False)
-    ] = None,
+    raft: choices.Raft = None,
     protocol: choices.ProtocolName = "basicsr",
     metrics: Annotated[
-        str | None, typer.Option(help="Comma-separated names.", show_default="all that are installed")
+        str | None, typer.Option(help="Comma-separated names.", show_default="all that need nothing more")
     ] = None,
+    musiq: choices.Musiq = None,
     split: choices.Split = None,
     clip_list: choices.ClipList = None,
     role: choices.Role = None,
+    archived_priors: choices.ArchivedPriors = False,
+    steps: choices.Steps = None,
+    guidance: choices.Guidance = None,
+    prompt: choices.Prompt = None,
+    negative_prompt: choices.NegativePrompt = None,
+    seed: choices.Seed = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
     debug: choices.Debug = False,
 ) -> None:
-    """The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.
+    """The tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.
 
     Of a model that generates, a picture shows where its control network looks (Fig. 10).
 
@@ -74,21 +79,30 @@ def ablate(
     from unsmear.evaluation.ablation import ablation_block, run_ablation
     from unsmear.evaluation.evaluate import Evaluator, Settings
     from unsmear.evaluation.formats import block_markdown
-    from unsmear.evaluation.variants import find_table
-    from unsmear.metrics.meter import DEFAULT_METRICS
-    from unsmear.restore.load import choose_device, load_restorer
+    from unsmear.evaluation.variants import TABLES, find_table
+    from unsmear.restore.load import choose_device, load_restorer, samples
 
     table = find_table(table)
     weights = dict(_row_and_model(text) for text in models or [])
-    names = choices.names_of(metrics, _all_metrics(DEFAULT_METRICS))
-    settings = Settings(protocol, names, device=str(choose_device(device)), pictures=1)
+    names = choices.metric_names(metrics, musiq)
+    sampling = choices.sampling(steps, guidance, prompt, negative_prompt, seed)
+    if sampling and not any(row.part == "stage 2" for row in TABLES[table]):
+        raise UsageError(f"`{next(iter(sampling))}`: no row of table {table} samples; leave it out")
+    settings = Settings(
+        protocol,
+        names,
+        device=str(choose_device(device)),
+        pictures=1,
+        musiq=musiq,
+        archived_priors=archived_priors,
+    )
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     failures: dict[str, UnsmearError] = {}
     with tempfile.TemporaryDirectory(prefix="unsmear-") as scratch:  # for frames, where nothing is to be kept
         runner = Evaluator(clips, data.resolve().name, out or Path(scratch), settings)
 
         def loaded(name: str) -> "Restorer":
-            return load_restorer(name, device=device, dtype=dtype)
+            return load_restorer(name, device=device, dtype=dtype, **(sampling if samples(name) else {}))
 
         def evaluate(restorer: "Restorer", _row: str) -> "tuple[Result, list[Picture]]":
             done = runner.run(restorer, command="unsmear " + " ".join(sys.argv[1:]))
@@ -103,6 +117,7 @@ def ablate(
             only=choices.names_of(only, ()) or None,
             raft=raft,
             sample=_sample(clips[0]) if table == "III" else (),
+            dataset=str(data.resolve()),
             progress=lambda label: typer.echo(f"{label} …", err=True),
         )
     typer.echo(in_options(block_markdown(ablation_block(table, measured))))
@@ -124,13 +139,6 @@ def _row_and_model(text: str) -> tuple[str, str]:
     if not (row and equals and folder):
         raise UsageError(f"`models` {text!r} is not ROW=DIR, such as without_crs=runs/without-crs/best")
     return row, folder
-
-
-def _all_metrics(default: tuple[str, ...]) -> tuple[str, ...]:
-    """MUSIQ, which the paper prints, is in an extra of its own."""
-    from importlib.util import find_spec
-
-    return (*default, "musiq") if find_spec("pyiqa") else default
 
 
 def _sample(clip: "DataClip") -> "list[np.ndarray]":

@@ -8,7 +8,7 @@ import typer
 from unsmear.cli import choices
 from unsmear.cli.choices import WORKERS
 from unsmear.cli.errors import EXIT_FAILED, complain
-from unsmear.cli.priors import Chunk, Mode, Motion, MotionBack, Profile, Qp
+from unsmear.cli.priors import Chunk, Codec, Mode, Motion, MotionBack, Profile, Qp
 from unsmear.options import counted
 from unsmear.priors.settings import PriorSettings
 
@@ -29,8 +29,15 @@ def augment(
     chunk_frames: Chunk = PriorSettings.chunk_frames,
     motion: Motion = PriorSettings.motion,
     motion_back: MotionBack = PriorSettings.motion_back,
+    codec: Codec = PriorSettings.codec,
+    raft: choices.Raft = None,
+    published: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take the arrays that CPGD-Net's authors publish (MVs, resi).", show_default=False),
+    ] = None,
     split: choices.Split = None,
     clip_list: choices.ClipList = None,
+    role: choices.Role = None,
     yuv: choices.Yuv = None,
     workers: choices.Workers = WORKERS,
     overwrite: choices.Overwrite = False,
@@ -43,7 +50,7 @@ def augment(
     from unsmear.datasets.augment import augment as run
 
     del debug
-    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
+    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back, codec)
     done = run(
         dataset,
         settings,
@@ -52,7 +59,10 @@ def augment(
         on_clip=_report_made,
         split=split,
         clip_list=clip_list,
+        role=role,
         raw=choices.raw_format(yuv),
+        published=published,
+        raft=raft,
     )
     for _, error in done.failures:
         complain(error)

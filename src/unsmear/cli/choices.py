@@ -40,6 +40,19 @@ Yuv = Annotated[
         show_default="what their names state",
     ),
 ]
+Raft = Annotated[
+    Path | None,
+    typer.Option(help="Weights of RAFT: torchvision's raft_large or princeton-vl's raft-things.", show_default=False),
+]
+ArchivedPriors = Annotated[
+    bool,
+    typer.Option("--archived-priors", help="Use the priors that `unsmear data augment` left beside the clips."),
+]
+Steps = Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")]
+Prompt = Annotated[str | None, typer.Option(help="What the video shows, of those with a text encoder.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What it does not show, with guidance.")]
+Seed = Annotated[int | None, typer.Option(help="Of the noise: same seed, same frames.")]
 ProtocolName = Annotated[
     str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst; printed with every figure.")
 ]
@@ -89,6 +102,27 @@ def docstrings(kind: type) -> dict[str, str]:
             text = " ".join(str(below.value.value).split()).replace("``", "")
             found[line.target.id] = text.split(". ")[0].rstrip(".") + "."
     return found
+
+
+Musiq = Annotated[
+    Path | None,
+    typer.Option(help="Weights of MUSIQ, musiq_koniq_ckpt-e95806b9.pth; measures it too.", show_default=False),
+]
+
+
+def sampling(
+    steps: int | None, guidance: float | None, prompt: str | None, negative_prompt: str | None, seed: int | None
+) -> dict[str, Any]:
+    """Those options that were given, for ``load_restorer``."""
+    named = {"steps": steps, "guidance": guidance, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def metric_names(text: str | None, musiq: Path | None) -> tuple[str, ...]:
+    """Metrics by name; without names, the default metrics, and MUSIQ if its weights are given."""
+    from unsmear.metrics.meter import DEFAULT_METRICS
+
+    return names_of(text, DEFAULT_METRICS if musiq is None else (*DEFAULT_METRICS, "musiq"))
 
 
 def names_of(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

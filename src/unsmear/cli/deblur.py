@@ -32,10 +32,11 @@ def deblur(
     ] = None,
     model: Annotated[str, typer.Option(help="Shipped model or folder of weights.")] = choices.MODEL,
     strength: Annotated[float, field(Options, "strength")] = Options.strength,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps, of models that generate.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance, of the same.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the video shows, of those with a text encoder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise: same seed, same frames.")] = None,
+    steps: choices.Steps = None,
+    guidance: choices.Guidance = None,
+    prompt: choices.Prompt = None,
+    negative_prompt: choices.NegativePrompt = None,
+    seed: choices.Seed = None,
     fidelity: Annotated[float | None, typer.Option(help="0 generates freely, 1 stays with stage 1.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
@@ -44,6 +45,7 @@ def deblur(
     start_s: Annotated[float | None, field(Options, "start_s", "--start", **choices.TIME)] = Options.start_s,
     end_s: Annotated[float | None, field(Options, "end_s", "--end", **choices.TIME)] = Options.end_s,
     fps: Annotated[float | None, field(Options, "fps")] = Options.fps,
+    priors: Annotated[str | None, field(Options, "priors")] = Options.priors,
     codec: Annotated[str | None, field(Options, "codec")] = Options.codec,
     crf: Annotated[int | None, field(Options, "crf")] = Options.crf,
     pix_fmt: Annotated[str | None, field(Options, "pix_fmt")] = Options.pix_fmt,
@@ -71,6 +73,7 @@ def deblur(
         start_s=start_s,
         end_s=end_s,
         fps=fps,
+        priors=priors,
         codec=codec,
         crf=crf,
         pix_fmt=pix_fmt,
@@ -81,6 +84,8 @@ def deblur(
         resume=not no_resume,
     )
     jobs, options = _jobs(batch, output, options, report)
+    if priors and len(jobs) > 1:
+        raise UsageError(f"`priors` {priors} belongs to a single input; restore that separately")
     failures = batch.failures
     for error in failures:
         complain(error)
@@ -101,6 +106,7 @@ def deblur(
                 steps=steps,
                 guidance=guidance,
                 prompt=prompt,
+                negative_prompt=negative_prompt,
                 seed=seed,
                 fidelity=fidelity,
             )

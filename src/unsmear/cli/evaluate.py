@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +46,7 @@ def evaluate(
     lpips_vgg: Annotated[
         Path | None, typer.Option(help="Weights for the metric lpips_vgg.", show_default=False)
     ] = None,
+    musiq: choices.Musiq = None,
     blurred: Annotated[
         Path | None, typer.Option(help="With OUTPUT TARGET: the input, measured too.", show_default=False)
     ] = None,
@@ -54,6 +55,12 @@ def evaluate(
     sharp: Annotated[
         bool, typer.Option("--sharp", help="Also restore the sharp clips: how much of them is kept, in dB.")
     ] = False,
+    archived_priors: choices.ArchivedPriors = False,
+    steps: choices.Steps = None,
+    guidance: choices.Guidance = None,
+    prompt: choices.Prompt = None,
+    negative_prompt: choices.NegativePrompt = None,
+    seed: choices.Seed = None,
     strength: Annotated[float, field(Options, "strength")] = Options.strength,
     tile: Annotated[str, field(Options, "tile")] = str(Options.tile),
     window: Annotated[int, field(Options, "window")] = Options.window,
@@ -69,10 +76,9 @@ def evaluate(
     del debug
     from unsmear.datasets.pairs import find_pairs
     from unsmear.evaluation.evaluate import Evaluator, Settings
-    from unsmear.metrics.meter import DEFAULT_METRICS
     from unsmear.restore.load import choose_device
 
-    names = choices.names_of(metrics, DEFAULT_METRICS)
+    names = choices.metric_names(metrics, musiq)
     settings = Settings(
         protocol,
         names,
@@ -82,6 +88,8 @@ def evaluate(
         keep_frames,
         sharp,
         Options(strength=strength, tile=tile, window=window),
+        musiq,
+        archived_priors,
     )
     if given:
         if len(given) != 2 or data is not None or model:
@@ -91,7 +99,8 @@ def evaluate(
     if data is None:
         raise UsageError("give OUTPUT and TARGET, or `data` (and `model`)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
-    methods = [_method(name, device, dtype) for name in model or [choices.MODEL]]
+    sampling = choices.sampling(steps, guidance, prompt, negative_prompt, seed)
+    methods = _methods(model or [choices.MODEL], device, dtype, sampling)
     labels = [method.name for method in methods]
     if len(set(labels)) < len(labels):
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
@@ -106,11 +115,18 @@ def evaluate(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _method(name: str, device: str, dtype: str) -> "Restorer":
+def _methods(names: list[str], device: str, dtype: str, sampling: dict[str, Any]) -> "list[Restorer]":
+    """Models and baselines by name; ``sampling`` is for those that sample."""
     from unsmear.restore.baselines import find_baseline
-    from unsmear.restore.load import load_restorer
+    from unsmear.restore.load import load_restorer, samples
 
-    return find_baseline(name) or load_restorer(name, device=device, dtype=dtype)
+    sampled = {name for name in names if find_baseline(name) is None and samples(name)}
+    if sampling and not sampled:
+        raise UsageError(f"`{next(iter(sampling))}`: {', '.join(names)} does not sample; choose a model that generates")
+    return [
+        find_baseline(name) or load_restorer(name, device=device, dtype=dtype, **(sampling if name in sampled else {}))
+        for name in names
+    ]
 
 
 def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:

@@ -23,7 +23,7 @@ COMMANDS = {
     "models": "List, show, import and average models. `unsmear models NAME` shows one.",
     "train": "Train a network; a run that was stopped goes on with --resume.",
     "evaluate": "Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.",
-    "ablate": "The ablation tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.",
+    "ablate": "The tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.",
     "data": "Make data sets and training material.",
 }
 """Each in the module of its name, which is imported when it runs: what it needs takes time to import."""

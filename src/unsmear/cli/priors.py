@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ Qp = Annotated[int, field(PriorSettings, "qp")]
 Chunk = Annotated[int, field(PriorSettings, "chunk_frames", "--chunk")]
 Motion = Annotated[str, field(PriorSettings, "motion")]
 MotionBack = Annotated[str, field(PriorSettings, "motion_back")]
+Codec = Annotated[str, field(PriorSettings, "codec")]
 
 
 def priors(
@@ -38,6 +40,8 @@ def priors(
     chunk_frames: Chunk = PriorSettings.chunk_frames,
     motion: Motion = PriorSettings.motion,
     motion_back: MotionBack = PriorSettings.motion_back,
+    codec: Codec = PriorSettings.codec,
+    raft: choices.Raft = None,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report.")] = None,
     overwrite: choices.Overwrite = False,
     quiet: choices.Quiet = False,
@@ -49,9 +53,9 @@ def priors(
     from unsmear.restore.inputs import find_batch
 
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="unsmear: %(message)s")
-    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back)
+    settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back, codec)
     for name in (motion, motion_back):
-        find_source(name)
+        find_source(name, raft)
     if out.exists() and not out.is_dir():
         raise UsageError(f"`out` {out} is a file; name a folder")
     batch = find_batch(inputs)
@@ -67,7 +71,7 @@ def priors(
         refuse_existing(report, "report", overwrite)
 
     def one(path: Path, target: Path) -> "Extraction":
-        return _one(path, target, settings, preview, overwrite, quiet)
+        return _one(path, target, settings, preview, overwrite, quiet, raft)
 
     done = each(jobs, one, batch.failures, debug)
     if report is not None and done:
@@ -92,12 +96,19 @@ def _jobs(batch: "Batch", out: Path, overwrite: bool, others: "dict[str, Path | 
 
 
 def _one(
-    path: Path, target: Path, settings: PriorSettings, preview: Path | None, overwrite: bool, quiet: bool
+    path: Path,
+    target: Path,
+    settings: PriorSettings,
+    preview: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    raft: Path | None,
 ) -> "Extraction":
     from unsmear.models.motion_sources import find_source
     from unsmear.priors.extract import extract
 
-    done = extract(path, target, settings, preview=preview, overwrite=overwrite, find_source=find_source)
+    sources = partial(find_source, weights=raft)
+    done = extract(path, target, settings, preview=preview, overwrite=overwrite, find_source=sources)
     if not quiet:
         origin = "native" if done.native_frames == done.frames else "re-encoded"
         if 0 < done.native_frames < done.frames:

@@ -1,15 +1,17 @@
 """Readers of blurred and sharp frame pairs of a data set, and of stored priors."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
 from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.errors import DataLayoutError, UnsmearError
-from unsmear.priors.archive import PriorArchive
+from unsmear.options import check
+from unsmear.priors.archive import PriorArchive, open_archive
 from unsmear.video import VideoInfo, VideoReader, eight_bit, open_video, upright, upright_size
 from unsmear.video.images import list_images
 
@@ -173,6 +175,49 @@ def find_pairs(
     return pairs
 
 
+@dataclass(frozen=True)
+class PairSet:
+    """A data set of blurred and sharp clips, or a part of it."""
+
+    dataset: str
+    """Top folder."""
+    split: Literal["train", "valid", "test", "all"] | None = None
+    """``train``, ``valid``, ``test`` or ``all``; None: depending on the use."""
+    role: str | None = None
+    """Only clips in folders of this name, such as blur_gamma."""
+    clip_list: str | None = None
+    """Only the clips of a list file."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @classmethod
+    def of(cls, given: "str | PairSet") -> "PairSet":
+        """A data set given by its folder alone, or as it is."""
+        return cls(given) if isinstance(given, str) else given
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (Path(self.dataset).resolve().name, self.split, self.role)))
+
+    def clips(self, split: str | None = None) -> list[DataClip]:
+        """Clips of its own split, else of ``split``. Raises DataLayoutError: as ``find_pairs``."""
+        wanted = self.split or split
+        listed = None if self.clip_list is None else Path(self.clip_list)
+        chosen = None if wanted == "all" else wanted
+        return find_pairs(Path(self.dataset), split=chosen, clip_list=listed, role=self.role)
+
+    def held_out(self) -> list[DataClip]:
+        """Clips for validation: of its own split, else of ``valid``, else of ``test``, else all.
+
+        Raises:
+            DataLayoutError: as ``find_pairs``.
+        """
+        clips = self.clips()
+        if self.split is not None or self.clip_list is not None:
+            return clips
+        return next((part for name in ("valid", "test") if (part := [c for c in clips if c.split == name])), clips)
+
+
 def open_pairs(clip: DataClip) -> PairReader:
     """Open a clip, from :func:`unsmear.datasets.layouts.find_clips`, and its sharp partner.
 
@@ -183,17 +228,17 @@ def open_pairs(clip: DataClip) -> PairReader:
     return PairReader(clip)
 
 
-def read_pieces(dataset: Path, spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
-    """Read pieces of every pair of clips of a data set, in natural order of the clips.
+def read_pieces(clips: Iterable[DataClip], spans: Callable[[int], Iterable[slice]]) -> Iterator[Piece]:
+    """Read pieces of every pair of clips, in their order.
 
     Args:
-        dataset: its top folder.
+        clips: clips with partners.
         spans: number of frames of a clip → spans of frames to read, one piece each.
 
     Raises:
-        DataLayoutError: as ``find_pairs`` and ``open_pairs``.
+        DataLayoutError: as ``open_pairs``.
     """
-    for clip in find_pairs(dataset):
+    for clip in clips:
         with open_pairs(clip) as pairs:
             for span in spans(len(pairs)):
                 yield pairs.piece(span)
@@ -212,18 +257,11 @@ def open_priors(clip: DataClip) -> PriorArchive | None:
     if not clip.archive.exists():
         return None
     with _opened(clip, clip.source) as reader:
-        archive = PriorArchive(clip.archive)
-        info, frames = reader.info, reader.info.frames
-        if frames not in (None, len(archive)):
-            frames = frames_shown(reader)
-    if (archive.width, archive.height) != (info.width, info.height):
-        problem = f"{archive.width}x{archive.height} where the clip is {info.width}x{info.height}"
-    elif frames and len(archive) != frames:
-        problem = f"{len(archive)} frames where the clip has {frames}"
-    else:
-        return archive
-    archive.close()
-    raise DataLayoutError(f"{clip.archive}: holds priors of {problem}; make it again with `unsmear data augment`")
+        info = reader.info
+        with PriorArchive(clip.archive) as archive:
+            if info.frames not in (None, len(archive)):
+                info = replace(info, frames=frames_shown(reader))
+        return open_archive(clip.archive, info)
 
 
 def _partner(clip: DataClip) -> Path:

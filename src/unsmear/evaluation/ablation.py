@@ -1,4 +1,4 @@
-"""Ablations of CPGD-Net (Tables II, III and IV; Figs. 6, 9 and 11) and of stage 2's options, compared with the paper.
+"""Tables of CPGD-Net (I to IV; Figs. 6 to 9 and 11) and ablations of stage 2's options, compared with the paper.
 
 Rows without a checkpoint of their own are measured with one network, trained with coding motion and residuals, where
 its options allow it; the paper does not state whether a network was trained for each row.
@@ -6,7 +6,7 @@ its options allow it; the paper does not state whether a network was trained for
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from unsmear.errors import UsageError
 from unsmear.evaluation.generation import Generators
 from unsmear.evaluation.motion import MovedRestorer, motion_cost
 from unsmear.evaluation.pictures import Picture, Rgb, most_blurred_crop, side_by_side
-from unsmear.evaluation.published import ablation_rows
+from unsmear.evaluation.published import PublishedRow, ablation_rows
 from unsmear.evaluation.results import Result
 from unsmear.evaluation.tables import MISSING, Block, Cell, best_of, figure_cell, heading
 from unsmear.evaluation.variants import TABLES, TITLES, Variant, find_table
@@ -51,8 +51,13 @@ class AblationRow:
     """Whether it was measured with the weights of ``full``, which were trained for other options."""
     model: str = ""
     """Name or folder of the model, for rows of stage 2."""
-    paper: Mapping[str, str] = field(default_factory=dict)
-    """Figures of the paper by metric, as printed; empty for our rows."""
+    published: Sequence[PublishedRow] = ()
+    """Figures of the paper, one group per protocol; empty for our rows."""
+
+    @property
+    def paper(self) -> dict[str, str]:
+        """Those figures by metric, as printed."""
+        return {metric: text for group in self.published for metric, text in group.printed.items()}
 
     @property
     def label(self) -> str:
@@ -69,19 +74,21 @@ def run_ablation(
     only: Sequence[str] | None = None,
     raft: Path | None = None,
     sample: Sequence[np.ndarray] = (),
+    dataset: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> list[AblationRow]:
     """Measure all available rows of a table.
 
     Args:
-        table: ``II``, ``III``, ``IV`` or ``options``.
+        table: ``I``, ``II``, ``III``, ``IV`` or ``options``.
         load: name of a shipped model or folder of weights → restorer.
         evaluate: function that measures a restorer.
         models: model of each row, by key. That of ``mv`` or ``without_cpc`` is the default stage 1, else ``cpfp``;
             that of ``full`` is the default of rows of stage 2, else the shipped model.
         only: keys of the rows to measure; None for all.
-        raft: torchvision's RAFT weights.
+        raft: weights of RAFT.
         sample: consecutive frames ``(H, W, 3)`` for the cost of motion; empty for no cost.
+        dataset: name or path of the data set, which selects the figures of Table I.
         progress: called with the label of each row before it is measured.
 
     Raises:
@@ -99,13 +106,16 @@ def run_ablation(
     for variant in variants:
         if variant.part == "own" and variant.key in models:
             _check_lacks(variant, models[variant.key])
+        if variant.part == "other" and variant.key in models:
+            raise UsageError(f"`models` {variant.key}={models[variant.key]}: {_OTHER}")
     generators = Generators(load, models, variants)
-    published = {row.method: row.printed for row in ablation_rows(table)}
+    published = ablation_rows(table, dataset)
     reasons = {v.key: _reason(v, models, generators, raft) for v in variants}  # before any long measurement
     reasons |= {v.key: "left out" for v in variants if only is not None and v.key not in only}
     rows = []
     for variant in variants:
-        row = AblationRow(variant, reason=reasons[variant.key], paper=published.get(variant.key, {}))
+        beside = tuple(group for group in published if group.method == (variant.published or variant.key))
+        row = AblationRow(variant, reason=reasons[variant.key], published=beside)
         if not row.reason:
             if progress:
                 progress(variant.label)
@@ -121,10 +131,15 @@ def run_ablation(
     return rows
 
 
+_OTHER = "another method: `unsmear evaluate OUTPUT TARGET` measures its frames"
+
+
 def _reason(variant: Variant, models: Mapping[str, str], generators: Generators, raft: Path | None) -> str:
     """Reason why a row cannot be measured; empty where it can."""
     if variant.part == "stage 2":
         return generators.reason(variant)
+    if variant.part == "other":
+        return _OTHER
     if variant.part == "own" and variant.key not in models:
         return f"needs a checkpoint trained without {variant.lacks}: give {variant.key}=DIR as `models`"
     if variant.motion.startswith("raft"):
@@ -172,7 +187,7 @@ def as_dicts(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
             "result": row.result.as_dict() if row.result else None,
             "cost": row.cost.as_dict() if row.cost else None,
             "reason": row.reason,
-            "paper": dict(row.paper),
+            "paper": row.paper,
         }
         for row in rows
     ]
@@ -214,7 +229,6 @@ def ablation_block(table: str, rows: Sequence[AblationRow]) -> Block:
 
 
 def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
-    published = ablation_rows(table)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
@@ -225,7 +239,10 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
             "Same weights: the row was measured with the networks of `full`, which were trained for other options; "
             "networks trained for it may perform better."
         )
-    if published:
+    published = [group for row in rows for group in row.published]
+    if table == "I":
+        notes += _by_protocol(published)
+    elif published:
         remarks = dict.fromkeys(part for row in published for remark in row.remarks for part in remark.split("; "))
         first = published[0]
         notes.append(
@@ -240,6 +257,25 @@ def _notes(table: str, rows: Sequence[AblationRow]) -> list[str]:
             "with its residuals, and operations are counted as zero, as in the paper."
         )
     return notes
+
+
+def _by_protocol(published: Sequence[PublishedRow]) -> list[str]:
+    """How the figures of Table I were measured: not all in one way."""
+    if not published:
+        return ["The paper prints this table for GoPro and for DVD; the name of this data set says neither."]
+    ways: dict[str, list[str]] = {}
+    remarks: dict[str, list[str]] = {}
+    for group in published:
+        names = ", ".join(METRICS[name].label for name in group.printed)
+        ways.setdefault(f"{names} by {group.protocol}", []).append(group.method)
+        for remark in group.remarks:
+            remarks.setdefault(remark, []).append(group.method)
+    told, said = (
+        "; ".join(f"{words} ({', '.join(dict.fromkeys(methods))})" for words, methods in found.items())
+        for found in (ways, remarks)
+    )
+    whose = f"The paper's figures for {published[0].dataset}"
+    return [f"{whose} were measured in several ways, and no column can be compared downwards: {told}.", f"{said}."]
 
 
 def _printed(row: AblationRow, metric: str) -> Cell:

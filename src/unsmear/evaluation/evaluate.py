@@ -53,6 +53,14 @@ class Settings:
     """Whether sharp clips are restored too: the metric ``kept`` is the PSNR in dB between output and input."""
     options: Options = field(default_factory=Options)
     """Strength, window and tile of the restoration."""
+    musiq: Path | None = None
+    """Weights of the metric ``musiq``."""
+    archived_priors: bool = False
+    """Restore with the priors in the archives beside the blurred clips, not with those of a re-encode."""
+
+    def measures(self) -> Measures:
+        """The metrics with their networks. Raises UsageError, WeightsError: as ``Measures``."""
+        return Measures(self.metrics, self.lpips_vgg, self.device, self.musiq)
 
 
 @dataclass
@@ -85,7 +93,7 @@ class Evaluator:
         self.clips, self.dataset, self.folder = clips, dataset, folder
         self.settings = settings or Settings()
         self.protocol: Protocol = find_protocol(self.settings.protocol)
-        self.measures = Measures(self.settings.metrics, self.settings.lpips_vgg, self.settings.device)
+        self.measures = self.settings.measures()
 
     def run(self, restorer: Restorer, on_clip: OnClip | None = None, command: str = "") -> Evaluation:
         """Restore and measure every clip. Clips that fail are listed in the result and do not stop the others.
@@ -133,7 +141,13 @@ class Evaluator:
         assert clip.sharp is not None
         before = self._before(clip)
         frames = self.folder / "frames" / self.protocol.name / restorer.name / flat_name(clip)
-        options = replace(self.settings.options, frames=True, deep_frames=not self.protocol.rounded, overwrite=True)
+        options = replace(
+            self.settings.options,
+            frames=True,
+            deep_frames=not self.protocol.rounded,
+            overwrite=True,
+            priors=self._archive(clip),
+        )
         reset_peak_memory()
         report = restore_video(clip.source, frames, restorer, options)
         meter, note = measure(frames, clip.sharp, self.measures, self.protocol, clip_name(clip))
@@ -154,6 +168,13 @@ class Evaluator:
         if not self.settings.keep_frames:
             shutil.rmtree(frames, ignore_errors=True)
         return row, shown
+
+    def _archive(self, clip: DataClip) -> str | None:
+        if not self.settings.archived_priors:
+            return None
+        if not clip.archive.exists():
+            raise DataLayoutError(f"{clip.source}: has no priors beside it; run `unsmear data augment` first")
+        return str(clip.archive)
 
     def _sharp_kept(self, clip: DataClip, restorer: Restorer) -> float:
         """PSNR in dB between the sharp clip and its restoration, under protocol basicsr."""
@@ -192,11 +213,15 @@ class Evaluator:
         files = [stamp(path) for path in (clip.source, clip.sharp) if path is not None]
         identity: dict[str, Any] = {"files": files, "versions": versions(), "protocol": self.protocol.name}
         identity["metrics"] = list(self.settings.metrics)
+        if self.settings.musiq is not None and "musiq" in self.settings.metrics:
+            identity["musiq"] = stamp(self.settings.musiq)
         if restorer is not None:
             identity["model"] = [restorer.name, restorer.fingerprint, restorer.dtype, restorer.device]
             o = self.settings.options
             identity["options"] = [o.strength, o.tile, o.window]
             identity["pictures"] = self.settings.pictures
+            if self.settings.archived_priors and clip.archive.exists():
+                identity["priors"] = stamp(clip.archive)
             if self.settings.sharp:
                 identity["sharp"] = True
         return json.loads(json.dumps(identity))
@@ -283,7 +308,7 @@ def compare(
     """
     settings = settings or Settings()
     protocol = find_protocol(settings.protocol)
-    measures = Measures(settings.metrics, settings.lpips_vgg, settings.device)
+    measures = settings.measures()
     meter, note = measure(output, target, measures, protocol)
     before = measure(blurred, target, measures, protocol)[0] if blurred else None
     row = ClipResult(

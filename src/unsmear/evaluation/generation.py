@@ -3,14 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from safetensors import safe_open
+
 from unsmear.errors import UsageError
 from unsmear.evaluation.variants import Variant
 from unsmear.models import zoo
 from unsmear.restore.cpgd import CPGDRestorer
+from unsmear.restore.load import FIRST_STAGE
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
 """Name of the shipped model of stage 2."""
+
+_NO_GENERATOR = (
+    "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
+)
 
 UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
 """Default options of control networks, for those that are missing in a configuration."""
@@ -55,7 +62,7 @@ class Generators:
         if variant.only_trained and not (self.full and self._equals_full(variant)):
             return f"needs {variant.only_trained}: give {variant.key}=DIR as `models`"
         if not self.full:
-            return "needs a model that generates: give full=DIR as `models`"
+            return _NO_GENERATOR
         return "same as `full`" if self._equals_full(variant) else ""
 
     def model(self, variant: Variant) -> str:
@@ -63,10 +70,15 @@ class Generators:
         return self.models.get(variant.key) or self.full or ""
 
     def restorer(self, variant: Variant) -> Restorer:
-        """Restorer of a row whose ``reason`` is empty."""
+        """Restorer of a row whose ``reason`` is empty.
+
+        A model without its own stage 1 is run after that of a given ``full`` model, so that the rows are comparable.
+        """
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"
+        if "full" in self.models and not (zoo.find(model).folder / FIRST_STAGE).is_dir():
+            inner = inner.after(self._full().first)
         return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
 
     def _full(self) -> CPGDRestorer:
@@ -93,11 +105,21 @@ class Generators:
         control = entry.parts.get("control")
         config = UNCONTROLLED | (control.config if control else {})
         for name, required in variant.trained.items():
+            if name == "guided" and control and _priors_unused(control):
+                continue  # an unchanged IRControlNet; the row samples without priors anyway
             if config[name] != required:
                 raise UsageError(
                     f"`models` {variant.key}={model}: its control network has {name}: {_yaml(config[name])}; "
                     f"give one trained with {name}: {_yaml(required)}"
                 )
+
+
+def _priors_unused(control: zoo.ModelEntry) -> bool:
+    """True for a control network whose output does not depend on the priors, as one imported from DiffBIR."""
+    ending = ".mask.weight" if control.config.get("shared_query") else ".to_qm.weight"
+    with safe_open(control.weights, "pt") as file:
+        keys = [key for key in file.keys() if key.endswith(ending)]  # noqa: SIM118  # it is no mapping
+        return not any(bool(file.get_tensor(key).any()) for key in keys)
 
 
 def _generating(restorer: Restorer, model: str) -> CPGDRestorer:

@@ -78,9 +78,19 @@ def published_rows(dataset: str) -> list[PublishedRow]:
     return _rows(f for f in published_figures() if f.table in COMPARISONS[f.paper] and f.dataset == name)
 
 
-def ablation_rows(table: str) -> list[PublishedRow]:
-    """Rows of CPGD-Net's Table ``II``, ``III`` or ``IV``; none for other tables."""
-    return _rows(f for f in published_figures() if f.paper == "CPGD-Net" and f.table == table and table != "I")
+def ablation_rows(table: str, dataset: str = "") -> list[PublishedRow]:
+    """Rows of CPGD-Net's tables, one for each method and protocol.
+
+    Args:
+        table: ``I`` to ``IV``; others have none.
+        dataset: whose part of Table I, as for :func:`published_rows`; the other tables have one part.
+    """
+    name = known_dataset(dataset)
+    return _rows(
+        f
+        for f in published_figures()
+        if f.paper == "CPGD-Net" and f.table == table and (table != "I" or f.dataset == name)
+    )
 
 
 def known_dataset(name: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from unsmear.errors import UsageError
 
-Part = Literal["stage 1", "own", "stage 2"]
+Part = Literal["stage 1", "own", "stage 2", "other"]
 
 
 @dataclass(frozen=True)
@@ -14,17 +14,19 @@ class Variant:
     """One row of a table."""
 
     key: str
-    """Key for weights given as KEY=DIR; for rows of the paper also the key in ``published.csv``."""
+    """Key for weights given as KEY=DIR; for rows of the paper also the key in ``published.csv``, unless ``published``
+    states another."""
     label: str
     """Label in tables."""
     part: Part = "stage 1"
-    """``stage 1`` uses the given CPFP, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates."""
+    """``stage 1`` uses the given CPFP, ``own`` a CPFP trained for the row, ``stage 2`` a model that generates;
+    ``other`` is a method that unsmear does not run."""
     motion: str = "mv"
     """Source of the motion."""
     residual: bool = True
     """Whether the residual is used; if not, it is zero."""
     lacks: str = ""
-    """For ``own``: the input without which its checkpoint must be trained."""
+    """For ``own``: the input without which its checkpoint must be trained, and the command for it."""
     blurred_hint: bool = False
     """For ``stage 2``: whether the hint is the blurred frame instead of stage 1's result."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -32,7 +34,14 @@ class Variant:
     trained: Mapping[str, Any] = field(default_factory=dict)
     """For ``stage 2``: required configuration of the control network of a checkpoint of the row's own."""
     only_trained: str = ""
-    """For ``stage 2``: the checkpoint that the row needs, if the weights of ``full`` cannot be used."""
+    """For ``stage 2``: the checkpoint that the row needs, if the weights of ``full`` cannot be used, and the command
+    that trains it."""
+    published: str = ""
+
+
+def _trained_with(option: str, value: str) -> str:
+    command = f"`unsmear train cpgd CONFIG control.{option}={value}`"
+    return f"a control network trained with {option}: {value} ({command})"
 
 
 def _options() -> tuple[Variant, ...]:
@@ -67,7 +76,14 @@ _IRCONTROLNET = Variant(
     trained={"guided": False},
 )
 
+_COMPARED = ("PVDNet", "TSP", "STDAN", "DSTNet", "VRT", "RVRT", "Shift-Net", "BSSTNet")
+
 TABLES: dict[str, tuple[Variant, ...]] = {
+    "I": (
+        *(Variant(name, name, "other") for name in _COMPARED),
+        Variant("without_cpc", "CPFP, stage 1 alone (ours)"),
+        Variant("full", "CPGD-Net", "stage 2", published="CPGD-Net"),
+    ),
     "II": (
         _WITHOUT_CPFP,
         Variant("without_cpc", "without CPC (stage 1 alone)"),
@@ -75,7 +91,12 @@ TABLES: dict[str, tuple[Variant, ...]] = {
         Variant("full", "stage 1 and CPC", "stage 2"),
     ),
     "III": (
-        Variant("without_crs", "without CRs", "own", lacks="coding residuals"),
+        Variant(
+            "without_crs",
+            "without CRs",
+            "own",
+            lacks="coding residuals (`unsmear train cpfp CONFIG model.use_residual=false`)",
+        ),
         Variant("mv", "MVs"),
         Variant("raft-4", "RAFT, 4 iterations", motion="raft-4"),
         Variant("raft-4-warm", "RAFT, 4 iterations from MVs", motion="raft-4-warm"),
@@ -89,7 +110,7 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             "without_extra_data",
             "without additional data",
             "stage 2",
-            only_trained="a control network trained without additional data (hybrid: 0)",
+            only_trained="a control network trained without additional data (`unsmear train cpgd CONFIG hybrid=0`)",
         ),
         Variant("full", "with additional data", "stage 2"),
     ),
@@ -102,14 +123,14 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             "L_qm is L_q (the authors' release)",
             "stage 2",
             trained={"shared_query": True},
-            only_trained="a control network trained with shared_query: true",
+            only_trained=_trained_with("shared_query", "true"),
         ),
         Variant(
             "prior_width-1",
             "A has one channel",
             "stage 2",
             trained={"prior_width": 1},
-            only_trained="a control network trained with prior_width: 1",
+            only_trained=_trained_with("prior_width", "1"),
         ),
         *_options(),
     ),
@@ -117,6 +138,7 @@ TABLES: dict[str, tuple[Variant, ...]] = {
 """CPGD-Net's tables by number; ``options`` is ours: options of stage 2, one change per row."""
 
 FIGURES = {
+    "I": "Figs. 7 and 8",
     "II": "Figs. 6 and 9",
     "III": "no figure of its own in the paper",
     "IV": "Fig. 11",
@@ -131,12 +153,12 @@ TITLES = {
 
 
 def find_table(name: str) -> str:
-    """Return the key of a table: ``II``, ``III`` or ``IV``, also given as 2, 3, 4 or in lower case, or ``options``.
+    """Return the key of a table: ``I`` to ``IV``, also given as 1 to 4 or in lower case, or ``options``.
 
     Raises:
         UsageError: an unknown table.
     """
-    known = {"2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
+    known = {"1": "I", "2": "II", "3": "III", "4": "IV"} | {table.upper(): table for table in TABLES}
     try:
         return known[name.upper()]
     except KeyError:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from unsmear.metrics.blur import blur_estimate
 from unsmear.metrics.catalogue import METRICS
 from unsmear.metrics.fidelity import levels
 from unsmear.metrics.lpips import LEAST_PX, LPIPS, frame_tensor, load_lpips
+from unsmear.metrics.musiq import MUSIQ, load_musiq
 from unsmear.metrics.niqe import BLOCK_PX, niqe
 from unsmear.metrics.protocols import Protocol
 from unsmear.metrics.ssim import SSIM_LEAST_PX
@@ -34,12 +34,16 @@ class Measures:
         names: keys of :data:`unsmear.metrics.catalogue.METRICS`.
         lpips_vgg: weights of the metric ``lpips_vgg``.
         device: torch device of the networks.
+        musiq: weights of the metric ``musiq``.
 
     Raises:
-        UsageError: an unknown metric; MUSIQ without ``pyiqa``; VGG without its weights.
+        UsageError: an unknown metric; MUSIQ or VGG without its weights.
+        WeightsError: weights that do not fit.
     """
 
-    def __init__(self, names: Sequence[str], lpips_vgg: Path | None = None, device: str = "cpu"):
+    def __init__(
+        self, names: Sequence[str], lpips_vgg: Path | None = None, device: str = "cpu", musiq: Path | None = None
+    ):
         known = [name for name in METRICS if name != "kept"]
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -51,7 +55,7 @@ class Measures:
             self.alex = load_lpips("alex").to(device)
         if "lpips_vgg" in names:
             self.vgg = load_lpips("vgg", lpips_vgg).to(device)
-        self.musiq = _load_musiq(device) if "musiq" in names else None
+        self.musiq: MUSIQ | None = load_musiq(musiq).to(device) if "musiq" in names else None
 
     def possible(self, height: int, width: int) -> tuple[tuple[str, ...], str]:
         """Metrics that are defined for frames of this size, in pixels, and a note on the others."""
@@ -67,14 +71,6 @@ class Measures:
         undefined = [name for name in self.names if min(height, width) < least.get(name, 0)]
         note = f"too small for {', '.join(METRICS[n].label for n in undefined)}" if undefined else ""
         return tuple(name for name in self.names if name not in undefined), note
-
-
-def _load_musiq(device: str) -> Any:
-    try:
-        import pyiqa
-    except ImportError:
-        raise UsageError("MUSIQ needs the extra `iqa`: pip install 'unsmear[iqa]' (non-commercial licence)") from None
-    return pyiqa.create_metric("musiq", device=device)
 
 
 @dataclass

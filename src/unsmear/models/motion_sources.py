@@ -10,7 +10,8 @@ def find_source(name: str, weights: Path | None = None, device: str = "cpu") -> 
 
     Args:
         name: name of the source; N is the number of RAFT's iterations.
-        weights: torchvision's ``raft_large``, as ``.pth`` or safetensors; None: torchvision downloads its own.
+        weights: torchvision's ``raft_large`` or princeton-vl's ``raft-things``, as ``.pth`` or safetensors; None:
+            torchvision downloads its own.
         device: where RAFT runs.
 
     Raises:

@@ -2,11 +2,12 @@
 
 torchvision's ``forward`` starts every field from zero. Here its encoders, correlation and update block run in
 a loop of ours that may start from the codec's vectors, at the 1/8 scale on which RAFT works, which is also
-that of the priors' grid.
+that of the priors' grid. Weights are torchvision's, or those that RAFT's authors publish (``raft-things.pth``).
 """
 
 import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +141,51 @@ def make_raft(name: str, weights: Path | None = None, device: str = "cpu") -> Ra
             model.load_state_dict(_weights(weights), strict=True)
         except Exception as error:  # the loaders raise various types
             why = " ".join(str(error).split())[:160]
-            raise WeightsError(f"{weights} does not hold torchvision's raft_large ({why}); give its .pth") from None
+            raise WeightsError(
+                f"{weights} holds neither torchvision's raft_large nor princeton-vl's raft-things ({why}); give that"
+            ) from None
     return RaftFlow(model, int(match[1]), warm=match[2] is not None, device=device)
 
 
 def _weights(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
-        return load_file(path)
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+        return renamed(load_file(path))
+    return renamed(dict(torch.load(path, map_location="cpu", weights_only=True)))
+
+
+_RENAMED = (
+    (r"^module\.", ""),
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"(_encoder\.)conv1\.", r"\1convnormrelu.0."),
+    (r"(_encoder\.)norm1\.", r"\1convnormrelu.1."),
+    (r"(_encoder\.)conv2\.", r"\1conv."),
+    (r"(\.layer\d\.\d\.)conv(\d)\.", r"\1convnormrelu\2.0."),
+    (r"(\.layer\d\.\d\.)norm(\d)\.", r"\1convnormrelu\2.1."),
+    (r"\.encoder\.convc(\d)\.", r".motion_encoder.convcorr\1.0."),
+    (r"\.encoder\.convf(\d)\.", r".motion_encoder.convflow\1.0."),
+    (r"\.encoder\.conv\.", ".motion_encoder.conv.0."),
+    (r"\.gru\.conv([zrq])([12])\.", r".recurrent_block.convgru\2.conv\1."),
+    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+)
+"""Names of princeton-vl's layout → torchvision's."""
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a state dict in the layout of RAFT's authors as torchvision does; other ones are kept.
+
+    That layout contains the norm of a shortcut twice, as ``norm3`` and ``downsample.1``; the former is dropped.
+    """
+    if not any(key.removeprefix("module.").startswith("fnet.") for key in state):
+        return dict(state)
+    out = {}
+    for key, value in state.items():
+        if not re.search(r"\.layer\d\.\d\.norm3\.", key):
+            for pattern, name in _RENAMED:
+                key = re.sub(pattern, name, key)
+            out[key] = value
+    return out
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from unsmear.errors import DataLayoutError, OutputError, UnsupportedVideo
 from unsmear.files import WholeFile, unwritable
 from unsmear.priors.grid import grid_shape
 from unsmear.priors.prior import FoundBy, Prior
+from unsmear.video.probe import VideoInfo
 
 SUFFIX = ".priors.npz"
 FORMAT, VERSION = "unsmear-priors", 2
@@ -280,6 +281,24 @@ class PriorArchive(Sequence[Prior]):
 
     def _damaged(self, what: str) -> DataLayoutError:
         return DataLayoutError(f"{self.path}: {what}; make it again with `overwrite`")
+
+
+def open_archive(path: Path, info: VideoInfo) -> PriorArchive:
+    """Open the archive of a video and compare it with the number and size of its frames; to be closed by the caller.
+
+    Raises:
+        DataLayoutError: it is missing or damaged, or was made of another number or size of frames. The frames
+            themselves are not compared; see ``luma_crc32``.
+    """
+    archive = PriorArchive(path)
+    if (archive.width, archive.height) != (info.width, info.height):
+        problem = f"{archive.width}x{archive.height} where the clip is {info.width}x{info.height}"
+    elif info.frames and len(archive) != info.frames:
+        problem = f"{len(archive)} frames where the clip has {info.frames}"
+    else:
+        return archive
+    archive.close()
+    raise DataLayoutError(f"{path}: holds priors of {problem}; make it again with `unsmear data augment`")
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

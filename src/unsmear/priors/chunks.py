@@ -9,6 +9,7 @@ its chunk and one frame on either side only, so that streamed, windowed, resumed
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -38,7 +39,7 @@ def chunk_priors(
         lumas: N >= 1 frames of the chunk, ``(H, W)`` uint8 luma each.
         before: last frame of the previous chunk; None at the start of the video.
         after: first frame of the next chunk; None at the end of the video.
-        settings: ``profile`` and ``qp`` are used.
+        settings: ``codec``, ``profile`` and ``qp`` are used.
         workers: number of passes in parallel; does not affect the result.
 
     Returns:
@@ -56,11 +57,12 @@ def chunk_priors(
     head = [] if before is None else [before]
     tail = [] if after is None else [after]
 
+    encode = partial(encode_steps, profile=settings.profile, qp=settings.qp, codec=settings.codec)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        forward_run = pool.submit(encode_steps, [*head, *lumas], settings.profile, settings.qp)
-        backward_run = pool.submit(encode_steps, [*tail, *reversed(lumas)], settings.profile, settings.qp)
+        forward_run = pool.submit(encode, [*head, *lumas])
+        backward_run = pool.submit(encode, [*tail, *reversed(lumas)])
         # A cut after the chunk is tested in the same pass as in the next chunk, for equal results.
-        seam_run = pool.submit(encode_steps, [lumas[-1], *tail], settings.profile, settings.qp)
+        seam_run = pool.submit(encode, [lumas[-1], *tail])
         steps = [*forward_run.result(), *seam_run.result()]
         test = CutTest([*head, *lumas, *tail])
 

@@ -1,7 +1,7 @@
 """Extraction of the priors of a video or folder of frames to an archive, with an optional preview video."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -15,15 +15,16 @@ import av.error
 import numpy as np
 from av import library_versions
 
-from unsmear.errors import OutputError
+from unsmear.errors import DataLayoutError, OutputError
 from unsmear.files import WholeFile
 from unsmear.priors.archive import ArchiveWriter
 from unsmear.priors.flow import MotionSource, make_source
 from unsmear.priors.pictures import sheet
 from unsmear.priors.prior import RESIDUAL_SCALE, Prior
+from unsmear.priors.published import PublishedArrays
 from unsmear.priors.settings import DEFAULTS, PriorSettings
 from unsmear.priors.streams import stream
-from unsmear.video import Frame, RawFormat, VideoInfo, eight_bit, open_video
+from unsmear.video import Frame, RawFormat, VideoInfo, VideoReader, eight_bit, open_video
 from unsmear.video.ffmpeg import file_url
 
 _PREVIEW_LONGEST_PX = 960  # of one of its panels
@@ -62,7 +63,7 @@ class Extraction:
 def extract(
     source: Path,
     archive: Path,
-    settings: PriorSettings = DEFAULTS,
+    settings: PriorSettings | PublishedArrays = DEFAULTS,
     *,
     preview: Path | None = None,
     overwrite: bool = False,
@@ -70,31 +71,39 @@ def extract(
     progress: Callable[[int, int | None], None] | None = None,
     raw: RawFormat | None = None,
     find_source: Callable[[str], MotionSource] = make_source,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Extraction:
     """Write the priors of every frame of ``source`` to ``archive``, and optionally a preview video.
 
     Args:
         source: a video, an image or a folder of frames.
         archive: output file; it is written completely or not at all, as is ``preview``.
-        settings: settings of the priors.
+        settings: settings of the priors, or published arrays to store.
         preview: output video of frame, motion, residual and validity; None for none.
         overwrite: replace files that exist.
         workers: number of codec passes in parallel.
         progress: called with (finished frames, total frames or None).
         raw: format of a ``.yuv`` file; None: what its name states.
         find_source: returns a motion source by name.
+        provenance: further entries of the archive's provenance, JSON values.
 
     Raises:
-        UnsmearError: the source cannot be read, an output exists, or ``mode`` is native and cannot be used.
+        UnsmearError: the source cannot be read, an output exists, ``mode`` is native and cannot be used, or the
+            published arrays have another number or size of frames.
     """
     begin = time.perf_counter()
     with ExitStack() as stack:
         reader = stack.enter_context(open_video(source, raw))
-        priors = stream(reader, settings, workers=workers, find_source=find_source)
+        priors = (
+            _Published(reader, settings)
+            if isinstance(settings, PublishedArrays)
+            else stream(reader, settings, workers=workers, find_source=find_source)
+        )
         pairs = iter(priors)
         # Before any output is created: an unreadable source must leave no files or folders.
         first = next(pairs)
-        writer = stack.enter_context(ArchiveWriter(archive, describe(reader.info, settings), overwrite=overwrite))
+        about = describe(reader.info, settings) | dict(provenance or {})
+        writer = stack.enter_context(ArchiveWriter(archive, about, overwrite=overwrite))
         pictures = None if preview is None else stack.enter_context(Preview(preview, reader.info, overwrite))
         statistics: list[tuple[float, float, float]] = []
         resets = native = 0
@@ -134,12 +143,50 @@ def extract(
     )
 
 
-def describe(info: VideoInfo, settings: PriorSettings) -> dict[str, Any]:
+class _Published:
+    """Frames with their published priors; used like :class:`~unsmear.priors.streams.PriorStream`."""
+
+    seconds = 0.0
+    costs = ()
+
+    def __init__(self, reader: VideoReader, arrays: PublishedArrays) -> None:
+        self._reader, self._arrays = reader, arrays
+        self.reason = f"published arrays ({arrays.coding})"
+
+    def __iter__(self) -> Iterator[tuple[Frame, Prior]]:
+        arrays, count = self._arrays, 0
+        for frame in self._reader:
+            if count == len(arrays):
+                raise self._other("it has more frames")
+            prior = arrays[count]
+            if prior.residual.shape != frame.luma.shape:
+                raise self._other(f"it is {frame.luma.shape[1]}x{frame.luma.shape[0]}")
+            yield frame, prior
+            count += 1
+        if count < len(arrays):
+            raise self._other(f"it has {count} frames")
+
+    def _other(self, what: str) -> DataLayoutError:
+        arrays = self._arrays
+        return DataLayoutError(
+            f"{self._reader.info.path}: {what} where the arrays of {arrays.clip} in {arrays.folder} are for "
+            f"{len(arrays)} frames of {arrays[0].width}x{arrays[0].height}"
+        )
+
+
+def settings_kept(settings: PriorSettings | PublishedArrays) -> dict[str, Any]:
+    """Settings as an archive stores them."""
+    if isinstance(settings, PublishedArrays):
+        return {"mode": "published", "coding": settings.coding}
+    return asdict(settings)
+
+
+def describe(info: VideoInfo, settings: PriorSettings | PublishedArrays) -> dict[str, Any]:
     """Provenance of an archive, except for what is known only after the last frame."""
     return {
         "source": info.path.resolve().name,
         "codec": info.codec,
-        "settings": asdict(settings),
+        "settings": settings_kept(settings),
         "encoder_threads": 1,
         "residual_scale": RESIDUAL_SCALE,
         "unsmear": version("unsmear"),

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsmear.priors.compensation import BLOCK, compensate
+from unsmear.priors.compensation import BLOCK
 from unsmear.priors.grid import Mask, MotionGrid, fill_holes
 from unsmear.priors.prior import FoundBy
 from unsmear.priors.steps import Luma, Step, encode_steps
@@ -78,7 +78,7 @@ def follow(step: Step) -> Followed:
 
 def residual_of(step: Step, motion_q: MotionGrid, height: int, width: int) -> Luma:
     """Residual ``(height, width)`` uint8: magnitude of reconstruction minus prediction by ``motion_q``, levels."""
-    difference = cv2.absdiff(step.reconstruction, compensate(step.reference, motion_q))
+    difference = cv2.absdiff(step.reconstruction, step.predicted(motion_q))
     return np.ascontiguousarray(difference[:height, :width]).view(np.uint8)
 
 
@@ -88,7 +88,7 @@ def _errors(step: Step, motion_q: MotionGrid) -> tuple[_Float32, _Float32]:
     The mean of each cell is subtracted first, so that brightness is ignored.
     """
     gh, gw = motion_q.shape[:2]
-    error = step.reconstruction.astype(np.float32) - compensate(step.reference, motion_q)
+    error = step.reconstruction.astype(np.float32) - step.predicted(motion_q)
     cells = error.reshape(gh, BLOCK, gw, BLOCK)
     cells -= cells.mean((1, 3), keepdims=True)
     own = np.abs(cells).mean((1, 3))
@@ -103,7 +103,7 @@ def _searched_small(step: Step, shrink: int) -> tuple[MotionGrid, Mask]:
         np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
         for picture in (step.reference, step.reconstruction)
     )
-    [small] = encode_steps([_match_light(past, now), now], qp=_QP, far=True)
+    [small] = encode_steps([_match_light(past, now), now], qp=_QP, codec=step.codec, far=True)
     rows = np.minimum(np.arange(height // BLOCK) // shrink, small.valid.shape[0] - 1)
     columns = np.minimum(np.arange(width // BLOCK) // shrink, small.valid.shape[1] - 1)
     cells = np.ix_(rows, columns)
@@ -125,7 +125,7 @@ def _explained(step: Step, motion_q: MotionGrid) -> float:
     """Share of the frame's detail that the prediction explains, at quarter size, where noise is low."""
     size = tuple(side // 4 for side in step.reference.shape[::-1])
     now = step.reconstruction.astype(np.float32)
-    error = now - compensate(step.reference, motion_q)
+    error = now - step.predicted(motion_q)
     detail, rest = (np.abs(_high_pass(cv2.resize(x, size, interpolation=cv2.INTER_AREA))) for x in (now, error))
     if detail.mean() < _DETAIL:
         return 0.0

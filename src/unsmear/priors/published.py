@@ -1,18 +1,26 @@
 """Reader of the arrays that CPGD-Net's authors publish with their data sets, as priors.
 
-``MVs/`` and ``resi/`` hold ``{clip}_{t:05d}_{t+1:05d}.npy``, one pair of files for each frame but the first
-(layout and units as observed in the authors' release; the papers do not state them):
+One pair of files, of motion and of residual, for each frame but the first (names, layout and units as observed in the
+authors' release; the papers do not state them):
 
-========= ======================= ===================== ================================
-coding    motion                  in units of           residual
-========= ======================= ===================== ================================
-``h264``  ``(2, h / 8, w / 8)``   a quarter pixel       8 bit, as ``(r + 1) / 255``
-``h265``  the same                the same              the same
-``vvc``   ``(2, h / 4, w / 4)``   a sixteenth           10 bit, as ``(r + 1) / 512``
-========= ======================= ===================== ================================
+============================================ ============================================
+GoPro, DVD                                   ``MVs/CLIP/CLIP_00000_00001.npy``
+BSD                                          ``CLIP/Blur/MVs/CLIP_00000000_00000001.npy``
+flat                                         ``MVs/CLIP_00000_00001.npy``
+============================================ ============================================
+
+Residuals have the same names in ``resi`` instead of ``MVs``. The size of the cells depends on the codec:
+
+================== ======================= ===================== ================================
+coding             motion                  in units of           residual
+================== ======================= ===================== ================================
+``h264``, ``h265`` ``(2, h / 8, w / 8)``   a quarter pixel       8 bit, as ``(r + 1) / 255``
+``vvc``            ``(2, h / 4, w / 4)``   a sixteenth           10 bit, as ``(r + 1) / 512``
+================== ======================= ===================== ================================
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -32,6 +40,29 @@ _CODINGS: dict[str, tuple[int, int, float, int]] = {
     "vvc": (4, 16, 512.0, 10),
 }
 _MAX_BYTES = 1 << 30
+_MOTION, _RESIDUAL = "MVs", "resi"
+_NAME = re.compile(r"(?P<clip>.+)_(?P<past>\d{5}|\d{8})_(?P<now>\d{5}|\d{8})\.npy")
+
+
+def find_published(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """Folders of motion arrays in ``folder``, at any depth, by the clip in the names of their files.
+
+    Raises:
+        DataLayoutError: there are none.
+    """
+    top = folder.resolve()
+    places = [folder] if top.parent.name == _MOTION else []
+    for motion in [folder] if top.name == _MOTION else [] if places else sorted(folder.rglob(_MOTION)):
+        places += [motion, *sorted(path for path in motion.iterdir() if path.is_dir())]
+    found: dict[str, list[Path]] = {}
+    for place in places:
+        for clip in sorted({name["clip"] for path in place.iterdir() if (name := _NAME.fullmatch(path.name))}):
+            found.setdefault(clip, []).append(place)
+    if not found:
+        raise DataLayoutError(
+            f"{folder}: holds no {_MOTION}/CLIP/CLIP_00000_00001.npy; give the folder above {_MOTION}"
+        )
+    return found
 
 
 class PublishedArrays(Sequence[Prior]):
@@ -40,32 +71,44 @@ class PublishedArrays(Sequence[Prior]):
     The arrays hold no validity and no motion to the next frame. All cells are valid except in the first frame, and
     ``motion_back`` is computed from the motion of the next frame (see :func:`reversed_motion`), similar to the
     authors' release.
+
+    Attributes:
+        coding: codec of the arrays. Those of H.264 and H.265 are alike: ``h264`` unless it was stated.
     """
 
-    def __init__(self, folder: Path | str, clip: str, coding: Coding = "vvc") -> None:
+    def __init__(self, folder: Path | str, clip: str, coding: Coding | None = None) -> None:
         """List the files of a clip.
 
         Args:
-            folder: folder that contains ``MVs`` and ``resi``.
+            folder: folder that contains its motion arrays, at any depth.
             clip: prefix of its file names.
-            coding: codec of the arrays.
+            coding: codec of the arrays; None: according to the size of their cells.
 
         Raises:
             UsageError: an unknown coding.
-            DataLayoutError: a folder or a file is missing.
+            DataLayoutError: a folder or a file is missing; several folders hold a clip of this name.
         """
-        if coding not in _CODINGS:
+        if coding is not None and coding not in _CODINGS:
             raise UsageError(f"coding {coding!r} is unknown; choose one of {', '.join(get_args(Coding))}")
-        self.folder, self.clip, self.coding = Path(folder), clip, coding
-        self._names = sorted(path.name for path in (self.folder / "MVs").glob(f"{_escaped(clip)}_?????_?????.npy"))
-        if not self._names:
-            raise DataLayoutError(f"{self.folder}: holds no MVs/{clip}_*.npy; give the folder above MVs and resi")
-        start = int(self._names[0][-15:-10])
-        for t, name in enumerate(self._names, start):
-            expected = f"{clip}_{t:05d}_{t + 1:05d}.npy"
-            if name != expected or not (self.folder / "resi" / name).is_file():
-                missing = f"MVs/{expected}" if name != expected else f"resi/{name}"
-                raise DataLayoutError(f"{self.folder}: {missing} is missing; copy the clip again")
+        self.folder, self.clip = Path(folder), clip
+        places = find_published(self.folder).get(clip, [])
+        if not places:
+            raise DataLayoutError(f"{folder}: holds no {_MOTION} of a clip {clip}")
+        if len(places) > 1:
+            raise DataLayoutError(f"{places[0]} and {places[1]} both hold a clip {clip}; give one of them")
+        [self._motion_folder] = places
+        self._residual_folder = _beside(self._motion_folder)
+        named = filter(None, (_NAME.fullmatch(path.name) for path in places[0].iterdir()))
+        names = {int(name["past"]): name[0] for name in named if name["clip"] == clip}
+        self._names = [names[t] for t in sorted(names)]
+        digits = (len(self._names[0]) - len(f"{clip}__.npy")) // 2
+        for t, name in enumerate(self._names, min(names)):
+            expected = f"{clip}_{t:0{digits}d}_{t + 1:0{digits}d}.npy"
+            if name != expected:
+                raise DataLayoutError(f"{self._motion_folder / expected}: is missing; copy the clip again")
+            if not (self._residual_folder / name).is_file():
+                raise DataLayoutError(f"{self._residual_folder / name}: is missing; copy the clip again")
+        self.coding: Coding = coding or self._coding_by_size()
 
     def __len__(self) -> int:
         return len(self._names) + 1
@@ -100,18 +143,32 @@ class PublishedArrays(Sequence[Prior]):
             motion_back_source="none" if last else "codec",
         )
 
+    def _coding_by_size(self) -> Coding:
+        return "vvc" if self._field(1).shape[-1] > self._plane(1).shape[-1] / 6 else "h264"
+
+    def _field(self, t: int) -> npt.NDArray[Any]:
+        field = self._load(_MOTION, t)
+        if field.ndim != 3 or field.shape[0] != 2:
+            raise self._wrong(_MOTION, t, f"is {field.shape}; expected (2, h/8, w/8), or (2, h/4, w/4) of VVC")
+        return field
+
+    def _plane(self, t: int) -> npt.NDArray[Any]:
+        plane = np.squeeze(self._load(_RESIDUAL, t))
+        if plane.ndim != 2:
+            raise self._wrong(_RESIDUAL, t, f"is {plane.shape}; expected (h, w)")
+        return plane
+
     def _motion(self, t: int, gh: int, gw: int) -> MotionGrid:
         cell, units, _, _ = _CODINGS[self.coding]
-        field = self._load("MVs", t)
-        if field.ndim != 3 or field.shape[0] != 2:
-            raise self._wrong("MVs", t, f"is {field.shape}; expected (2, h/{cell}, w/{cell})")
-        quarter = np.moveaxis(field, 0, -1).astype(np.float64) * (4 / units)
+        quarter = np.moveaxis(self._field(t), 0, -1).astype(np.float64) * (4 / units)
         # Part of the padding may be missing; finer cells are averaged in groups of four.
         per = 8 // cell
         rows, columns = gh * per - quarter.shape[0], gw * per - quarter.shape[1]
         if not (0 <= rows < 3 * per and 0 <= columns < 3 * per):
             raise self._wrong(
-                "MVs", t, f"has {quarter.shape[:2]} cells of {cell} px, expected {gh * per, gw * per} for the residual"
+                _MOTION,
+                t,
+                f"has {quarter.shape[:2]} cells of {cell} px, expected {gh * per, gw * per} for the residual",
             )
         quarter = np.pad(quarter, ((0, rows), (0, columns), (0, 0)), mode="edge")
         quarter = quarter.reshape(gh, per, gw, per, 2).mean((1, 3))
@@ -120,16 +177,14 @@ class PublishedArrays(Sequence[Prior]):
     def _residual(self, t: int) -> npt.NDArray[np.uint8]:
         """Magnitude in 8-bit levels: integers are levels, floats are normalised levels."""
         _, _, divisor, bits = _CODINGS[self.coding]
-        values = np.squeeze(self._load("resi", t))
-        if values.ndim != 2:
-            raise self._wrong("resi", t, f"is {values.shape}; expected (h, w)")
+        values = self._plane(t)
         levels = values.astype(np.float64)
         if values.dtype.kind == "f":
             levels = levels * divisor - 1
         return np.rint(np.abs(levels) / 2 ** (bits - 8)).clip(0, 255).astype(np.uint8)
 
     def _load(self, kind: str, t: int) -> npt.NDArray[Any]:
-        path = self.folder / kind / self._names[t - 1]
+        path = self._path(kind, t)
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise self._wrong(kind, t, f"has {path.stat().st_size} bytes")
@@ -142,8 +197,11 @@ class PublishedArrays(Sequence[Prior]):
             raise self._wrong(kind, t, "holds values that are not finite")
         return array
 
+    def _path(self, kind: str, t: int) -> Path:
+        return (self._motion_folder if kind == _MOTION else self._residual_folder) / self._names[t - 1]
+
     def _wrong(self, kind: str, t: int, what: str) -> DataLayoutError:
-        return DataLayoutError(f"{self.folder / kind / self._names[t - 1]}: {what}; is the coding {self.coding}?")
+        return DataLayoutError(f"{self._path(kind, t)}: {what}; copy the clip again")
 
 
 def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
@@ -171,5 +229,7 @@ def reversed_motion(motion_q: MotionGrid) -> MotionGrid:
     return fill_holes(grid, hit)
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _beside(motion_folder: Path) -> Path:
+    """Folder of the residuals that belong to a folder of motion arrays."""
+    folder = motion_folder.resolve()
+    return folder.with_name(_RESIDUAL) if folder.name == _MOTION else folder.parent.with_name(_RESIDUAL) / folder.name

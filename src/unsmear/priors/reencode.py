@@ -29,8 +29,40 @@ _COMMON = (
     ":rc-lookahead=0:no-deblock=1"
 )
 _FAR = "me=umh:merange=64"
-_TIME_BASE = Fraction(1, 25)
+TIME_BASE = Fraction(1, 25)
 _MAX_SIDE = 16384
+
+
+def check_pass(profile: str, qp: int, height: int, width: int) -> None:
+    """Check the settings of a pass.
+
+    Raises:
+        OptionError: an unknown profile, or a quantiser out of range.
+        UnsupportedVideo: a size that the encoder does not support.
+    """
+    if profile not in _PROFILES:
+        raise OptionError("profile", profile, " or ".join(_PROFILES))
+    if not 1 <= qp <= 51:
+        raise OptionError("qp", qp, "1 to 51")
+    if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+        raise UnsupportedVideo(f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do")
+
+
+def padded(luma: npt.NDArray[np.uint8], height: int, width: int, number: int) -> npt.NDArray[np.uint8]:
+    """A frame of ``height`` by ``width``, padded to multiples of 16 by edge replication.
+
+    Raises:
+        UnsupportedVideo: frame ``number`` of a pass is of another size or type.
+    """
+    if luma.shape != (height, width) or luma.dtype != np.uint8:
+        raise UnsupportedVideo(
+            f"frame {number} of the pass is {luma.dtype} {luma.shape}; expected uint8 luma "
+            f"{(height, width)}, the size of the frames before it"
+        )
+    return np.asarray(
+        cv2.copyMakeBorder(luma, 0, -height % 16, 0, -width % 16, cv2.BORDER_REPLICATE),
+        np.uint8,
+    )
 
 
 class ReencodePass:
@@ -66,14 +98,9 @@ class ReencodePass:
             UsageError: an unknown profile, or qp or threads out of range.
             UnsupportedVideo: a size that the encoder does not support.
         """
-        if profile not in _PROFILES:
-            raise OptionError("profile", profile, " or ".join(_PROFILES))
-        if not 1 <= qp <= 51:
-            raise OptionError("qp", qp, "1 to 51")
+        check_pass(profile, qp, height, width)
         if threads < 1:
             raise OptionError("threads", threads, "1 or more")
-        if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
-            raise UnsupportedVideo(f"frames of {width}x{height} have no coding priors; sides of 1 to {_MAX_SIDE} do")
         self.width, self.height = width, height
         self.padded_width, self.padded_height = -(-width // 16) * 16, -(-height // 16) * 16
         self._count = 0
@@ -91,7 +118,7 @@ class ReencodePass:
         assert isinstance(encoder, av.VideoCodecContext)
         encoder.width, encoder.height = self.padded_width, self.padded_height
         encoder.pix_fmt = "gray"
-        encoder.time_base, encoder.framerate = _TIME_BASE, 1 / _TIME_BASE
+        encoder.time_base, encoder.framerate = TIME_BASE, 1 / TIME_BASE
         encoder.options = {
             "preset": preset,
             "tune": "zerolatency",
@@ -125,25 +152,8 @@ class ReencodePass:
             UnsupportedVideo: a frame whose size or type differs from those of the pass.
             MemoryError: memory does not suffice.
         """
-        if luma.shape != (self.height, self.width) or luma.dtype != np.uint8:
-            raise UnsupportedVideo(
-                f"frame {self._count} of the pass is {luma.dtype} {luma.shape}; expected uint8 luma "
-                f"{(self.height, self.width)}, the size of the frames before it"
-            )
-        if (self.padded_height, self.padded_width) != luma.shape:
-            luma = np.asarray(
-                cv2.copyMakeBorder(
-                    luma,
-                    0,
-                    self.padded_height - self.height,
-                    0,
-                    self.padded_width - self.width,
-                    cv2.BORDER_REPLICATE,
-                ),
-                np.uint8,
-            )
-        frame = av.VideoFrame.from_ndarray(luma, format="gray")
-        frame.pts, frame.time_base = self._count, _TIME_BASE
+        frame = av.VideoFrame.from_ndarray(padded(luma, self.height, self.width, self._count), format="gray")
+        frame.pts, frame.time_base = self._count, TIME_BASE
         self._count += 1
         try:
             decoded = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]

@@ -187,7 +187,7 @@ class PriorStream(Generic[S]):
         return forward_of(step, test, t, seam=seam)
 
     def _encode(self, lumas: Sequence[Luma]) -> list[Step]:
-        return encode_steps(lumas, self._settings.profile, self._settings.qp)
+        return encode_steps(lumas, self._settings.profile, self._settings.qp, codec=self._settings.codec)
 
 
 _BLANK = np.zeros((0, 0), np.uint8)

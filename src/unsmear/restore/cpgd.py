@@ -80,6 +80,12 @@ class CPGDRestorer(Restorer):
         other._become(name, None if blurred_hint else self.first, replace(self.sampling, **sampling))
         return other
 
+    def after(self, first: CPFPRestorer | None) -> "CPGDRestorer":
+        """The same networks behind another stage 1."""
+        other = copy(self)
+        other._become(self.name, first, self.sampling)
+        return other
+
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         del frames  # one group of frames is in memory at a time, however long the clip
         return first_latent_tile_px(self.pipe, self.sampling.tile, WHOLE_CELLS, height, width)

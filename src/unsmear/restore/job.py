@@ -4,13 +4,14 @@ import logging
 import math
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unsmear.errors import Interrupted, UnsmearError, UsageError, WeightsError
+from unsmear.priors.archive import PriorArchive, open_archive
 from unsmear.restore.destination import OutputKind, check_free, ending_note, place, writable_folder
 from unsmear.restore.interlaced import field_notes, refuse_interlaced, wanted_frames
 from unsmear.restore.options import MIN_TILE_PX, Options, Progress, ProgressCallback
@@ -97,9 +98,10 @@ class _Job:
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the output depends on: a working folder with another identity is not resumed."""
-        restorer = self.restorer
+        restorer, given = self.restorer, self.options.priors
         return {
             "input": stamp(self.info.path),
+            "priors": None if given is None else stamp(Path(given)),
             "output": str(self.output.resolve()),
             "model": [restorer.name, restorer.device, restorer.dtype, restorer.fingerprint],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "resume")},
@@ -169,8 +171,12 @@ class _Job:
         size, look_ahead = self.options.window, self.restorer.frames_after
         if first is None:
             first = self.part.first_chunk(self.info, size)
-        with closing(windows(self.reader, size, look_ahead, first, self.part.end_s)) as stream:
-            for window in stream:
+        with ExitStack() as stack:
+            archive: PriorArchive | None = None
+            if self.options.priors is not None:
+                archive = stack.enter_context(open_archive(Path(self.options.priors), self.info))
+            made = windows(self.reader, size, look_ahead, first, self.part.end_s, archive)
+            for window in stack.enter_context(closing(made)):
                 if any(self.part.holds(frame.time_s) for frame, _ in window.frames):
                     yield window
 
@@ -246,6 +252,15 @@ class _Job:
             options=vars(self.options) | ({} if sampling is None else {"sampling": vars(sampling)}),
             **figures,
         )
+
+
+def _stamp(path: Path) -> list[str | int]:
+    """Path, size and time of a file or folder, which change when it is written again."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def _first_tile_px(info: VideoInfo, restorer: Restorer, options: Options) -> int | None:

@@ -97,6 +97,12 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
     return _restorer(entry, kind, given, place, number_format)
 
 
+def samples(model: str) -> bool:
+    """Whether a model, by name or folder, generates by sampling. Raises UsageError: there is none."""
+    kind = KINDS.get(find(model).kind)
+    return bool(kind and kind.sampling)
+
+
 class Kind(NamedTuple):
     """How models of a class restore videos; classes are ``module:name``, imported when they are wanted."""
 
@@ -126,6 +132,8 @@ def _restorer(
     model = load_model(entry, prompts=bool(texts))
     if texts and model.text_encoder is None:
         raise UsageError(f"{texts[0]}: {entry.name} has no text encoder; leave the prompt out")
+    if "negative_prompt" in texts and given["sampling"].guidance == 1:
+        raise UsageError("`negative_prompt` has no effect without guidance; set `guidance` above 1 or leave it out")
     made: Restorer = _named(kind.restorer)(
         **{kind.argument: model, **given},
         name=entry.name,

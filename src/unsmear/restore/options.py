@@ -36,6 +36,8 @@ class Options:
     """Restore the frames before this time, seconds after the first frame."""
     fps: Annotated[float | None, Limits(0, 1000, above=True, unit="frames a second")] = None
     """Frame rate of a folder of frames, 25 by default. 23.976, 29.97 and 59.94 stand for 24000/1001 and so on."""
+    priors: str | None = None
+    """Archive of the input's priors, used in place of a re-encode."""
     codec: str | None = None
     """Video encoder, by default as the source."""
     crf: int | None = None

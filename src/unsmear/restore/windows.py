@@ -6,6 +6,7 @@ video at the same places.
 
 import queue
 import threading
+import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from unsmear.priors import Prior, PriorSettings, stream
+from unsmear.errors import DataLayoutError
+from unsmear.priors import Prior, PriorArchive, PriorSettings, stream
 from unsmear.video import Frame, VideoReader
 from unsmear.video.damage import REORDERED_FRAMES
 
@@ -41,7 +43,12 @@ class Window:
 
 
 def windows(
-    reader: VideoReader, chunk_frames: int, look_ahead: int, first_chunk: int = 0, end_s: float | None = None
+    reader: VideoReader,
+    chunk_frames: int,
+    look_ahead: int,
+    first_chunk: int = 0,
+    end_s: float | None = None,
+    archive: PriorArchive | None = None,
 ) -> Generator[Window, None, None]:
     """Windows from chunk ``first_chunk`` to the end. Close it to stop the thread that reads ahead.
 
@@ -51,6 +58,10 @@ def windows(
         look_ahead: L, at most N.
         first_chunk: where to begin.
         end_s: nothing is read beyond the frames that are looked at after this time, on the source's clock.
+        archive: the priors of the file, where they are there; they are re-encoded otherwise.
+
+    Raises:
+        DataLayoutError: the archive is damaged, or made of other frames.
     """
     first = first_chunk * chunk_frames
     frames = iter(reader.frames(first=max(first - 1, 0)))
@@ -64,7 +75,8 @@ def windows(
         before = lead.luma
     # Always re-encoded, whatever the file holds: networks were trained on such priors.
     settings = PriorSettings(mode="reencode", chunk_frames=chunk_frames)
-    paired = iter(stream(frames, settings, first=first, before=before))
+    made = stream(frames, settings, first=first, before=before) if archive is None else _archived(frames, archive)
+    paired = iter(made)
     number = first_chunk
     current: list[tuple[Frame, Prior]] = []
     with closing(prefetched(paired, chunk_frames)) as ahead:
@@ -75,6 +87,15 @@ def windows(
             current = chunk
         if current:
             yield Window(number, current, [])
+
+
+def _archived(frames: Iterator[Frame], archive: PriorArchive) -> Iterator[tuple[Frame, Prior]]:
+    for frame in frames:
+        if frame.index >= len(archive) or zlib.crc32(frame.luma.tobytes()) != archive.luma_crc32[frame.index]:
+            raise DataLayoutError(
+                f"{archive.path}: was made of other frames from frame {frame.index} on; make it again"
+            )
+        yield frame, archive[frame.index]
 
 
 def _until(frames: Iterator[Frame], end_s: float, more: int, reader: VideoReader) -> Iterator[Frame]:

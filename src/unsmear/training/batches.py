@@ -46,13 +46,15 @@ class Batches(Protocol):
         """
 
 
-def open_batches(config: DataConfig, seed: int, count: int) -> Batches:
+def open_batches(config: DataConfig, seed: int, count: int, priors: bool = True) -> Batches:
     """Open the packs and data sets, or the shards, of a configuration for batches of ``count`` sequences.
+
+    ``priors``: whether those of data sets are wanted; without, the data sets need none, and batches hold zeros.
 
     Raises:
         UsageError, DataLayoutError: as ``open_sources`` and ``OnlineSequences.open``.
     """
-    return ShardBatches(config, seed, count) if config.shards else PackBatches(config, seed, count)
+    return ShardBatches(config, seed, count) if config.shards else PackBatches(config, seed, count, priors)
 
 
 class ShardBatches:
@@ -69,9 +71,9 @@ class ShardBatches:
 class PackBatches:
     """Batches of stored sequences of packs and data sets."""
 
-    def __init__(self, config: DataConfig, seed: int, count: int):
+    def __init__(self, config: DataConfig, seed: int, count: int, priors: bool = True):
         self.config, self.seed, self.count = config, seed, count
-        self.sources = open_sources(config)
+        self.sources = open_sources(config, priors)
         self.ends = np.cumsum([len(source) for source in self.sources])
 
     def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:

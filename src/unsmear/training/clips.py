@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unsmear.blur.pack import material, read_clip
-from unsmear.datasets.pairs import read_pieces
+from unsmear.datasets.pairs import PairSet, read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.video.probe import VIDEO_SUFFIXES
 
@@ -71,11 +71,11 @@ class ClipPair(NamedTuple):
     blurred: Tensor
 
 
-def validation_clips(folder: str | None, size: int, frames: int) -> list[ClipPair]:
+def validation_clips(given: str | PairSet | None, size: int, frames: int) -> list[ClipPair]:
     """Middle frames of every pair of clips of a data set, cropped to the size used in training.
 
     Args:
-        folder: the data set; None for no validation.
+        given: the data set; None for no validation.
         size: maximum side, pixels; sides are cropped to multiples of 64.
         frames: maximum number of frames per clip.
 
@@ -87,7 +87,7 @@ def validation_clips(folder: str | None, size: int, frames: int) -> list[ClipPai
         first = max(0, (total - frames) // 2)
         yield slice(first, first + frames)
 
-    pieces = () if folder is None else read_pieces(Path(folder), middle)
+    pieces = () if given is None else read_pieces(PairSet.of(given).held_out(), middle)
     return [ClipPair(_cut(piece.name, piece.sharp, size), _cut(piece.name, piece.blurred, size)) for piece in pieces]
 
 

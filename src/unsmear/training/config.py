@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from unsmear.errors import UsageError
-from unsmear.options import Limits, OptionError, Share, check, described, shown
+from unsmear.options import Limits, OptionError, Share, check, described, flat, shown
 
 T = TypeVar("T")
 BASE, PRESET = "base", "preset"
@@ -119,24 +119,44 @@ def _without_presets(kind: Any, values: Any, where: str) -> Any:
 
 def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> str:
     """One line that describes the first error and counts the others."""
-    errors = error.errors()
+    errors = _of_branches_meant(error.errors())
     first = errors[0]
     path: list[str] = []
     hint, value = kind, values
     for part in first["loc"]:
-        if not is_dataclass(hint):
-            break
-        known = get_type_hints(hint, include_extras=True)
-        if part not in known:
+        branch = next((one for one in flat(hint) if is_dataclass(one) and getattr(one, "__name__", "") == part), None)
+        if is_dataclass(hint):
+            known = get_type_hints(hint, include_extras=True)
             name = ".".join((*path, str(part)))
-            return f"{where}: unknown key {name!r}; known are {', '.join(sorted(known))}{_others(errors)}"
-        path, hint, value = [*path, str(part)], known[part], value[part]
+            if part not in known:
+                return f"{where}: unknown key {name!r}; known are {', '.join(sorted(known))}{_others(errors)}"
+            if part not in value:
+                return f"{where}: {name} is missing: expected {described(known[part])}{_others(errors)}"
+            path, hint, value = [*path, str(part)], known[part], value[part]
+        elif branch is not None:
+            hint = branch
+        elif isinstance(part, int) and any(map(is_dataclass, flat(get_args(hint)[0]))):
+            path, hint, value = [*path, str(part)], get_args(hint)[0], value[part]
+        else:
+            break
     own = first.get("ctx", {}).get("error")
     if isinstance(own, OptionError):
         return f"{where}: {'.'.join((*path, own.field))} {shown(own.value)}: expected {own.expected}{_others(errors)}"
     if own is not None:
         return f"{where}: {'.'.join(path)}{': ' if path else ''}{own}"
     return f"{where}: {'.'.join(path) or 'top level'} {shown(value)}: expected {described(hint)}{_others(errors)}"
+
+
+def _of_branches_meant(errors: Sequence[Any]) -> list[Any]:
+    """Errors of fields that allow text or a mapping, reduced to those of the alternative that the value has."""
+    places = [error["loc"] for error in errors]
+
+    def besides(error: Any) -> bool:
+        place, last = error["loc"][:-1], error["loc"][-1:]
+        below = any(len(other) > len(place) + 1 and other[: len(place)] == place for other in places)
+        return (last == ("str",) and below) or (error["type"] == "dataclass_type" and (*place, "str") in places)
+
+    return [error for error in errors if not besides(error)]
 
 
 def _others(errors: Sequence[Any]) -> str:

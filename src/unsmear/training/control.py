@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from unsmear.blur.degrade import degrade
+from unsmear.datasets.pairs import PairSet
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
 from unsmear.models.cpfp.network import CPFP, PriorTensors
@@ -157,7 +158,7 @@ class ControlRecipe:
         if self.config.data.validation is None:
             return []
         out = []
-        for clip in ValidationClip.load_all(Path(self.config.data.validation)):
+        for clip in ValidationClip.load_all(PairSet.of(self.config.data.validation)):
             if clip.already_sharp:
                 continue
             i, (h, w) = len(clip.frames) // 2, (side // 32 * 32 for side in clip.frames.shape[1:3])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.blur.pack import open_pack
+from unsmear.datasets.pairs import PairSet
 from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
@@ -33,7 +34,7 @@ class CPFPTraining:
     loss: LossConfig = field(default_factory=LossConfig)
     init: str | None = None
     """Folder of initial weights."""
-    more_validation: list[str] = field(default_factory=list)
+    more_validation: list[str | PairSet] = field(default_factory=list)
     """Further data sets like ``data.validation``, such as one of strong blur, with equal weight in the score."""
 
 
@@ -47,8 +48,8 @@ class CPFPRecipe:
     def __init__(self, model: CPFP, config: CPFPTraining):
         self.model, self.config = model, config
         self.sequences = open_batches(config.data, config.loop.seed, config.loop.batch)
-        folders = [Path(name) for name in (config.data.validation, *config.more_validation) if name]
-        self.clips = {folder.name: ValidationClip.load_all(folder) for folder in folders}
+        sets = [PairSet.of(given) for given in (config.data.validation, *config.more_validation) if given]
+        self.clips = {str(given): ValidationClip.load_all(given) for given in sets}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters in two groups: the fitted bank has a low learning rate, since gradient noise would degrade it."""

@@ -140,11 +140,7 @@ def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for part, source in {"vae": config.autoencoder, "unet": config.prior}.items():
         shutil.copytree(source, folder / part)
-    if (run / "best").is_dir():
-        shutil.copytree(run / "best", folder / "control")
-    else:
-        average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        average.save_pretrained(folder / "control")  # type: ignore[operator]
+    shutil.copytree(run / "best", folder / "control")
     scheduler = recipe.diffusion.sampler()
     scheduler.save_pretrained(folder / "scheduler")
     start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])

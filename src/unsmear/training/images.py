@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unsmear.blur.pack import material, read_clip, read_photo, some_leaves
-from unsmear.datasets.pairs import read_pieces
+from unsmear.datasets.pairs import PairSet, read_pieces
 from unsmear.errors import UsageError
 from unsmear.options import Limits, check
 from unsmear.video.images import IMAGE_SUFFIXES
@@ -38,8 +38,8 @@ class ImageConfig:
     """Side of square crops, pixels."""
     shrink: Annotated[tuple[float, float], Limits(0, 1, above=True, ordered=True)] = (0.25, 1.0)
     """Range of the factor by which an image is shrunk before it is cropped, log-uniform."""
-    validation: str | None = None
-    """Data set of blurred and sharp clips, such as ``unsmear data blur`` makes; its sharp frames are used."""
+    validation: str | PairSet | None = None
+    """Data set of blurred and sharp clips, as ``data.validation``; its sharp frames are used."""
     validation_frames: Annotated[int, Limits(1)] = 2
     """Validation frames per clip."""
 
@@ -100,7 +100,7 @@ class ImageCrops:
                 yield slice(place, place + 1)
 
         out = []
-        for piece in read_pieces(Path(self.config.validation), spread_over):
+        for piece in read_pieces(PairSet.of(self.config.validation).held_out(), spread_over):
             h, w = (side // 32 * 32 for side in piece.sharp.shape[1:3])
             out.append(torch.from_numpy(piece.sharp[:, :h, :w]).permute(0, 3, 1, 2))
         return out

@@ -92,8 +92,9 @@ def train(
         recipe: data, loss and validation.
         config: steps, intervals and optimiser.
         folder: receives ``log.jsonl``, ``last/`` (checkpoint to resume from), ``best/`` (checkpoint with the best
-            validation score) and, where the recipe has them, ``pictures/STEP-NAME.png`` of each validation. In the log
-            ``waited`` is the share of the time of a step spent waiting for its batches.
+            validation score, without validation the latest) and, where the recipe has them,
+            ``pictures/STEP-NAME.png`` of each validation. In the log ``waited`` is the share of the time of a step
+            spent waiting for its batches.
         resume: continue from ``folder/last`` where it exists.
         on_step: called at each entry of the log with the step and its values.
 
@@ -172,8 +173,9 @@ def train(
                 log.info("step %d: %s", done, scores)
                 if isinstance(recipe, Pictured):
                     _write_pictures(recipe.pictures(average), folder / "pictures", done)
-                if scores.get("score", -math.inf) > best:
-                    best = scores["score"]
+                score = scores.get("score")
+                if score is None or score > best:
+                    best = best if score is None else score
                     contiguous = deepcopy(average).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                     with _checkpoint(best_folder) as fresh:
                         contiguous.save_pretrained(fresh)

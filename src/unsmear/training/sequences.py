@@ -6,7 +6,7 @@ float16 (T, 2, S/8, S/8) in pixels, ``residual`` float16 (T, 1, S/4, S/4) in [0,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -16,7 +16,7 @@ import numpy as np
 
 from unsmear.blur.pack import RESIDUAL_CELL, PackConfig, open_pack
 from unsmear.datasets.layouts import DataClip
-from unsmear.datasets.pairs import find_pairs, open_priors
+from unsmear.datasets.pairs import PairSet, open_priors
 from unsmear.errors import DataLayoutError, UsageError
 from unsmear.options import Limits, Share, check
 from unsmear.priors import Prior
@@ -37,8 +37,9 @@ class DataConfig:
 
     packs: list[str] = field(default_factory=list)
     """Folders made by ``unsmear data pack``."""
-    pairs: list[str] = field(default_factory=list)
-    """Data sets of blurred and sharp clips (GoPro, DVD, …) with stored priors (``unsmear data augment``)."""
+    pairs: list[str | PairSet] = field(default_factory=list)
+    """Data sets of blurred and sharp clips (GoPro, DVD, …) with stored priors (``unsmear data augment``). Names of
+    folders, or mappings with a ``dataset`` and ``split``, ``role`` or ``clip_list`` of its own."""
     shards: list[str] = field(default_factory=list)
     """Instead of both: folders made by ``unsmear data shards``, from which sequences are rendered during training."""
     draw: PackConfig = field(default_factory=PackConfig)
@@ -49,9 +50,9 @@ class DataConfig:
     ahead: Annotated[int, Limits(1)] = 4
     """Maximum number of batches from shards that are rendered ahead."""
     split: Literal["train", "valid", "test"] | None = "train"
-    """Split of ``pairs``: train, valid, test, or None for all."""
+    """Split of those ``pairs`` that state none: train, valid, test, or None for all."""
     role: str | None = None
-    """Of ``pairs``: only clips in folders of this name, such as blur_gamma."""
+    """Of those ``pairs`` that state none: only clips in folders of this name, such as blur_gamma."""
     crop_px: Annotated[int, Limits(16, step=16)] = 256
     """Side of square crops, pixels."""
     frames: Annotated[int, Limits(1)] = 6
@@ -66,8 +67,9 @@ class DataConfig:
     """Share of sequences conditioned on no duty cycle."""
     sharp_unknown: Share = 0.15
     """The same share for sharp sequences: fast motion that was filmed sharp must be recognised from the frames."""
-    validation: str | None = None
-    """Data set of blurred and sharp clips, such as ``unsmear data blur`` makes."""
+    validation: str | PairSet | None = None
+    """Data set of blurred and sharp clips in any layout. Where it states no split: its validation clips, else its test
+    clips, else all."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -87,8 +89,8 @@ class Source(Protocol):
         """Sequence ``i``, randomly cropped, flipped and transposed."""
 
 
-def open_sources(config: DataConfig) -> list[Source]:
-    """Open the packs and data sets of a configuration.
+def open_sources(config: DataConfig, priors: bool = True) -> list[Source]:
+    """Open the packs and data sets of a configuration; ``priors``: whether those of data sets are read.
 
     Raises:
         UsageError: there are none.
@@ -100,7 +102,9 @@ def open_sources(config: DataConfig) -> list[Source]:
             "or shards in data.shards"
         )
     packs: list[Source] = [PackSource(Path(p), config.blur_px) for p in config.packs]
-    return packs + [PairSource(Path(p), config.split, config.role) for p in config.pairs]
+    sets = [PairSet.of(given) for given in config.pairs]
+    sets = [replace(given, role=given.role or config.role) for given in sets]
+    return packs + [PairSource(given.clips(config.split), priors) for given in sets]
 
 
 class PackSource:
@@ -135,10 +139,18 @@ class PairSource:
     There is one sequence per frame, which begins there, or earlier where the clip ends too soon.
     """
 
-    def __init__(self, dataset: Path, split: str | None = None, role: str | None = None):
-        """Args: see ``find_pairs``. Raises DataLayoutError: no clips; a clip without frames, partner or priors."""
-        self.clips = find_pairs(dataset, split=split, role=role)
-        self.frames = [list_images(clip.source) for clip in self.clips if _usable(clip)]
+    def __init__(self, clips: Sequence[DataClip], priors: bool = True):
+        """List the frames of clips.
+
+        Args:
+            clips: from ``PairSet.clips``.
+            priors: whether they are wanted; without, sequences carry zeros in their place.
+
+        Raises:
+            DataLayoutError: a clip without frames, partner or wanted priors.
+        """
+        self.clips, self.priors = clips, priors
+        self.frames = [list_images(clip.source) for clip in self.clips if _usable(clip, priors)]
         self.sharp = [list_images(clip.sharp) for clip in self.clips if clip.sharp is not None]
         self.ends = np.cumsum([len(files) for files in self.frames])
 
@@ -151,25 +163,32 @@ class PairSource:
         count = min(config.frames, len(files))
         first = min(i - int(self.ends[which] - len(files)), len(files) - count)
         span = slice(first, first + count)
-        with _archive(self.clips[which]) as archive:
-            priors = archive[span]
-        height, width = priors[0].height, priors[0].width
+        blurred, sharp = ([eight_bit(read_image(f)) for f in side[span]] for side in (files, partners))
+        height, width = blurred[0].shape[:2]
         size = min(config.crop_px, height // 16 * 16, width // 16 * 16)
         y, x = (int(rng.integers(0, (side - size) // 16 + 1)) * 16 for side in (height, width))
         window = (slice(y, y + size), slice(x, x + size))
         out: Arrays = {
-            "blurred": np.stack([eight_bit(read_image(f))[window] for f in files[span]]),
-            "sharp": np.stack([eight_bit(read_image(f))[window] for f in partners[span]]),
-            **_prior_arrays(priors, y, x, size),
+            "blurred": np.stack([frame[window] for frame in blurred]),
+            "sharp": np.stack([frame[window] for frame in sharp]),
+            **_prior_arrays(self._priors_of(which, span, height, width), y, x, size),
         }
         out = turned(out, rng)
         rng.random()  # the draw of a removed option: later draws of a seed stay the same
         out["duty"] = _condition(np.nan, self._duty(which), rng, config)
         return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
+    def _priors_of(self, which: int, span: slice, height: int, width: int) -> Sequence[Prior]:
+        if not self.priors:
+            return [Prior.empty(height, width)] * (span.stop - span.start)
+        with _archive(self.clips[which]) as archive:
+            return list(archive[span])
+
     @lru_cache(maxsize=4096)  # noqa: B019  # one number per clip, kept as long as the source
     def _duty(self, which: int) -> float:
         """Duty cycle estimated on the middle frames of a clip, -1 for no estimate."""
+        if not self.priors:
+            return -1.0
         files = self.frames[which]
         first = max(0, (len(files) - _DUTY_FRAMES) // 2)
         span = slice(first, first + _DUTY_FRAMES)
@@ -182,12 +201,12 @@ class PairSource:
 _DUTY_FRAMES = 12
 
 
-def _usable(clip: DataClip) -> bool:
+def _usable(clip: DataClip, priors: bool) -> bool:
     if clip.sharp is None:
         raise DataLayoutError(f"{clip.source}: has no sharp partner; `unsmear data check` lists what is missing")
     if not clip.source.is_dir() or not clip.sharp.is_dir():
         raise DataLayoutError(f"{clip.source}: is a video; training reads folders of images, so unpack it into frames")
-    if not clip.archive.exists():
+    if priors and not clip.archive.exists():
         raise DataLayoutError(f"{clip.source}: has no priors beside it; run `unsmear data augment` first")
     if len(list_images(clip.source)) != len(list_images(clip.sharp)):
         raise DataLayoutError(

@@ -4,13 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from unsmear.datasets.pairs import read_pieces
+from unsmear.datasets.pairs import PairSet, read_pieces
 from unsmear.errors import DataLayoutError
 from unsmear.metrics import psnr
 from unsmear.models.cpfp.network import PriorTensors
@@ -37,16 +36,19 @@ class ValidationClip:
         return self.frames is self.target
 
     @classmethod
-    def load_all(cls, folder: Path) -> list["ValidationClip"]:
+    def load_all(cls, given: PairSet) -> list["ValidationClip"]:
         """Evenly spread pieces of every pair of clips of a data set, and a sharp version of the middle piece.
 
         Priors are computed from the frames of a piece and one neighbour on each side.
+
+        Args:
+            given: the data set; see ``PairSet.held_out`` for which of its clips.
 
         Raises:
             DataLayoutError: as ``read_pieces``; a clip of fewer than 3 frames.
         """
         clips: list[ValidationClip] = []
-        for _, pieces in groupby(read_pieces(folder, _spans), lambda piece: piece.name):
+        for _, pieces in groupby(read_pieces(given.held_out(), _spans), lambda piece: piece.name):
             read = list(pieces)
             clips += (cls._piece(piece.name, piece.blurred, piece.sharp[1:-1]) for piece in read)
             middle = read[len(read) // 2]

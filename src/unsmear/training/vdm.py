@@ -148,12 +148,14 @@ class TrainedVDM(VDM):
 
     frozen: tuple[tuple[str, Any], ...] = ()
     """(folder name, frozen part); in tuples, so that the parts are not registered as modules to train and average."""
+    sampling: tuple[tuple[str, Any], ...] = ()
+    """Sampling defaults of the initial model's folder, as items."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         super().save_pretrained(folder)
         for name, part in self.frozen:
             part.save_pretrained(Path(folder) / name)
-        write_index(Path(folder))
+        write_index(Path(folder), dict(self.sampling) or None)
 
 
 class ClipBatch(NamedTuple):
@@ -182,7 +184,7 @@ class VDMRecipe:
             else None
         )
         no_pairs = self.sharp is not None and config.clips_share == 1
-        self.pairs = None if no_pairs else open_batches(data, loop.seed, loop.batch)
+        self.pairs = None if no_pairs else open_batches(data, loop.seed, loop.batch, priors=False)
 
     @cached_property
     def validation(self) -> list[ClipPair]:
@@ -327,6 +329,7 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
         vdm = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
         pipe = VDMPipeline(vae, vdm.unet, vdm.blur_encoder, vdm.image_tokens, sampler)
     model = TrainedVDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
+    model.sampling = tuple((pipe.config["sampling"] or {}).items())
     frozen = {"vae": pipe.vae, "scheduler": sampler, "image_encoder": pipe.image_encoder}
     model.frozen = tuple((name, part) for name, part in frozen.items() if part is not None)
     select(model, config)

@@ -30,7 +30,7 @@ from unsmear.models.convert.stable_diffusion import CONTROL_PREFIX, SD2, Layout,
 from unsmear.models.convert.strict import State, part
 from unsmear.models.convert.text_encoder import TextEncoder
 from unsmear.models.convert.vgen import UNET3D_CONFIG, VideoUNet
-from unsmear.models.zoo import EMPTY_PROMPT_FILE, write_index
+from unsmear.models.zoo import EMPTY_PROMPT_FILE, ModelEntry, write_index
 
 Write = Callable[[Path], Any]
 
@@ -111,8 +111,22 @@ def import_weights(
             write(partial / name)
     if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
         notes += filter(None, [store_empty_prompt(out)])
-    write_index(out)
+    write_index(out, _sampling(out))
     return Imported(found.what, decided, parameters, notes)
+
+
+PAPERS_SAMPLING: dict[str, dict[str, Any]] = {
+    "CPGDPipeline": {"cancel_autoencoder": False},
+    "VDMPipeline": {"guidance": 9.0, "cancel_autoencoder": False, "colour": False},
+}
+"""Sampling defaults of imported models by pipeline class: those of the papers, without our own additions. The guidance
+scale is TF-T2V's; the VDM paper states none."""
+
+
+def _sampling(out: Path) -> dict[str, Any]:
+    """Sampling defaults that the folder states already, else those of the papers."""
+    entry = ModelEntry(out.name, out)
+    return dict(entry.index.get("sampling") or PAPERS_SAMPLING.get(entry.kind_by_parts, {}))
 
 
 def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], overwrite: bool) -> _Source:
