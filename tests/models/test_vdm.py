@@ -182,7 +182,7 @@ def test_windows_cover_and_overlap():
         assert spans[0][0] == 0 and spans[-1][1] == count
         assert all(a[1] - b[0] >= 4 for a, b in pairwise(spans))
         assert all(b - a == min(16, count) for a, b in spans)
-    with pytest.raises(ValueError, match="`overlap` 16: expected less than"):
+    with pytest.raises(ValueError, match="overlap 16"):
         window_spans(20, 16, 16)
     assert shot_spans([False, False, True, False, True]) == [(0, 2), (2, 4), (4, 5)]
 
@@ -312,7 +312,7 @@ def test_colour_comes_from_the_blurred_frames():
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"start": 0.0}, "start"), ({"steps": 0}, "steps"), ({"overlap": 16}, "windows"), ({"window": 0}, "windows")],
+    [({"start": 0.0}, "start"), ({"steps": 0}, "steps"), ({"overlap": 16}, "`(window|overlap)` "), ({"window": 0}, "windows")],
 )
 def test_invalid_options_are_refused(wrong, named):
     with pytest.raises(ValueError, match=named):
