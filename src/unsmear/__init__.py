@@ -86,13 +86,15 @@ _LATER = {
 """Modules of types, and of the classes that ``model_index.json`` names; heavy, imported when they are asked for."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # or type checkers would take any name for one of ours
 
-    globals()[name] = found = getattr(import_module(_LATER[name]), name)
-    return found
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        globals()[name] = found = getattr(import_module(_LATER[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:

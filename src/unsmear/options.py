@@ -5,9 +5,11 @@
 Messages name a field in backticks, ```steps` 0: expected 1 or more``; the command line prints its own option there.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,66 +30,85 @@ class OptionError(UsageError, ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Least and most of a number, or of each number of a tuple; None for no limit.
+    """Least and most of a number, or of each number of a tuple or list; None for no limit.
 
-    ``above`` excludes ``least``; ``ordered`` wants (low, high); ``step`` wants multiples of it; ``unit`` is appended to
-    the message.
+    ``above`` excludes ``least``, ``below`` excludes ``most``; ``ordered`` requires (low, high); ``step`` requires
+    multiples of it; ``count`` is the least number of values; ``unit`` is appended to the message.
     """
 
     least: float | None = None
     most: float | None = None
     above: bool = False
+    below: bool = False
     ordered: bool = False
     step: int | None = None
+    count: int = 0
     unit: str = ""
 
     def allow(self, value: Any) -> bool:
         """Whether ``value`` keeps them; what is no number, nor a tuple of numbers, does."""
+        if isinstance(value, tuple | list) and len(value) < self.count:
+            return False
         numbers = [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, int | float)]
         low = self.least is None or all(v > self.least if self.above else v >= self.least for v in numbers)
-        high = self.most is None or all(v <= self.most for v in numbers)
+        high = self.most is None or all(v < self.most if self.below else v <= self.most for v in numbers)
         multiples = self.step is None or all(v % self.step == 0 for v in numbers)
         return low and high and multiples and (not self.ordered or numbers == sorted(numbers))
 
     def __str__(self) -> str:
         least = "" if self.least is None else f"{self.least:g} {'<' if self.above else '<='} "
-        most = "" if self.most is None else f" <= {self.most:g}"
+        most = "" if self.most is None else f" {'<' if self.below else '<='} {self.most:g}"
         if self.ordered:
             words = f"{least}MIN <= MAX{most}"
         elif self.least is not None and self.most is not None:
-            words = f"{'above ' if self.above else ''}{self.least:g} to {self.most:g}"
+            words = f"{'above ' if self.above else ''}{self.least:g} to {'below ' if self.below else ''}{self.most:g}"
         elif self.least is not None:
             words = f"a number above {self.least:g}" if self.above else f"{self.least:g} or more"
         else:
             words = f"{self.most:g} at most"
         if self.step is not None:
             words = f"a multiple of {self.step}, {words}"
+        if self.count:
+            words = f"at least {self.count} of {words}"
         return f"{words} ({self.unit})" if self.unit else words
 
 
 Share = Annotated[float, Limits(0, 1)]
-Shares = Annotated[tuple[float, float], Limits(0, 1, ordered=True)]
-"""A range of shares."""
 
 
 def check(options: Any) -> None:
-    """Compare a dataclass with the ``Limits`` and ``Literal`` of its annotations; for ``__post_init__``.
+    """Compare a dataclass with the numbers, ``Limits`` and ``Literal`` of its annotations; for ``__post_init__``.
 
     Raises:
         OptionError: of the first field that does not keep them.
     """
-    for name, limits, choices in _rules(type(options)):  # type: ignore[arg-type]
+    for name, hint, limits, choices in _rules(type(options)):  # type: ignore[arg-type]
         value = getattr(options, name)
+        if not _is_number(value, hint):
+            raise OptionError(name, value, described(hint))
         if limits is not None and not limits.allow(value):
             raise OptionError(name, value, str(limits))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(name, value, "a finite number")
         if choices and value not in choices:
             raise OptionError(name, value, described(Literal[choices]))
 
 
 @cache
-def _rules(kind: type) -> tuple[tuple[str, Limits | None, tuple[Any, ...]], ...]:
+def _rules(kind: type) -> tuple[tuple[str, Any, Limits | None, tuple[Any, ...]], ...]:
     hints = get_type_hints(kind, include_extras=True)
-    return tuple((f.name, limits_of(hints[f.name]), _choices(hints[f.name])) for f in fields(kind))
+    return tuple((f.name, hints[f.name], limits_of(hints[f.name]), _choices(hints[f.name])) for f in fields(kind))
+
+
+def _is_number(value: Any, hint: Any) -> bool:
+    """Whether a value is a number as its hint requires; what is not hinted as a number is."""
+    kinds = {get_args(part)[0] if get_origin(part) is Annotated else part for part in flat(hint)}
+    kinds = {kind for part in kinds for kind in flat(part)}
+    if not kinds <= {int, float, NoneType}:
+        return True
+    if value is None or isinstance(value, bool):
+        return value is None and NoneType in kinds
+    return isinstance(value, Real if float in kinds else Integral)
 
 
 def limits_of(hint: Any) -> Limits | None:

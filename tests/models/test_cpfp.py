@@ -203,7 +203,7 @@ def test_second_order_runs():
 
 
 def test_wrong_configurations_are_refused():
-    with pytest.raises(ValueError, match="'forward' first"):
+    with pytest.raises(ValueError, match="forward as the first"):
         tiny(passes=["backward", "forward"])
     with pytest.raises(ValueError, match="order"):
         tiny(order=3)

@@ -258,7 +258,7 @@ def test_no_detail_is_added_to_static_parts():
     edge = frames.shape[-1] // 4
     assert torch.equal(held[..., :edge], frames[..., :edge]) and not torch.equal(free[..., :edge], frames[..., :edge])
     torch.testing.assert_close(held[..., middle + edge :], free[..., middle + edge :])
-    with pytest.raises(ValueError, match="still_px -1"):
+    with pytest.raises(ValueError, match="`still_px` -1: expected 0 or more"):
         Sampling(still_px=-1)
 
 

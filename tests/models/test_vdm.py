@@ -312,7 +312,7 @@ def test_colour_comes_from_the_blurred_frames():
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"start": 0.0}, "start"), ({"steps": 0}, "steps"), ({"overlap": 16}, "windows"), ({"window": 0}, "windows")],
+    [({"start": 0.0}, "start"), ({"steps": 0}, "steps"), ({"overlap": 16}, "overlap"), ({"window": 0}, "window")],
 )
 def test_invalid_options_are_refused(wrong, named):
     with pytest.raises(ValueError, match=named):

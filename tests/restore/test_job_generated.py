@@ -88,8 +88,8 @@ def test_options_reach_the_sampler(weights, clip, tmp_path):
     [
         (["--model", "cpfp", "--steps", "4"], "steps: cpfp does not sample"),
         (["--model", "{weights}", "--prompt", "a cat"], "has no text encoder"),
-        (["--model", "{weights}", "--fidelity", "2"], "fidelity 2.0 must lie in 0…1"),
-        (["--model", "{weights}", "--steps", "0"], "0 sampling steps"),
+        (["--model", "{weights}", "--fidelity", "2"], "--fidelity 2: expected 0 to 1"),
+        (["--model", "{weights}", "--steps", "0"], "--steps 0: expected 1 or more"),
     ],
 )
 def test_options_that_cannot_be(options, message, weights, clip, tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_options_reach_the_sampler(weights, clip, tmp_path):
     [
         (["--prompt", "a cat"], "prompt: vdm takes none"),
         (["--fidelity", "0.5"], "option 'fidelity' is unknown to vdm"),
-        (["--steps", "0"], "0 sampling steps"),
+        (["--steps", "0"], "--steps 0: expected 1 or more"),
     ],
 )
 def test_options_that_cannot_be(options, message, weights, clip, tmp_path, capsys):

@@ -58,9 +58,9 @@ def test_every_row_of_the_study_is_a_configuration():
 
 
 def test_values_follow_yaml_1_2(tmp_path):
-    text = "loop: {optimiser: {lr: 1e-4, betas: [0.9, 1]}, steps: 010, channels_last: true}\ninit: no\n"
+    text = "loop: {optimiser: {lr: 1e-4, betas: [0, 0.9]}, steps: 010, channels_last: true}\ninit: no\n"
     read = read_config(CPFPTraining, written(tmp_path, text))
-    assert read.loop.optimiser.lr == 1e-4 and read.loop.optimiser.betas == (0.9, 1.0)
+    assert read.loop.optimiser.lr == 1e-4 and read.loop.optimiser.betas == (0.0, 0.9)
     assert (read.loop.steps, read.loop.channels_last, read.init) == (10, True, "no")
     assert read.loop.batch == LoopConfig.batch
 
@@ -75,6 +75,10 @@ WRONG = {
     "loop: {optimiser: {name: sgd}}": "loop.optimiser.name sgd: expected adam or adamw",
     "loop: {steps: 0}": "loop.steps 0: expected 1 or more",
     "loop: {steps: 1.5}": "loop.steps 1.5: expected a whole number",
+    "loop: {steps: '10'}": "loop.steps '10': expected a whole number",
+    "loop: {steps: 1e3}": "loop.steps 1000.0: expected a whole number",
+    "loop: {steps: true}": "loop.steps true: expected a whole number",
+    "loop: {optimiser: {betas: [0.9, 1]}}": "loop.optimiser.betas 0.9 1: expected 0 to below 1",
     "loop: {stepz: 3}": "unknown key 'loop.stepz'; known are accumulate, batch,",
     "loop: 3": "loop 3: expected a mapping of keys and values",
     "data: {packs: a}": "data.packs a: expected a list of texts",
@@ -87,6 +91,20 @@ WRONG = {
     "model: {channels: }": "model.channels null: expected a whole number",
     "model: {preset: release, channels: wide}": "model.channels wide: expected a whole number",
     "loop: {steps: 3, steps: 4}": "is not valid YAML: the key 'steps' stands twice",
+    "loop: &a {steps: *a}": "is not valid YAML: found unconstructable recursive node",
+    "loop: &a [*a]": "is not valid YAML: found unconstructable recursive node",
+    "init: !!binary aGVsbG8=": "is not valid YAML: could not determine a constructor for the tag",
+    "init: !!timestamp 2020-01-01": "is not valid YAML: could not determine a constructor for the tag",
+    "loop: !!set {steps}": "is not valid YAML: could not determine a constructor for the tag",
+    "model: {channels: 0}": "model.channels 0: expected 1 or more",
+    "model: {channels: 30}": "model.offset_groups 4: expected a divisor of 30",
+    "model: {order: 3}": "model.order 3: expected 1 or 2",
+    "model: {passes: []}": "model.passes []: expected forward as the first",
+    "model: {passes: [backward]}": "model.passes ['backward']: expected forward as the first",
+    "model: {passes: [up]}": "model.passes ['up']: expected a list of forward or backward",
+    "model: {line_taps: 4}": "model.line_taps 4: expected 0 or an odd number",
+    "model: {deconvolve: [3, 0]}": "model.deconvolve [3, 0]: expected 1 or more",
+    "model: {deep_channels: [32, 64], deep_depths: [1]}": "model.deep_depths [1]: expected 2 values",
     "- a": "expected a mapping at the top level",
     "base: 3": "base 3: expected the name of a file",
     "base: other.yaml": "other.yaml does not exist, which c.yaml names as its base",
@@ -99,6 +117,30 @@ def test_invalid_configurations_give_a_one_line_error(text, tmp_path):
     with pytest.raises(UsageError, match=re.escape(WRONG[text])) as caught:
         read_config(CPFPTraining, written(tmp_path, text))
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+NO_NETWORK = {
+    ("autoencoder", "model.channels=[]"): "model.channels : expected at least 2 of 1 or more",
+    ("autoencoder", "model.channels=[33, 33]"): "model.blocks 0 2 2 2: expected 2 values",
+    ("autoencoder", "model.latent_channels=0"): "model.latent_channels 0: expected 1 or more",
+    ("autoencoder", "model.channels=[33, 33, 33, 33]"): "`model`: no network has these sizes",
+    ("cpgd", "unet.channels=[30, 30]"): "unet.channels 30 30: expected at least 2 of a multiple of 32",
+    ("cpgd", "unet.head_px=0"): "unet.head_px 0: expected 1 or more",
+    ("cpgd", "control.prior_width=0"): "control.prior_width 0: expected 1 or more",
+    ("vdm", "compact.channels=[]"): "compact.channels : expected at least 1 of a multiple of 32",
+    ("vdm", "compact.head_px=0"): "compact.head_px 0: expected 1 or more",
+    ("vdm", "compact.embedding_channels=[]"): "compact.embedding_channels : expected at least 1 of 1 or more",
+}
+
+
+@pytest.mark.parametrize(("name", "change"), NO_NETWORK)
+def test_sizes_of_which_no_network_is_made_give_a_one_line_error(name, change, tmp_path):
+    stage = {"cpgd": "stage: prior\n", "vdm": "stage: pretrain\n"}.get(name, "")
+    text = stage + ("" if name == "autoencoder" else "autoencoder: a\n") + "{}\n" * (name == "autoencoder")
+    with pytest.raises(UsageError, match=re.escape(NO_NETWORK[name, change])) as caught:
+        training = read_config(KINDS[name], written(tmp_path, text), [change])
+        training.start()
+    assert "\n" not in str(caught.value)
 
 
 def test_bases_are_merged_key_by_key(tmp_path):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from unsmear.metrics.lpips import load_lpips
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
-from unsmear.options import Limits, check
-from unsmear.training.config import LoopConfig, read_config
+from unsmear.options import Limits, OptionError, check
+from unsmear.training.config import LoopConfig, read_config, sizes_of
 from unsmear.training.images import ImageConfig, ImageCrops, strip
 from unsmear.training.loop import Job
 
@@ -26,11 +26,16 @@ FIRST_SHARE = 0.1
 class AutoencoderConfig:
     """Sizes of diffusers' ``AutoencoderDC``, whose shortcuts are pixel shuffles."""
 
-    channels: tuple[int, ...] = (32, 32, 64, 128)
+    channels: Annotated[tuple[int, ...], Limits(1, count=2)] = (32, 32, 64, 128)
     """Channels of each level, half the resolution of the one before: four levels give latents at 1/8."""
-    blocks: tuple[int, ...] = (0, 2, 2, 2)
+    blocks: Annotated[tuple[int, ...], Limits(0)] = (0, 2, 2, 2)
     """Residual blocks of each level; without any at the first, its only layer is the downsampling."""
-    latent_channels: int = 16
+    latent_channels: Annotated[int, Limits(1)] = 16
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.blocks) != len(self.channels):
+            raise OptionError("blocks", self.blocks, f"{len(self.channels)} values, as in channels")
 
     def build(self) -> AutoencoderDC:
         """Return the network with initial weights."""
@@ -73,7 +78,8 @@ class AutoencoderTraining:
             start: AutoencoderDC = load_model(ModelEntry("init", Path(self.init)), "AutoencoderDC")
             return start.requires_grad_(True)
         torch.manual_seed(self.loop.seed)
-        return self.model.build()
+        with sizes_of("model"):
+            return self.model.build()
 
 
 class AutoencoderRecipe:

@@ -6,7 +6,8 @@ configuration of default values; mappings are merged key by key.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from unsmear.errors import UsageError
+from unsmear.errors import UnsmearError, UsageError
 from unsmear.options import Limits, OptionError, Share, check, described, flat, shown
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class OptimiserConfig:
     name: Literal["adam", "adamw"] = "adam"
     """``adam`` (the paper's) or ``adamw``."""
     lr: Annotated[float, Limits(0)] = 1e-4
-    betas: Annotated[tuple[float, float], Limits(0, 1)] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], Limits(0, 1, below=True)] = (0.9, 0.999)
     weight_decay: Annotated[float, Limits(0)] = 0.0
     warmup_steps: Annotated[int, Limits(0)] = 0
     decay_from: Annotated[int, Limits(0)] | None = None
@@ -76,6 +77,22 @@ def read_config(kind: type[T], path: Path, changes: Sequence[str] = ()) -> T:
         UsageError: as ``read_yaml``, ``changed`` and ``from_mapping``.
     """
     return from_mapping(kind, changed(read_yaml(path), parse_changes(changes)), str(path))
+
+
+@contextmanager
+def sizes_of(section: str) -> Iterator[None]:
+    """Context in which a network is made from a section of a configuration.
+
+    Raises:
+        UsageError: no network has the section's sizes; torch's or diffusers' reason is quoted.
+    """
+    try:
+        yield
+    except UnsmearError:
+        raise
+    except (ValueError, AssertionError, ArithmeticError, LookupError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"`{section}`: no network has these sizes{f' ({reason})' if reason else ''}") from error
 
 
 def from_mapping(kind: type[T], values: Any, where: str) -> T:
@@ -144,7 +161,23 @@ def _explained(kind: Any, values: Any, error: ValidationError, where: str) -> st
         return f"{where}: {'.'.join((*path, own.field))} {shown(own.value)}: expected {own.expected}{_others(errors)}"
     if own is not None:
         return f"{where}: {'.'.join(path)}{': ' if path else ''}{own}"
-    return f"{where}: {'.'.join(path) or 'top level'} {shown(value)}: expected {described(hint)}{_others(errors)}"
+    return f"{where}: {'.'.join(path) or 'top level'} {_as_yaml(value)}: expected {described(hint)}{_others(errors)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """A value of the wrong type, so that its type can be seen: quotes around text that would be read as another one."""
+    if isinstance(value, str):
+        return shown(value) if isinstance(_parsed_or_text(value), str) else f"'{shown(value)}'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else shown(value)
+
+
+def _parsed_or_text(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        return text
 
 
 def _of_branches_meant(errors: Sequence[Any]) -> list[Any]:
@@ -237,6 +270,10 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as PyYAML declares it
 
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # so that a node that contains itself is an error
+        return super().construct_document(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)
@@ -257,6 +294,8 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+for _tag in ("binary", "timestamp", "omap", "pairs", "set"):  # tags of 1.1: no option holds such values
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_undefined)  # type: ignore[type-var]
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -15,7 +15,7 @@ from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.batches import Batch, open_batches
-from unsmear.training.config import LoopConfig, read_config
+from unsmear.training.config import LoopConfig, read_config, sizes_of
 from unsmear.training.line_fit import fit_line_bank
 from unsmear.training.loop import Job
 from unsmear.training.losses import LossConfig
@@ -89,7 +89,8 @@ def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
         start: CPFP = load_model(ModelEntry("init", Path(config.init)), "CPFP")
         return start.requires_grad_(True)
     torch.manual_seed(config.loop.seed)
-    model = CPFP.build(config.model)
+    with sizes_of("model"):
+        model = CPFP.build(config.model)
     if fit_line and model.line is not None and not model.deconvolve and (config.data.packs or config.data.shards):
         pack = open_pack(Path(config.data.packs[0])) if config.data.packs else _few_rows(config)
         bank = fit_line_bank(pack, config.model.line_taps, config.model.line_reach, UNKNOWN_DUTY)

@@ -16,7 +16,7 @@ from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.options import Limits, OptionError, Share, check
-from unsmear.training.config import LoopConfig, read_config
+from unsmear.training.config import LoopConfig, read_config, sizes_of
 from unsmear.training.control import ControlRecipe
 from unsmear.training.denoiser import PriorRecipe
 from unsmear.training.images import ImageConfig
@@ -28,14 +28,17 @@ from unsmear.training.sequences import DataConfig
 class UNetConfig:
     """Sizes of the compact denoiser, a ``UNet2DConditionModel`` with attention at the two lowest levels."""
 
-    channels: tuple[int, ...] = (64, 96, 128, 192)
-    layers: int = 1
+    channels: Annotated[tuple[int, ...], Limits(32, step=32, count=2)] = (64, 96, 128, 192)
+    layers: Annotated[int, Limits(1)] = 1
     """Residual blocks per level."""
-    head_px: int = 32
+    head_px: Annotated[int, Limits(1)] = 32
     """Channels per attention head."""
-    latent_channels: int = 4
-    text_width: int = 32
+    latent_channels: Annotated[int, Limits(1)] = 4
+    text_width: Annotated[int, Limits(1)] = 32
     """Width of the prompt embedding; the compact model has an empty prompt of zeros."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self) -> UNet2DConditionModel:
         """Return the network with initial weights."""
@@ -58,9 +61,12 @@ class ControlConfig:
     """Options of ``CPControlNet``."""
 
     guided: bool = True
-    prior_width: int | None = None
+    prior_width: Annotated[int | None, Limits(1)] = None
     shared_query: bool = False
     joint_time_attention: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,19 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
     chosen = read_config(CPGDTraining, config, changes)
     torch.manual_seed(chosen.loop.seed)
     if chosen.stage == "prior":
-        unet = (
-            load_model(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel")
-            if chosen.init
-            else chosen.unet.build()
-        )
+        if chosen.init:
+            unet = load_model(ModelEntry("init", Path(chosen.init)), "UNet2DConditionModel")
+        else:
+            with sizes_of("unet"):
+                unet = chosen.unet.build()
         unet = unet.requires_grad_(True)
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
     unet = load_model(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
         control = load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet")
     else:
-        control = CPControlNet.beside(unet, **vars(chosen.control))
+        with sizes_of("control"):
+            control = CPControlNet.beside(unet, **vars(chosen.control))
     control = control.requires_grad_(True)
     recipe = ControlRecipe(control, unet, chosen)
     return Job(control, recipe, chosen.loop, partial(_assemble, recipe))

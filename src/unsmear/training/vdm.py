@@ -31,7 +31,7 @@ from unsmear.models.zoo import ModelEntry, write_index
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.batches import open_batches
 from unsmear.training.clips import ClipPair, SharpClips, validation_clips
-from unsmear.training.config import LoopConfig, read_config
+from unsmear.training.config import LoopConfig, read_config, sizes_of
 from unsmear.training.diffusion import noised_from_input, picture_loss
 from unsmear.training.images import spread, strip
 from unsmear.training.loop import Job
@@ -51,15 +51,18 @@ class CompactConfig:
     With ``init`` the sizes are those of its folder.
     """
 
-    channels: tuple[int, ...] = (64, 96, 160)
-    layers: int = 1
+    channels: Annotated[tuple[int, ...], Limits(32, step=32, count=1)] = (64, 96, 160)
+    layers: Annotated[int, Limits(1)] = 1
     """Residual blocks per level."""
-    head_px: int = 16
+    head_px: Annotated[int, Limits(1)] = 16
     """Channels per attention head."""
-    token_width: int = 128
-    tokens: int = 4
-    embedding_channels: tuple[int, ...] = (32, 64, 96, 128)
+    token_width: Annotated[int, Limits(1)] = 128
+    tokens: Annotated[int, Limits(1)] = 4
+    embedding_channels: Annotated[tuple[int, ...], Limits(1, count=1)] = (32, 64, 96, 128)
     """Channels of the levels of the centre frame's embedding."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def unet(self, latent_channels: int) -> UNet3DConditionModel:
         """Return the 3D UNet with initial weights."""
@@ -325,8 +328,9 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
         pipe = load_model(ModelEntry("init", Path(config.init)), "VDMPipeline")
     else:
         vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
-        unet = config.compact.unet(int(vae.config.latent_channels))
-        vdm = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
+        with sizes_of("compact"):
+            unet = config.compact.unet(int(vae.config.latent_channels))
+            vdm = VDM.assembled(unet, vae, image_tokens=config.compact.image_tokens())
         pipe = VDMPipeline(vae, vdm.unet, vdm.blur_encoder, vdm.image_tokens, sampler)
     model = TrainedVDM(pipe.unet, pipe.blur_encoder, pipe.image_tokens)
     model.sampling = tuple((pipe.config["sampling"] or {}).items())

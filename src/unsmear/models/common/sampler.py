@@ -1,10 +1,9 @@
 """Sampling loop of both diffusion pipelines: from noise to latents, and decoding to frames."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from unsmear.models.common.latents import decode, one_by_one, transfer_colour
 from unsmear.models.common.schedule import start_timesteps
 from unsmear.models.common.tiles import TileBox, by_latent_tiles
+from unsmear.options import Limits, check
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class SamplerSettings:
     """Sampler settings shared by the pipelines. Tiles and strides are in cells of the latent.
 
     Raises:
-        ValueError: a value out of range.
+        OptionError: a value out of range, or of another type; a ``UsageError`` and a ``ValueError``.
     """
 
-    steps: int = 50
-    guidance: float = 1.0
+    steps: Annotated[int, Limits(1)] = 50
+    guidance: Annotated[float, Limits(0)] = 1.0
     """Scale of classifier-free guidance; 1 disables it, and the network is evaluated once per step."""
-    start: float = 1.0
+    start: Annotated[float, Limits(0, 1, above=True)] = 1.0
     """Start of sampling: 1 is pure noise, t = T; below 1 it is the latent of the input frames at noise level
     t = start · T. Ours."""
     seed: int = 0
-    tile: int = 64
+    tile: Annotated[int, Limits(1)] = 64
     """Side of tiles."""
-    stride: int = 32
+    stride: Annotated[int, Limits(1)] = 32
     """Largest distance between tiles."""
-    tile_batch: int = 1
+    tile_batch: Annotated[int, Limits(1)] = 1
     """Tiles per batch."""
     colour: bool = True
     """Take the coarse scales from the input frames, by wavelets."""
@@ -41,12 +41,7 @@ class SamplerSettings:
     """Add the reconstruction error of the autoencoder on the input frames, X − D(E(X)). Ours."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start {self.start} of sampling must lie above 0 and be at most 1, which is pure noise")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} sampling steps: give at least 1")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance {self.guidance} must be a finite number, such as 1 (off) or 4")
+        check(self)
 
     def overridden(self, steps: int | None, guidance: float | None, seed: int | None) -> Self:
         """Return these settings with the arguments that are not None."""

@@ -1,9 +1,8 @@
 """Stage 2 of CPGD-Net as a diffusers pipeline: from frames and their priors to generated frames (§III-C, Eq. 5)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from unsmear.models.common.tiles import TileBox, tile_boxes
 from unsmear.models.common.warp import warp
 from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.control import CPControlNet
+from unsmear.options import Limits, Share
 
 JOINT_FRAMES = 6
 """Frames that attend to each other with ``joint_time_attention``, as in the authors' release."""
@@ -30,30 +30,22 @@ class Sampling(SamplerSettings):
     """Sampler settings of stage 2. Lengths are cells of the latent.
 
     Raises:
-        ValueError: a value out of range.
+        OptionError: a value out of range, or of another type; a ``UsageError`` and a ``ValueError``.
     """
 
-    fidelity: float = 0.0
+    fidelity: Share = 0.0
     """Weight in [0, 1] of the input frames' latent in the clean latent of each step; at 1 it is that latent. Ours."""
     carry_noise: bool = False
     """Warp the noise along V from frame to frame, where the residual is low. Ours."""
-    carry_detail: float = 0.0
+    carry_detail: Share = 0.0
     """Weight in [0, 1] of the previous frame's generated detail, warped along V, times 1 − R. Ours."""
-    still_px: float = 0.0
+    still_px: Annotated[float, Limits(0, unit="pixels")] = 0.0
     """Motion in pixels per frame below which generated detail is reduced in proportion; 0: none is. Ours: static parts
     have no motion blur to remove."""
     guided: bool = True
     """Whether the control network is conditioned on V and R; if not, it is a plain IRControlNet (Table II)."""
     joint_time_attention: bool | None = None
     """Whether frames attend to each other; None as the control network was configured."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("fidelity", "carry_detail"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} must lie in 0…1")
-        if not 0 <= self.still_px < math.inf:
-            raise ValueError(f"still_px {self.still_px} is a length: give 0 (no reduction) or more")
 
 
 @dataclass

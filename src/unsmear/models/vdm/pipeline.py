@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers.utils.outputs import BaseOutput
@@ -16,6 +16,7 @@ from unsmear.models.common.schedule import frame_generator
 from unsmear.models.common.tiles import Span, TileBox, by_windows, fade, mixed_in, shot_spans, tile_boxes, window_spans
 from unsmear.models.vdm.conditions import BlurEncoder, ImageTokens, image_vectors
 from unsmear.models.vdm.network import CLIP_FRAMES, VDM
+from unsmear.options import Limits, OptionError
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,18 @@ class VDMSampling(SamplerSettings):
     Guidance is with respect to the tokens of the centre frame; the paper does not state its scale. Colour is ours.
 
     Raises:
-        ValueError: a value out of range.
+        OptionError: a value out of range, or of another type; a ``UsageError`` and a ``ValueError``.
     """
 
-    window: int = CLIP_FRAMES
+    window: Annotated[int, Limits(1)] = CLIP_FRAMES
     """Frames per window."""
-    overlap: int = 4
+    overlap: Annotated[int, Limits(0)] = 4
     """Frames shared by neighbouring windows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1 or not 0 <= self.overlap < self.window:
-            raise ValueError(
-                f"windows of {self.window} frames that share {self.overlap}: expected an overlap below their length"
-            )
+        if self.overlap >= self.window:
+            raise OptionError("overlap", self.overlap, f"less than `window`, {self.window}")
 
 
 @dataclass
