@@ -101,7 +101,7 @@ class _Job:
         restorer, given = self.restorer, self.options.priors
         return {
             "input": stamp(self.info.path),
-            "priors": None if given is None else stamp(Path(given)),
+            "priors": stamp(Path(given)) if given is not None and Path(given).exists() else None,
             "output": str(self.output.resolve()),
             "model": [restorer.name, restorer.device, restorer.dtype, restorer.fingerprint],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "resume")},
