@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(gpu)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Random weights of a test and of its fixtures do not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small CPFP whose weights are random: every part of it has an effect."""
@@ -36,6 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = CPFPConfig(
         channels=8, encoder_depth=1, body_depth=1, decoder_depth=1, line_blocks=1, offset_groups=2, line_taps=5
     )
+    torch.manual_seed(7)
     model = CPFP.build(sizes)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

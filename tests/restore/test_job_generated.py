@@ -12,6 +12,7 @@ import unsmear
 from support.clips import make_clip
 from support.tiny_pipeline import folder
 from unsmear.cli.main import run
+from unsmear.models.cpfp.network import CPFP, CPFPConfig
 from unsmear.restore.restorer import Clip
 from unsmear.video import open_video
 
@@ -41,8 +42,15 @@ def frames_of(path) -> np.ndarray:
         return np.stack([frame.rgb for frame in reader])
 
 
-def test_what_one_window_hands_to_the_next_is_enough(restorer, clip):
-    """Windows only change what stage 1 sees of later frames; the noise is that of the frames."""
+def test_what_one_window_hands_to_the_next_is_enough(weights, clip, tmp_path):
+    """Windows change nothing for a stage 1 that neither sees later frames nor measures the blur of its clip."""
+    shutil.copytree(weights, tmp_path / "causal")
+    sizes = {"encoder_depth": 1, "body_depth": 1, "decoder_depth": 1, "line_blocks": 1, "offset_groups": 2}
+    causal = CPFP.build(CPFPConfig(channels=8, passes=["forward"], deconvolve=[], **sizes))
+    for parameter in causal.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    causal.save_pretrained(tmp_path / "causal" / "cpfp")
+    restorer = unsmear.load(str(tmp_path / "causal"), device="cpu", dtype="fp32")
     with open_video(clip) as reader:
         given = Clip.of(list(reader), 0.5)
     pixels, priors = given.frames, given.priors
