@@ -19,7 +19,7 @@ demo: $(READY) ## deblur a real clip and a pair with known truth into out/demo/
 	@$(BIN)/python tools/demo.py
 
 test: $(READY) ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff check .
