@@ -89,7 +89,7 @@ def ship(source: ModelEntry, folder: Path) -> dict[str, int]:
         for name, part in source.parts.items():
             parameters[name] = sum(ship(part, folder / name).values())
         shutil.copytree(source.folder / "scheduler", folder / "scheduler", dirs_exist_ok=True)
-        write_index(folder, sampling_defaults(source, dict))
+        write_index(folder, sampling_defaults(source, dict), source.trained)
         return parameters
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.float16).contiguous() for k, v in load_file(source.weights).items()}

@@ -299,23 +299,42 @@ def shards(
 
 @app.command()
 def restore(
-    pack: Annotated[Path, typer.Argument(help="Folder made by `unsmear data pack`.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new pack.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder made by `unsmear data pack`, or a data set with priors.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the copy.", show_default=False)],
     model: Annotated[str, typer.Option(help="Stage 1: a shipped model or a folder of weights.")] = "cpfp",
-    first: Annotated[int | None, typer.Option(min=1, help="Only so many sequences.", show_default="all")] = None,
+    device: choices.Device = "auto",
+    dtype: choices.Dtype = "auto",
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Only so many sequences or clips.", show_default="all")
+    ] = None,
+    split: choices.Split = None,
+    clip_list: choices.ClipList = None,
+    role: choices.Role = None,
     overwrite: choices.Overwrite = False,
     debug: choices.Debug = False,
 ) -> None:
-    """A pack whose blurred frames are restored by stage 1, for the training of stage 2."""
+    """A pack or data set whose blurred frames are restored by stage 1, for the training of stage 2.
+
+    Everything else is linked. Finished clips of a data set are kept, so a run that was stopped goes on where it was.
+    """
     del debug
-    from unsmear.training.restored_pack import restore_pack
+    from unsmear.training.restored import Selection, restore_data
 
-    def report(done: int, count: int) -> None:
-        if done % 20 == 0:
-            typer.echo(f"{done} of {count}", err=True)
-
-    count = restore_pack(pack, out, model, first=first, overwrite=overwrite, on_sequence=report)
-    typer.echo(f"{counted(count, 'restored sequence')} in {out}")
+    count = restore_data(
+        source,
+        out,
+        model,
+        device=device,
+        dtype=dtype,
+        first=first,
+        selection=Selection(split, clip_list, role),
+        overwrite=overwrite,
+        progress=lambda done, count: typer.echo(f"{done} of {count}", err=True) if done % 20 == 0 else None,
+    )
+    typer.echo(f"{out}: {count} restored")
 
 
 def _crf(text: str) -> float | tuple[float, float] | None:

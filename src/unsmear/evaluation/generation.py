@@ -9,7 +9,6 @@ from unsmear.errors import UsageError
 from unsmear.evaluation.variants import Variant
 from unsmear.models import zoo
 from unsmear.restore.cpgd import CPGDRestorer
-from unsmear.restore.load import FIRST_STAGE
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
@@ -48,7 +47,7 @@ class Generators:
 
     @property
     def first(self) -> Restorer | None:
-        """Stage 1 of the full model; None where no row generates."""
+        """Stage 1 of the full model; None where no row generates, or it was trained on the blurred frames."""
         return self._full().first if self.full else None
 
     def shares(self, variant: Variant) -> bool:
@@ -77,7 +76,8 @@ class Generators:
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"
-        if "full" in self.models and not (zoo.find(model).folder / FIRST_STAGE).is_dir():
+        entry = zoo.find(model)
+        if "full" in self.models and not (entry.folder / zoo.STAGE_1).is_dir() and "first_stage" not in entry.trained:
             inner = inner.after(self._full().first)
         return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
 

@@ -113,8 +113,8 @@ def _cpgd(entry: ModelEntry, prompts: bool) -> Any:
     stored = stored_empty_prompt(entry.folder, unet.config["cross_attention_dim"])
     reads = prompts or stored is None
     encoder, tokenizer = load_text_encoder(entry.folder) if reads else (None, None)
-    sampling = sampling_defaults(entry, Sampling)
-    return CPGDPipeline(vae, unet, control, _scheduler(entry.folder), encoder, tokenizer, stored, sampling)
+    sampling, trained = sampling_defaults(entry, Sampling), entry.trained
+    return CPGDPipeline(vae, unet, control, scheduler_of(entry.folder), encoder, tokenizer, stored, sampling, trained)
 
 
 def _vdm(entry: ModelEntry, prompts: bool) -> Any:
@@ -138,7 +138,7 @@ def _vdm(entry: ModelEntry, prompts: bool) -> Any:
     encoder = _image_encoder(entry.folder, model.image_tokens)
     sampling = sampling_defaults(entry, VDMSampling)
     return VDMPipeline(
-        vae, model.unet, model.blur_encoder, model.image_tokens, _scheduler(entry.folder), encoder, sampling
+        vae, model.unet, model.blur_encoder, model.image_tokens, scheduler_of(entry.folder), encoder, sampling
     )
 
 
@@ -197,7 +197,8 @@ def _load_strictly(model: Any, weights: dict[str, Any], entry: ModelEntry) -> No
     model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
 
 
-def _scheduler(folder: Path) -> Any:
+def scheduler_of(folder: Path) -> Any:
+    """Scheduler of a pipeline's folder. Raises WeightsError: the file is missing or does not describe one."""
     import diffusers
 
     path = folder / SCHEDULER

@@ -28,6 +28,12 @@ PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
 """Networks of a pipeline, by folder name; ``unet`` and ``vae`` are required. CPGD-Net's stage 2 has ``control``, the
 video diffusion model the last two."""
 
+STAGE_1 = "cpfp"
+"""Folder of stage 1 in that of a pipeline, and name of the shipped one."""
+
+BLURRED_HINT = "none"
+"""In place of the checksum of stage 1: the control network was trained on the blurred frames themselves."""
+
 LIBRARY = "unsmear"
 """Library of our classes in ``model_index.json``."""
 
@@ -92,6 +98,39 @@ class ModelEntry:
         return renamed_index(_read_json(path)) if path.exists() else {}
 
     @property
+    def trained(self) -> dict[str, str]:
+        """Conditions of a pipeline's training, see ``write_index``; empty where none are stored.
+
+        Raises:
+            WeightsError: as ``config``, or the index holds something else in their place.
+        """
+        stored = self.index.get("trained") or {}
+        if not isinstance(stored, dict) or not all(isinstance(value, str) for value in stored.values()):
+            raise WeightsError(f"{self.folder / INDEX_FILE}: `trained` is no mapping of texts; restore the file")
+        return stored
+
+    @property
+    def first_stage(self) -> "ModelEntry | None":
+        """Stage 1 of a pipeline: the folder ``STAGE_1`` in its own, else the shipped model.
+
+        None where the control network was trained on the blurred frames themselves.
+
+        Raises:
+            WeightsError: it is not the one that the control network was trained with.
+        """
+        expected = self.trained.get("first_stage")
+        if expected == BLURRED_HINT:
+            return None
+        own = self.folder / STAGE_1
+        first = ModelEntry(STAGE_1, own) if own.is_dir() else find(STAGE_1)
+        if expected and (found := first.checksum()) != expected:
+            raise WeightsError(
+                f"{first.folder} is another stage 1 ({found[:12]}…) than the control network in {self.folder} was "
+                f"trained with ({expected[:12]}…): put that one into {own}"
+            )
+        return first
+
+    @property
     def parts(self) -> dict[str, "ModelEntry"]:
         """Networks of a pipeline that are present, by folder name."""
         return {part: ModelEntry(part, self.folder / part) for part in PARTS if (self.folder / part).is_dir()}
@@ -152,12 +191,16 @@ def renamed_index(index: Mapping[str, Any]) -> dict[str, Any]:
     return current | {"_class_name": FORMER_NAMES.get(name, name)} if isinstance(name, str) else current
 
 
-def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None:
+def write_index(
+    folder: Path, sampling: Mapping[str, Any] | None = None, trained: Mapping[str, str] | None = None
+) -> None:
     """Write ``model_index.json`` of a pipeline: its class, [library, class] of each component, sampler defaults.
 
     Args:
         folder: folder with the components.
         sampling: sampler defaults, fields of the pipeline's settings; None keeps those of an existing index.
+        trained: conditions that the control network was trained on: ``first_stage``, the checksum of stage 1 or
+            ``BLURRED_HINT``, and ``prompt``, used where none is given. None keeps those of an existing index.
 
     Raises:
         WeightsError: the folder holds no networks of a pipeline, or a damaged configuration.
@@ -167,9 +210,11 @@ def write_index(folder: Path, sampling: Mapping[str, Any] | None = None) -> None
     kind = entry.kind_by_parts
     if not kind:
         raise WeightsError(f"{folder} holds no pipeline: expected folders such as {', '.join(PARTS[:3])}")
-    kept = entry.index.get("sampling") if sampling is None else dict(sampling)
+    kept = {"sampling": entry.index.get("sampling") if sampling is None else dict(sampling)}
+    if conditions := entry.trained if trained is None else dict(trained):
+        kept["trained"] = conditions
     index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": version("diffusers")}
-    index |= {name: _component(entry, name) for name in PIPELINES[kind]} | {"sampling": kept}
+    index |= {name: _component(entry, name) for name in PIPELINES[kind]} | kept
     write_whole(folder / INDEX_FILE, (json.dumps(index, indent=2) + "\n").encode())
 
 

@@ -10,9 +10,6 @@ from unsmear.models.loading import load_model, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.restorer import Restorer
 
-FIRST_STAGE = "cpfp"
-"""Stage 1 of models that generate: the folder of this name in theirs, else the shipped model."""
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,15 +82,14 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
     given: dict[str, Any] = {}
     texts: dict[str, Any] = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
     if kind.prompts:
-        given.update(texts)
+        given.update({"prompt": entry.trained.get("prompt", "")} | texts)
     elif any(texts.values()):
         raise UsageError(f"prompt: {entry.name} takes none, the video is its only condition; leave the prompt out")
     if kind.sampling:
         given["sampling"] = _options(_named(kind.sampling), entry, chosen)
     if kind.first_stage:
-        own = entry.folder / FIRST_STAGE
-        first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
-        given["first"] = _restorer(first, KINDS["CPFP"], {}, place, number_format)
+        first = entry.first_stage
+        given["first"] = None if first is None else _restorer(first, KINDS["CPFP"], {}, place, number_format)
     return _restorer(entry, kind, given, place, number_format)
 
 

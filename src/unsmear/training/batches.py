@@ -1,6 +1,8 @@
 """Training batches: stacked sequences of packs, data sets or shards, as tensors."""
 
+from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple, Protocol
 
@@ -19,11 +21,14 @@ class Batch(NamedTuple):
     blurred: Tensor
     sharp: Tensor
     priors: PriorTensors
+    captions: tuple[str, ...] = ()
+    """One per clip, empty where there is none."""
 
 
 def stacked(samples: Sequence[Arrays]) -> Batch:
     """Stack sequences of one size to a batch."""
-    joined = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
+    names = [name for name in samples[0] if name != "caption"]
+    joined = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in names}
     blurred, sharp = (joined[k].permute(0, 1, 4, 2, 3) for k in ("blurred", "sharp"))
     priors = PriorTensors(
         joined["motion"].float(),
@@ -33,11 +38,14 @@ def stacked(samples: Sequence[Arrays]) -> Batch:
         joined["reset_back"],
         joined["duty"].reshape(-1, 1).expand(-1, blurred.shape[1]),
     )
-    return Batch(blurred, sharp, priors)
+    return Batch(blurred, sharp, priors, tuple(s.get("caption", "") for s in samples))
 
 
 class Batches(Protocol):
     """Source of training batches by step number."""
+
+    captions: frozenset[str]
+    """All captions."""
 
     def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
         """Batches of ``steps``, in order; their draws depend on the seed and the step number only.
@@ -62,6 +70,7 @@ class ShardBatches:
 
     def __init__(self, config: DataConfig, seed: int, count: int):
         self.online, self.count = OnlineSequences.open(config, seed), count
+        self.captions: frozenset[str] = frozenset()
 
     def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
         with closing(self.online.batches(steps, self.count)) as drawn:
@@ -69,17 +78,31 @@ class ShardBatches:
 
 
 class PackBatches:
-    """Batches of stored sequences of packs and data sets."""
+    """Batches of stored sequences of packs and data sets, read ahead by threads: most of it is decoding of images."""
 
     def __init__(self, config: DataConfig, seed: int, count: int, priors: bool = True):
         self.config, self.seed, self.count = config, seed, count
         self.sources = open_sources(config, priors)
         self.ends = np.cumsum([len(source) for source in self.sources])
+        self.captions = frozenset(text for source in self.sources for text in source.captions)
 
     def at(self, steps: Sequence[int]) -> Generator[Batch, None, None]:
-        for step in steps:
-            rng = np.random.default_rng((self.seed, step))
-            yield stacked([self._sample(rng) for _ in range(self.count)])
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.config.workers) as threads:
+            try:
+                for step in steps:
+                    waiting.append(threads.submit(self._batch, step))
+                    if len(waiting) > self.config.ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _batch(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        return stacked([self._sample(rng) for _ in range(self.count)])
 
     def _sample(self, rng: np.random.Generator) -> Arrays:
         row = int(rng.integers(self.ends[-1]))

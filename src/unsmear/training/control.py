@@ -20,6 +20,7 @@ from unsmear.blur.degrade import degrade
 from unsmear.datasets.pairs import PairSet
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
+from unsmear.models.common.text import TEXT_PARTS, embedded
 from unsmear.models.cpfp.network import CPFP, PriorTensors
 from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
 from unsmear.models.cpgd.control import CPControlNet
@@ -27,9 +28,10 @@ from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, open_batches
-from unsmear.training.config import read_yaml
 from unsmear.training.diffusion import Diffusion, picture_loss
 from unsmear.training.images import ImageCrops, middle, spread, strip
+from unsmear.training.loop import moved
+from unsmear.training.restored import restored_by
 from unsmear.training.validation import ValidationClip, restore
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ SHOWN_STEPS = 4
 
 
 class ControlBatch(NamedTuple):
-    """Frames to generate, and the conditions of the control network."""
+    """Frames to generate, and the conditions of the control network; frames of a clip follow each other in B."""
 
     sharp: Tensor
     """(B, 3, S, S) uint8."""
@@ -47,6 +49,21 @@ class ControlBatch(NamedTuple):
     """(B, 3, S, S) float32 in [0, 1]."""
     priors: Tensor
     """(B, 3, S/4, S/4), of ``control_priors``."""
+    prompts: tuple[str, ...]
+    """One per frame; empty where it was dropped."""
+    seed: Tensor
+    together: int = 1
+    """Number of consecutive frames that attend to each other."""
+
+
+class BlurredBatch(NamedTuple):
+    """Blurred clips; stage 1, on the device of the training, makes a ``ControlBatch`` of some of their frames."""
+
+    clips: Batch
+    first: int
+    """Number of the first of these frames."""
+    prompts: tuple[str, ...]
+    """One per clip."""
     seed: Tensor
 
 
@@ -77,33 +94,59 @@ class ControlRecipe:
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
         self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
-        self.restored = _packs_restored(config)
-        """Whether the packs hold frames restored by stage 1."""
+        self.restored = _data_restored(config)
+        """Whether the frames of the data were restored by stage 1 before."""
+        self.together = config.data.frames if model.config["joint_time_attention"] else 1
+        """Consecutive frames of a clip in a batch, which attend to each other."""
+        self.base = Path(config.prior).parent
+        """Folder of the base model."""
+        captions = self.pairs.captions if (self.base / TEXT_PARTS[0]).is_dir() else frozenset()
+        self.texts = embedded(self.base, unet.config["cross_attention_dim"], {config.prompt, *captions})
+        """Embedding of each prompt."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
-    def batches(self, steps: range) -> Generator[ControlBatch, None, None]:
+    def batches(self, steps: range) -> Generator[ControlBatch | BlurredBatch, None, None]:
         with closing(self.pairs.at([step for step in steps if not self._draw(step)[1]])) as pairs:
             for step in steps:
                 rng, degraded = self._draw(step)
-                yield self._degraded(rng) if degraded else self._deblurred(next(pairs), rng)
+                prompted = np.random.default_rng((self.config.loop.seed, step, 2))
+                kept = prompted.random(self.config.loop.batch) >= self.config.drop_prompt
+                yield self._degraded(rng, kept) if degraded else self._blurred(next(pairs), rng, kept)
 
     def _draw(self, step: int) -> tuple[np.random.Generator, bool]:
         """Random generator of a step, and whether its batch consists of degraded images."""
         rng = np.random.default_rng((self.config.loop.seed, step, 1))
         return rng, self.crops is not None and rng.random() < self.config.hybrid
 
-    @torch.inference_mode()
-    def _deblurred(self, batch: Batch, rng: np.random.Generator) -> ControlBatch:
-        """One frame of each sequence, restored by stage 1."""
-        blurred, i = batch.blurred.float() / 255, int(rng.integers(batch.blurred.shape[1]))
-        unchanged = self.first is None or self.restored
-        hint = blurred if unchanged else self.first(blurred, batch.priors).frames.clamp(0, 1)  # type: ignore[misc]
-        priors = _priors_of(batch.priors, i)
-        return ControlBatch(batch.sharp[:, i], hint[:, i], priors, torch.tensor(int(rng.integers(1 << 40))))
+    def _blurred(self, batch: Batch, rng: np.random.Generator, kept: np.ndarray) -> BlurredBatch:
+        """One frame of each clip, or all where they attend to each other."""
+        first = int(rng.integers(batch.blurred.shape[1] - self.together + 1))
+        seed = torch.tensor(int(rng.integers(1 << 40)))
+        captions = (text if text in self.texts else "" for text in batch.captions)
+        prompts = (text or self.config.prompt for text in captions)
+        return BlurredBatch(
+            batch, first, tuple(text if keep else "" for text, keep in zip(prompts, kept, strict=True)), seed
+        )
 
-    def _degraded(self, rng: np.random.Generator) -> ControlBatch:
+    @torch.no_grad()
+    def hinted(self, batch: ControlBatch | BlurredBatch) -> ControlBatch:
+        """The frames of a batch as they are trained on, restored by stage 1 unless the data hold such frames."""
+        if isinstance(batch, ControlBatch):
+            return batch
+        hint, part = batch.clips.blurred.float() / 255, slice(batch.first, batch.first + self.together)
+        if self.first is not None and not self.restored:
+            nn.Module.to(self.first, hint.device)
+            with torch.autocast(hint.device.type, enabled=False):
+                hint = self.first(hint, batch.clips.priors).frames.clamp(0, 1)
+        prompts = tuple(text for text in batch.prompts for _ in range(self.together))
+        sharp, hint = (frames[:, part].flatten(0, 1) for frames in (batch.clips.sharp, hint))
+        priors = _priors_of(batch.clips.priors, part)
+        return ControlBatch(sharp, hint, priors, prompts, batch.seed, self.together)
+
+    def _degraded(self, rng: np.random.Generator, kept: np.ndarray) -> ControlBatch:
+        """Still pictures: as a video of one frame, they have priors of zeros."""
         assert self.crops is not None
         sharp = [self.crops.crop(rng) for _ in range(self.config.loop.batch)]
         poor = np.stack([degrade([image], rng, self.config.degrade)[0] for image in sharp])
@@ -112,12 +155,22 @@ class ControlRecipe:
             torch.from_numpy(np.stack(sharp)).permute(0, 3, 1, 2),
             torch.from_numpy(poor).permute(0, 3, 1, 2).float() / 255,
             torch.zeros(len(poor), 3, size, size),
+            tuple(self.config.prompt if keep else "" for keep in kept),
             torch.tensor(int(rng.integers(1 << 40))),
         )
 
-    def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: ControlBatch | BlurredBatch) -> tuple[Tensor, dict[str, float]]:
+        batch = self.hinted(batch)
         inputs = self._inputs(batch)
-        down, mid = model(inputs.noisy, inputs.t, inputs.text, inputs.hint, batch.priors, return_dict=False)
+        down, mid = model(
+            inputs.noisy,
+            inputs.t,
+            inputs.text,
+            inputs.hint,
+            batch.priors,
+            frames=batch.together,
+            return_dict=False,
+        )
         predicted = self.unet(
             inputs.noisy, inputs.t, inputs.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
@@ -132,9 +185,10 @@ class ControlRecipe:
     @torch.no_grad()
     def _inputs(self, batch: ControlBatch) -> "_Inputs":
         clean, hint = self.diffusion.encode(batch.sharp.float() / 255), self.diffusion.encode(batch.hint)
-        noisy, t, target, weights = self.diffusion.noised_from(clean, hint, self.config.from_hint, int(batch.seed))
+        share, seed = self.config.from_hint, int(batch.seed)
+        noisy, t, target, weights = self.diffusion.noised_from(clean, hint, share, seed, batch.together)
         nn.Module.to(self.unet, noisy.device)
-        text = clean.new_zeros(len(clean), 1, self.unet.config["cross_attention_dim"])
+        text = torch.cat([self.texts[prompt] for prompt in batch.prompts]).to(clean)
         return _Inputs(hint, noisy, t, text, target, weights)
 
     @torch.no_grad()
@@ -154,7 +208,10 @@ class ControlRecipe:
 
     @cached_property
     def clips(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(hint, priors, sharp) of the middle frame of each validation piece, sides cropped to multiples of 32."""
+        """(hint, priors, sharp) of each validation piece, sides cropped to multiples of 32.
+
+        Of a piece there is the middle frame, or all where frames attend to each other.
+        """
         if self.config.data.validation is None:
             return []
         out = []
@@ -162,11 +219,12 @@ class ControlRecipe:
             if clip.already_sharp:
                 continue
             i, (h, w) = len(clip.frames) // 2, (side // 32 * 32 for side in clip.frames.shape[1:3])
+            part = slice(i, i + 1) if self.together == 1 else slice(None)
             restored = clip.frames if self.first is None else restore(self.first, clip.frames, clip.priors)
             frames = [
-                torch.from_numpy(x[i, :h, :w]).permute(2, 0, 1)[None].float() / 255 for x in (restored, clip.target)
+                torch.from_numpy(x[part, :h, :w]).permute(0, 3, 1, 2).float() / 255 for x in (restored, clip.target)
             ]
-            priors = F.interpolate(_priors_of(clip.priors, i), (-(-h // 4), -(-w // 4)), mode="nearest")
+            priors = F.interpolate(_priors_of(clip.priors, part), (-(-h // 4), -(-w // 4)), mode="nearest")
             out.append((frames[0], priors, frames[1]))
         return out
 
@@ -180,9 +238,10 @@ class ControlRecipe:
         collected: dict[str, list[float]] = {}
         for n, (hint, priors, sharp) in enumerate(self.clips):
             for k in range(2):
-                batch = ControlBatch((sharp * 255).round().byte(), hint, priors, torch.tensor(2 * n + k))
-                device = next(model.parameters()).device
-                batch = ControlBatch(*(x.to(device) for x in batch))
+                prompts = (self.config.prompt,) * len(hint)
+                levels, seed = (sharp * 255).round().byte(), torch.tensor(2 * n + k)
+                batch = ControlBatch(levels, hint, priors, prompts, seed, len(hint))
+                batch = moved(batch, next(model.parameters()).device)
                 error, figures = self.loss(model, batch)
                 losses.append(float(error))
                 figures["share"] = figures.get("noise", losses[-1]) / self.uncontrolled(batch)
@@ -197,7 +256,7 @@ class ControlRecipe:
     @torch.inference_mode()
     def pictures(self, model: CPControlNet) -> list[tuple[str, np.ndarray]]:
         """Hint | generated | sharp, sampled in a few steps from the noise level of ``latest``."""
-        scheduler, device = self.diffusion.sampler(), next(model.parameters()).device
+        scheduler, device = self.diffusion.preview(), next(model.parameters()).device
         start = self.diffusion.latest / int(scheduler.config["num_train_timesteps"])
         options = Sampling(SHOWN_STEPS, start=start, cancel_autoencoder=self.config.cancel_autoencoder)
         for part in (self.unet, self.diffusion.vae):
@@ -206,36 +265,40 @@ class ControlRecipe:
         pipe.set_progress_bar_config(disable=True)
         least, out = max(pipe.multiple, 32), []
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
-            frame, target, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
-            if frame.numel():
-                generated = pipe(frame, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
-                out.append((str(i), strip(frame, generated, target)))
+            frames, target, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
+            if frames.numel():
+                motion, residual = coding[:, :2] * LONGEST_PX, coding[:, 2:]
+                text = self.texts[self.config.prompt]
+                generated = pipe(frames, motion, residual, options=options, prompt_embeds=text).frames
+                shown = len(frames) // 2
+                out.append((str(i), strip(*(x[shown : shown + 1] for x in (frames, generated, target)))))
         return out
 
 
-def _packs_restored(config: "CPGDTraining") -> bool:
-    """Whether the packs hold frames restored by stage 1 (``unsmear data restore``).
+def _data_restored(config: "CPGDTraining") -> bool:
+    """Whether packs and data sets hold frames restored by stage 1 (``unsmear data restore``).
 
     Raises:
         UsageError: only some do, or they were restored by another stage 1.
     """
-    makers = {name: read_yaml(Path(name, "pack.json")).get("restored_by") for name in config.data.packs}
-    restored = {name: checksum for name, checksum in makers.items() if checksum}
-    if not restored:
+    names = [*config.data.packs, *(PairSet.of(given).dataset for given in config.data.pairs)]
+    makers = {name: restored_by(Path(name)) for name in names}
+    if not any(makers.values()):
         return False
     expected = find(config.first_stage).checksum() if config.first_stage else None
-    for name in config.data.packs:
-        if makers[name] != expected:
-            by = f"by the model {str(makers[name])[:12]}…" if makers[name] else "by none"
+    for name, maker in makers.items():
+        if maker != expected:
+            by = f"by the model {maker[:12]}…" if maker else "by none"
             raise UsageError(
                 f"{name}: frames were restored {by}, expected {(expected or 'none')[:12]}, that of first_stage; "
-                "restore all packs with it, or use none that was restored"
+                "restore all packs and data sets with it, or use none that was restored"
             )
     return True
 
 
-def _priors_of(priors: PriorTensors, i: int) -> Tensor:
-    """Inputs (B, 3, h, w) of the control network for frame i of each clip, on the grid of the residual."""
-    residual = priors.residual[:, i].float()
-    motion = F.interpolate(priors.motion[:, i].float(), residual.shape[-2:], mode="bilinear", align_corners=False)
+def _priors_of(priors: PriorTensors, frames: slice) -> Tensor:
+    """Inputs (B, 3, h, w) of the control network for some frames of each clip, on the grid of the residual."""
+    residual = priors.residual[:, frames].flatten(0, 1).float()
+    motion = priors.motion[:, frames].flatten(0, 1).float()
+    motion = F.interpolate(motion, residual.shape[-2:], mode="bilinear", align_corners=False)
     return control_priors(motion, residual)

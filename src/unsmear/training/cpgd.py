@@ -1,27 +1,35 @@
 """``train cpgd``: stage ``prior`` trains a compact denoiser, ``control`` is CPGD-Net's phase II (§III-C, §IV)."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from unsmear.blur.degrade import DegradeRanges
+from unsmear.errors import UsageError
+from unsmear.files import whole_folder
+from unsmear.models.common.text import TEXT_PARTS, store_empty_prompt
+from unsmear.models.cpgd.changed import with_options
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
-from unsmear.models.zoo import ModelEntry, write_index
+from unsmear.models.zoo import BLURRED_HINT, EMPTY_PROMPT_FILE, STAGE_1, ModelEntry, find, write_index
 from unsmear.options import Limits, OptionError, Share, check
 from unsmear.training.config import LoopConfig, read_config, sizes_of
 from unsmear.training.control import ControlRecipe
 from unsmear.training.denoiser import PriorRecipe
+from unsmear.training.diffusion import ScheduleConfig
 from unsmear.training.images import ImageConfig
 from unsmear.training.loop import Job
 from unsmear.training.sequences import DataConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,22 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """Options of ``CPControlNet``."""
+    """Options of ``CPControlNet``; None: as in the network of ``init``, else as by default there."""
 
-    guided: bool = True
-    prior_width: Annotated[int | None, Limits(1)] = None
-    shared_query: bool = False
-    joint_time_attention: bool = False
+    guided: bool | None = None
+    prior_width: Literal[1, "layer"] | None = None
+    """Channels of A: 1, or ``layer`` for those of each layer."""
+    shared_query: bool | None = None
+    joint_time_attention: bool | None = None
+    """Whether the ``data.frames`` frames of a clip are trained together and attend to each other."""
 
     def __post_init__(self) -> None:
         check(self)
+
+    def stated(self) -> dict[str, Any]:
+        """The options that are not None, as ``CPControlNet`` takes them."""
+        stated = {name: value for name, value in vars(self).items() if value is not None}
+        return stated | ({"prior_width": None} if self.prior_width == "layer" else {})
 
 
 @dataclass(frozen=True)
@@ -82,8 +97,16 @@ class CPGDTraining:
     prior: str = ""
     """In stage ``control``: folder of the frozen UNet."""
     control: ControlConfig = field(default_factory=ControlConfig)
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
-    """Prediction of the UNet: ``epsilon`` or ``v_prediction``."""
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """Prediction of the UNet: ``epsilon`` or ``v_prediction``; None: as the scheduler beside ``prior`` says, else
+    ``epsilon``."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Noise schedule, and the sampler of the result."""
+    prompt: str = ""
+    """In stage ``control``: prompt of what has no caption (``captions.json``), and of the result where none is given.
+    Needs the text encoder beside ``prior``."""
+    drop_prompt: Share = 0.5
+    """Share of samples whose prompt is replaced by the empty one (§IV)."""
     first_stage: str | None = "cpfp"
     """Model whose frames are the hint; None for the blurred frames themselves (Table II, without CPFP)."""
     latest: Annotated[int, Limits(1, 1000)] = 1000
@@ -96,7 +119,8 @@ class CPGDTraining:
     images: ImageConfig = field(default_factory=ImageConfig)
     """Sharp images: the data of stage ``prior``, and the hybrid share of ``control``."""
     hybrid: Share = 0.0
-    """Share of the batches of stage ``control`` that are degraded sharp images with zero priors (§IV)."""
+    """Share of the batches of stage ``control`` that are degraded still images, with priors of zeros (§IV). Degraded
+    videos with priors of their own are data sets, in ``data.pairs``."""
     degrade: DegradeRanges = field(default_factory=DegradeRanges)
     """Degradations of that share."""
     perceptual: Annotated[float, Limits(0)] = 0.0
@@ -104,6 +128,8 @@ class CPGDTraining:
     to the noise loss; gradients pass through the decoder. 0 omits it. Ours."""
     cancel_autoencoder: bool = True
     """Whether the image in ``perceptual`` is X + D(z) − D(E(X)), as with this option of the sampler; else D(z)."""
+    gradient_checkpointing: bool = False
+    """In stage ``control``: whether layers are recomputed in the backward pass: less memory, more time."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     init: str | None = None
     """Folder of initial weights; without it, ``control`` is initialised with the UNet's encoder."""
@@ -115,6 +141,11 @@ class CPGDTraining:
             raise OptionError("autoencoder", self.autoencoder, expected)
         if self.stage == "control" and not self.prior:
             raise OptionError("prior", self.prior, "the folder of the frozen UNet; stage prior trains a compact one")
+
+    @property
+    def base(self) -> Path | None:
+        """Folder of the base model, in which ``prior`` lies, with its scheduler and text encoder if there are any."""
+        return Path(self.prior).parent if self.stage == "control" else None
 
 
 def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
@@ -132,23 +163,53 @@ def prepare(config: Path, resuming: bool, changes: Sequence[str] = ()) -> Job:
         return Job(unet, PriorRecipe(unet, chosen), chosen.loop)
     unet = load_model(ModelEntry("prior", Path(chosen.prior)), "UNet2DConditionModel")
     if chosen.init:
-        control = load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet")
+        control = _with_options(load_model(ModelEntry("init", Path(chosen.init)), "CPControlNet"), chosen)
     else:
         with sizes_of("control"):
-            control = CPControlNet.beside(unet, **vars(chosen.control))
+            control = CPControlNet.beside(unet, **chosen.control.stated())
     control = control.requires_grad_(True)
+    if chosen.hybrid and control.config["joint_time_attention"]:
+        raise UsageError(
+            "hybrid: still images are no clips for joint_time_attention; take it out, and name degraded videos "
+            "(`unsmear data degrade`, then `augment`) in data.pairs"
+        )
+    if chosen.gradient_checkpointing:
+        for network in (control, unet):
+            network.enable_gradient_checkpointing()
     recipe = ControlRecipe(control, unet, chosen)
     return Job(control, recipe, chosen.loop, partial(_assemble, recipe))
 
 
+def _with_options(control: CPControlNet, config: CPGDTraining) -> CPControlNet:
+    """The network of ``init`` with the options of ``control``."""
+    stated = {name: value for name, value in config.control.stated().items() if value != control.config[name]}
+    try:
+        changed = with_options(control, **stated)
+    except OptionError as error:
+        raise OptionError(f"control.{error.field}", error.value, f"{error.expected} (init: {config.init})") from None
+    for name, value in stated.items():
+        log.info("init: %s has %s %s, trained with %s", config.init, name, control.config[name], value)
+    return changed
+
+
 def _assemble(recipe: ControlRecipe, average: nn.Module, run: Path) -> None:
-    """Write the pipeline ``run/pipeline``, with the control network of the best validation."""
-    folder, config = run / "pipeline", recipe.config
-    shutil.rmtree(folder, ignore_errors=True)
-    for part, source in {"vae": config.autoencoder, "unet": config.prior}.items():
-        shutil.copytree(source, folder / part)
-    shutil.copytree(run / "best", folder / "control")
-    scheduler = recipe.diffusion.sampler()
-    scheduler.save_pretrained(folder / "scheduler")
-    start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])
-    write_index(folder, {"start": start, "cancel_autoencoder": config.cancel_autoencoder})
+    """Write the pipeline ``run/pipeline``: all that the control network of the best validation was trained with."""
+    del average
+    config, scheduler, base = recipe.config, recipe.diffusion.sampler(), recipe.base
+    first = find(config.first_stage) if config.first_stage else None
+    parts = {"vae": Path(config.autoencoder), "unet": Path(config.prior), "control": run / "best"}
+    parts |= {part: base / part for part in TEXT_PARTS if (base / part).is_dir()}
+    if first is not None:
+        parts[STAGE_1] = first.folder
+    with whole_folder(run / "pipeline") as folder:
+        for part, source in parts.items():
+            shutil.copytree(source, folder / part)
+        scheduler.save_pretrained(folder / "scheduler")
+        if (base / EMPTY_PROMPT_FILE).exists():
+            shutil.copy(base / EMPTY_PROMPT_FILE, folder)
+        elif problem := store_empty_prompt(folder):
+            log.warning("%s", problem)
+        start = recipe.diffusion.latest / int(scheduler.config["num_train_timesteps"])
+        sampling = {"start": start, "cancel_autoencoder": config.cancel_autoencoder}
+        trained = {"first_stage": BLURRED_HINT if first is None else first.checksum()}
+        write_index(folder, sampling, trained | ({"prompt": config.prompt} if config.prompt else {}))

@@ -70,7 +70,7 @@ class PriorRecipe:
     @torch.inference_mode()
     def pictures(self, model: nn.Module) -> list[tuple[str, np.ndarray]]:
         """Sharp | noised at half of ``latest`` | denoised."""
-        device, out, scheduler = next(model.parameters()).device, [], self.diffusion.sampler()
+        device, out, scheduler = next(model.parameters()).device, [], self.diffusion.preview()
         total = int(scheduler.config["num_train_timesteps"])
         for i, frame in enumerate(self.crops.shown()):
             sharp = frame.to(device).float() / 255

@@ -138,7 +138,7 @@ def train(
                 received = time.monotonic()
                 with accelerator.accumulate(trained):
                     with accelerator.autocast():
-                        loss, figures = recipe.loss(trained, _to(batch, accelerator.device))
+                        loss, figures = recipe.loss(trained, moved(batch, accelerator.device))
                     if not math.isfinite(value := loss.item()):
                         raise _diverged(f"the loss is {value}", step, last)
                     accelerator.backward(loss)
@@ -200,12 +200,13 @@ def _diverged(what: str, step: int, last: Path) -> WeightsError:
     return WeightsError(f"step {step + 1}: {what}; {kept}, lower loop.optimiser.lr or set clip_norm")
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch, of tensors and tuples of them, on a device; other values as they are."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple):
-        moved = [_to(item, device) for item in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+        items = [moved(item, device) for item in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else tuple(items)
     return batch
 
 

@@ -2,7 +2,8 @@
 
 A sequence is a dictionary of arrays: ``blurred`` and ``sharp`` uint8 (T, S, S, 3), ``motion`` and ``motion_back``
 float16 (T, 2, S/8, S/8) in pixels, ``residual`` float16 (T, 1, S/4, S/4) in [0, 1], ``reset`` and ``reset_back`` bool
-(T,), and ``duty`` float32, the duty cycle that the network is conditioned on, -1 for none.
+(T,), and ``duty`` float32, the duty cycle that the network is conditioned on, -1 for none; of data sets also the text
+``caption``.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 
 from unsmear.blur.pack import RESIDUAL_CELL, PackConfig, open_pack
+from unsmear.datasets.captions import read_captions
 from unsmear.datasets.layouts import DataClip
 from unsmear.datasets.pairs import PairSet, open_priors
 from unsmear.errors import DataLayoutError, UsageError
@@ -46,9 +48,9 @@ class DataConfig:
     """Ranges and shares of sequences from shards; ``crop_px`` and ``frames`` of this configuration override its size
     and number of frames."""
     workers: Annotated[int, Limits(1)] = 2
-    """Worker processes for sequences from shards."""
+    """Threads that read packs and data sets; worker processes for sequences from shards."""
     ahead: Annotated[int, Limits(1)] = 4
-    """Maximum number of batches from shards that are rendered ahead."""
+    """Maximum number of batches that are read or rendered ahead."""
     split: Literal["train", "valid", "test"] | None = "train"
     """Split of those ``pairs`` that state none: train, valid, test, or None for all."""
     role: str | None = None
@@ -83,6 +85,9 @@ Arrays = dict[str, Any]
 class Source(Protocol):
     """Source of sequences."""
 
+    captions: Sequence[str]
+    """All captions; none in packs."""
+
     def __len__(self) -> int: ...
 
     def sample(self, i: int, rng: np.random.Generator, config: DataConfig) -> Arrays:
@@ -104,7 +109,12 @@ def open_sources(config: DataConfig, priors: bool = True) -> list[Source]:
     packs: list[Source] = [PackSource(Path(p), config.blur_px) for p in config.packs]
     sets = [PairSet.of(given) for given in config.pairs]
     sets = [replace(given, role=given.role or config.role) for given in sets]
-    return packs + [PairSource(given.clips(config.split), priors) for given in sets]
+    return packs + [_pair_source(given, config.split, priors) for given in sets]
+
+
+def _pair_source(given: PairSet, split: str | None, priors: bool) -> "PairSource":
+    clips = given.clips(split)
+    return PairSource(clips, priors, read_captions(Path(given.dataset), clips))
 
 
 class PackSource:
@@ -113,6 +123,7 @@ class PackSource:
     def __init__(self, folder: Path, blur_px: tuple[float, float] | None = None):
         """Args: blur_px: range of mean blur to keep. Raises DataLayoutError: no pack, or no sequence in the range."""
         self.arrays = open_pack(folder)
+        self.captions: Sequence[str] = ()
         self.rows = np.arange(len(self.arrays["duty"]))
         if blur_px is not None:
             blur = mean_blur_px(self.arrays)
@@ -139,18 +150,21 @@ class PairSource:
     There is one sequence per frame, which begins there, or earlier where the clip ends too soon.
     """
 
-    def __init__(self, clips: Sequence[DataClip], priors: bool = True):
+    def __init__(self, clips: Sequence[DataClip], priors: bool = True, captions: Sequence[str] = ()):
         """List the frames of clips.
 
         Args:
             clips: from ``PairSet.clips``.
             priors: whether they are wanted; without, sequences carry zeros in their place.
+            captions: one per clip; none for empty ones.
 
         Raises:
             DataLayoutError: a clip without frames, partner or wanted priors.
         """
-        self.clips, self.priors = clips, priors
-        self.frames = [list_images(clip.source) for clip in self.clips if _usable(clip, priors)]
+        self.clips, self.priors, self.captions = clips, priors, captions or [""] * len(clips)
+        for clip in clips:
+            check_clip(clip, priors)
+        self.frames = [list_images(clip.source) for clip in self.clips]
         self.sharp = [list_images(clip.sharp) for clip in self.clips if clip.sharp is not None]
         self.ends = np.cumsum([len(files) for files in self.frames])
 
@@ -176,7 +190,7 @@ class PairSource:
         out = turned(out, rng)
         rng.random()  # the draw of a removed option: later draws of a seed stay the same
         out["duty"] = _condition(np.nan, self._duty(which), rng, config)
-        return {k: np.ascontiguousarray(v) for k, v in out.items()}
+        return {k: np.ascontiguousarray(v) for k, v in out.items()} | {"caption": self.captions[which]}
 
     def _priors_of(self, which: int, span: slice, height: int, width: int) -> Sequence[Prior]:
         if not self.priors:
@@ -201,7 +215,8 @@ class PairSource:
 _DUTY_FRAMES = 12
 
 
-def _usable(clip: DataClip, priors: bool) -> bool:
+def check_clip(clip: DataClip, priors: bool = True) -> None:
+    """Raise DataLayoutError where a clip cannot be trained on: no partner, no images, or no ``priors``."""
     if clip.sharp is None:
         raise DataLayoutError(f"{clip.source}: has no sharp partner; `unsmear data check` lists what is missing")
     if not clip.source.is_dir() or not clip.sharp.is_dir():
@@ -212,12 +227,11 @@ def _usable(clip: DataClip, priors: bool) -> bool:
         raise DataLayoutError(
             f"{clip.sharp}: has another number of frames than {clip.source}; run `unsmear data check`"
         )
-    return True
 
 
 def _archive(clip: DataClip) -> Any:
     archive = open_priors(clip)
-    assert archive is not None  # checked by _usable
+    assert archive is not None  # checked by check_clip
     return archive
 
 

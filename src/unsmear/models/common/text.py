@@ -4,9 +4,11 @@ Embedding of prompts needs transformers, the extra ``text``. The empty prompt, w
 once, when weights are imported, and stored.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -73,6 +75,25 @@ def empty_prompt(folder: Path, width: int) -> Tensor | None:
             f"{folder} has a text encoder {embedding.shape[2]} wide, expected {width}, as wide as its denoiser"
         )
     return embedding
+
+
+def embedded(folder: Path, width: int, texts: Iterable[str]) -> dict[str, Tensor]:
+    """Text → embedding (1, tokens, ``width``) of the empty prompt and of ``texts``, by a folder's text encoder.
+
+    Without text encoder and stored prompt, the empty prompt is zeros, as in the training of the compact model.
+
+    Raises:
+        UsageError: other texts than the empty one, and no text encoder; or as ``load_text_encoder``.
+        WeightsError: as ``empty_prompt``.
+    """
+    empty, others = empty_prompt(folder, width), sorted(set(texts) - {""})
+    found = {"": torch.zeros(1, 1, width) if empty is None else empty.clone()}  # usable in training
+    if others:
+        encoder, tokenizer = load_text_encoder(folder)
+        if encoder is None:
+            raise UsageError(f"prompt: {folder} has no text encoder; leave the prompt out, or import one")
+        found |= {text: read_prompt(encoder, tokenizer, text).clone() for text in others}
+    return found
 
 
 def stored_empty_prompt(folder: Path, width: int) -> Tensor | None:

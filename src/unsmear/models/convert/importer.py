@@ -111,7 +111,7 @@ def import_weights(
             write(partial / name)
     if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
         notes += filter(None, [store_empty_prompt(out)])
-    write_index(out, _sampling(out))
+    write_index(out, _sampling(out), {} if "control" in parts else None)  # conditions belong to the control network
     return Imported(found.what, decided, parameters, notes)
 
 

@@ -84,6 +84,7 @@ class CPGDPipeline(SamplingPipeline):
         empty_prompt: ``EmptyPrompt`` or its embedding (1, tokens, ``cross_attention_dim``), used where there is no text
             encoder; None for zeros.
         sampling: fields of ``Sampling``, the defaults of calls.
+        trained: conditions of the training (``zoo.write_index``); its ``prompt`` is the default of calls.
 
     Raises:
         ValueError: ``empty_prompt`` has another shape, or ``sampling`` has unknown fields or values out of range.
@@ -103,6 +104,7 @@ class CPGDPipeline(SamplingPipeline):
         tokenizer: Any = None,
         empty_prompt: Any = None,
         sampling: dict[str, Any] | None = None,
+        trained: dict[str, str] | None = None,
     ):
         stored = EmptyPrompt(empty_prompt) if isinstance(empty_prompt, Tensor) else empty_prompt
         super().__init__(
@@ -115,8 +117,14 @@ class CPGDPipeline(SamplingPipeline):
             tokenizer=tokenizer,
             empty_prompt=stored,
         )
+        self.register_to_config(trained=dict(trained) if trained else None)
         empty = None if stored is None else stored.embedding
         self.embeddings = PromptEmbeddings(text_encoder, tokenizer, unet.config.cross_attention_dim, empty)
+
+    @property
+    def prompt(self) -> str:
+        """Prompt of calls that give none: that of the training, else the empty one."""
+        return (self.config.get("trained") or {}).get("prompt", "")
 
     def group(self, options: Sampling) -> int:
         """Number of frames that are sampled together."""
@@ -151,7 +159,7 @@ class CPGDPipeline(SamplingPipeline):
         negative_prompt_embeds: Tensor | None = None,
         carried: Carried | None = None,
         *,
-        prompt: str = "",
+        prompt: str | None = None,
         negative_prompt: str = "",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -174,7 +182,7 @@ class CPGDPipeline(SamplingPipeline):
             options: sampler settings; None for the folder's.
             prompt_embeds, negative_prompt_embeds: (1, tokens, width); None for those of the prompts.
             carried: state after the previous frames; None at the start, and for a batch.
-            prompt, negative_prompt: texts, for models with a text encoder.
+            prompt, negative_prompt: texts, for models with a text encoder; None for ``self.prompt``.
             num_inference_steps, guidance_scale: override those in ``options``.
             generator: draws the seed; one for all clips or one per clip. None for the seed in ``options``.
             output_type: type of the frames: ``pt``, ``np`` or ``pil``.
@@ -194,7 +202,7 @@ class CPGDPipeline(SamplingPipeline):
         if carried is not None and not single:
             raise ValueError("carried is for a single clip: call the pipeline once a clip")
         settings = self.settings(options, len(clips), num_inference_steps, guidance_scale, generator)
-        prompts = [self.embed(prompt) if prompt_embeds is None else prompt_embeds]
+        prompts = [self.embed(self.prompt if prompt is None else prompt) if prompt_embeds is None else prompt_embeds]
         if settings[0].guidance != 1:
             prompts.append(self.embed(negative_prompt) if negative_prompt_embeds is None else negative_prompt_embeds)
         if reset is None:

@@ -15,6 +15,7 @@ from unsmear.blur.pack import PackConfig, Sources, build_pack, open_pack
 from unsmear.blur.shards import ShardSettings, build_shards
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
+from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.config import LoopConfig
@@ -48,7 +49,7 @@ def recipe(place: Path, *packs: str, first: str | None = "first", data=None, hyb
         loop=LoopConfig(batch=2),
     )
     unet = load_model(ModelEntry("unet", place / "parts" / "unet"))
-    return ControlRecipe(torch.nn.Identity(), unet, config)
+    return ControlRecipe(CPControlNet.beside(unet), unet, config)
 
 
 def test_the_pack_holds_restored_frames(place):
@@ -62,7 +63,7 @@ def test_stage_one_is_not_run_again(place):
     known = {open_pack(place / "made")["blurred"][i, t].tobytes() for i in range(2) for t in range(3)}
     chosen = recipe(place, "made")
     for batch in chosen.batches(range(4)):
-        for hint in (batch.hint * 255).round().byte().permute(0, 2, 3, 1).numpy():
+        for hint in (chosen.hinted(batch).hint * 255).round().byte().permute(0, 2, 3, 1).numpy():
             turns = [np.ascontiguousarray(a) for t in (hint, hint.swapaxes(0, 1)) for a in flips(t)]
             assert any(turn.tobytes() in known for turn in turns)
 
@@ -78,7 +79,7 @@ def test_only_a_restored_pack_is_replaced(place, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     words = ["data", "restore", str(place / "pack"), "--model", str(place / "first"), "--first", "1", "--overwrite"]
     assert run([*words, "-o", str(tmp_path)]) == 1
-    assert "is no restored pack, so it stays" in capsys.readouterr().err
+    assert "is no restored pack or data set, so it stays" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert run([*words, "-o", str(tmp_path / "made")]) == run([*words, "-o", str(tmp_path / "made")]) == 0
     assert len(open_pack(tmp_path / "made")["duty"]) == 1
@@ -92,9 +93,9 @@ def test_the_control_network_trains_from_shards(place):
     draw = PackConfig(camera=CameraRanges(speed_px=(3, 8)), psnr_range=(5, 60))
     data = DataConfig(shards=[str(place / "shards")], draw=draw, crop_px=64, frames=3, workers=1, ahead=1)
     taught = recipe(place, data=data, hybrid=0.5)
-    kinds = [bool(batch.priors.any()) for batch in taught.batches(range(6))]
+    kinds = [bool(taught.hinted(batch).priors.any()) for batch in taught.batches(range(6))]
     [again] = taught.batches(range(5, 6))
-    assert set(kinds) == {True, False} and bool(again.priors.any()) == kinds[-1]
+    assert set(kinds) == {True, False} and bool(taught.hinted(again).priors.any()) == kinds[-1]
 
 
 def flips(image: np.ndarray) -> list[np.ndarray]:
