@@ -323,6 +323,10 @@ def restore(
     del debug
     from unsmear.training.restored import Selection, restore_data
 
+    def report(done: int, count: int) -> None:
+        if done % 20 == 0 or count <= 100:
+            typer.echo(f"{done} of {count}", err=True)
+
     count = restore_data(
         source,
         out,
@@ -332,7 +336,7 @@ def restore(
         first=first,
         selection=Selection(split, clip_list, role),
         overwrite=overwrite,
-        progress=lambda done, count: typer.echo(f"{done} of {count}", err=True) if done % 20 == 0 else None,
+        progress=report,
     )
     typer.echo(f"{out}: {count} restored")
 

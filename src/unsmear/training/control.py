@@ -279,8 +279,10 @@ def _data_restored(config: "CPGDTraining") -> bool:
     """Whether packs and data sets hold frames restored by stage 1 (``unsmear data restore``).
 
     Raises:
-        UsageError: only some do, or they were restored by another stage 1.
+        UsageError: only some do, or they were restored by another stage 1; those of the validation do.
     """
+    if config.data.validation and restored_by(Path(PairSet.of(config.data.validation).dataset)):
+        raise UsageError("data.validation: its frames are restored already; name the data set with the blurred ones")
     names = [*config.data.packs, *(PairSet.of(given).dataset for given in config.data.pairs)]
     makers = {name: restored_by(Path(name)) for name in names}
     if not any(makers.values()):

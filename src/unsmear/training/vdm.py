@@ -326,6 +326,8 @@ def start(config: VDMTraining) -> tuple[TrainedVDM, VDMPipeline]:
     sampler = DDIMScheduler(**SCHEDULES["v-zero-snr"])
     if config.init:
         pipe = load_model(ModelEntry("init", Path(config.init)), "VDMPipeline")
+        if pipe.scheduler.config.get("rescale_betas_zero_snr"):  # of this family already: its spacing is kept
+            sampler.register_to_config(timestep_spacing=pipe.scheduler.config["timestep_spacing"])
     else:
         vae = load_model(ModelEntry("autoencoder", Path(config.autoencoder)), *AUTOENCODERS)
         with sizes_of("compact"):
