@@ -332,6 +332,10 @@ def test_stage_one_runs_once_over_a_data_set(place, tmp_path):
     assert command(*words, "--dtype", "fp32").exit_code == 0
     assert (out / "test/GOPR2/blur").is_dir() and (clip / "blur" / names[0]).stat().st_mtime_ns == kept
 
+    for words_of in (("data", "augment", out, "--overwrite"), ("data", "check", out)):
+        assert (
+            f"is a restored copy, with the priors of the blurred frames; name {source}" in command(*words_of).complaint
+        )
     taught = recipe(place, tmp_path, data=data)
     taught.first = None  # it is not asked
     [batch] = taught.batches(range(1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unsmear.datasets.layouts import DataClip, find_clips
+from unsmear.datasets.restored import refuse_restored
 from unsmear.errors import DataLayoutError, UnsmearError, UsageError
 from unsmear.files import sha256
 from unsmear.models.motion_sources import find_source
@@ -60,9 +61,10 @@ def augment(
         The result, which lists clips that failed; they do not stop the others.
 
     Raises:
-        DataLayoutError: there are no clips, or no arrays.
+        DataLayoutError: there are no clips, or no arrays; it is a restored copy.
         UsageError: an unknown motion source, or settings of the re-encode together with ``published``.
     """
+    refuse_restored(dataset)
     if published is not None and settings != DEFAULTS:
         raise UsageError("`published` priors are not encoded; leave out the settings of the re-encode")
     how = _How(settings, raft, None if published is None else find_published(published))

@@ -10,6 +10,7 @@ from pathlib import Path
 from unsmear.datasets.layouts import DataClip, find_clips
 from unsmear.datasets.pairs import name_problem
 from unsmear.datasets.published import DVD_TEST, GOPRO_TEST, is_gopro_name, published_split
+from unsmear.datasets.restored import refuse_restored
 from unsmear.errors import UnsmearError
 from unsmear.options import counted
 from unsmear.priors.archive import PriorArchive
@@ -56,8 +57,9 @@ def check(
         split, clip_list, raw: as for :func:`unsmear.datasets.layouts.find_clips`.
 
     Raises:
-        DataLayoutError: there are no clips.
+        DataLayoutError: there are no clips; it is a restored copy.
     """
+    refuse_restored(dataset)
     clips, results = find_clips(dataset, split=split, clip_list=clip_list, raw=raw), []
     any_paired = any(clip.sharp is not None for clip in clips)
     jobs = [(clip, any_paired) for clip in clips]

@@ -18,6 +18,7 @@ from unsmear.blur.pack import FINISHED, open_pack
 from unsmear.datasets.captions import CAPTIONS_FILE
 from unsmear.datasets.layouts import DataClip
 from unsmear.datasets.pairs import find_pairs
+from unsmear.datasets.restored import FACTS_FILE
 from unsmear.errors import DataLayoutError, OutputError, UsageError
 from unsmear.files import make_folder, new_array, read_json, refuse_foreign, whole_folder, write_whole, writing
 from unsmear.models.loading import load_model
@@ -31,9 +32,6 @@ from unsmear.training.validation import restore
 from unsmear.video.images import list_images
 
 BLURRED, RESTORED_BY, COMPLETE = "blurred", "restored_by", "complete"
-
-FACTS_FILE = "restored.json"
-"""In a restored data set: checksum of stage 1, and whether all clips are there."""
 
 _UNFINISHED = ".unfinished"
 
@@ -95,13 +93,15 @@ def restore_data(
     Raises:
         DataLayoutError: ``source`` is neither, not finished, or lacks partners or priors.
         OutputError: ``folder`` exists, is or holds ``source``, or cannot be written.
-        UsageError: there is no such model or device; a selection of a pack.
+        UsageError: there is no such model or device; a selection of a pack; ``source`` is restored already.
     """
     if folder.resolve() == source.resolve():
         raise OutputError(f"{folder} is the source itself: give another folder")
     if folder.resolve().is_relative_to(source.resolve()):
         raise OutputError(f"{folder} lies in {source}: give a folder outside of it")
     refuse_foreign(folder, RESTORED_BY in _facts(folder), "restored pack or data set", source)
+    if restored_by(source):
+        raise UsageError(f"{source} is restored already: name the one with the blurred frames")
     checksum = find(model).checksum()
     if (source / FINISHED).exists() or any(source.glob("*.npy")):
         if any(selection):
@@ -110,13 +110,15 @@ def restore_data(
             raise OutputError(f"{folder} exists: give `overwrite` or another folder")
         return _restore_pack(source, folder, model, checksum, (device, dtype), first, progress)
     facts = _facts(folder)
-    if facts and not overwrite and facts.get(RESTORED_BY) != checksum:
-        raise OutputError(f"{folder} was restored by another stage 1: give `overwrite` or another folder")
-    if facts and overwrite:
-        shutil.rmtree(folder)
+    if facts and not overwrite and (facts.get(RESTORED_BY), facts.get("source")) != (checksum, str(source.resolve())):
+        raise OutputError(
+            f"{folder} was restored by another stage 1, or from other data: give `overwrite` or another folder"
+        )
     clips = find_pairs(source, split=selection.split, clip_list=selection.clip_list, role=selection.role)[:first]
     for clip in clips:
         check_clip(clip)
+    if facts and overwrite:
+        shutil.rmtree(folder)
     return _restore_clips(source, clips, folder, model, checksum, (device, dtype), progress)
 
 
@@ -169,7 +171,8 @@ def _restore_clips(
 ) -> int:
     restorer = load_restorer(model, device=where[0], dtype=where[1])
     make_folder(folder)
-    _write_facts(folder, {RESTORED_BY: checksum, COMPLETE: False})
+    facts = {RESTORED_BY: checksum, "source": str(source.resolve())}
+    _write_facts(folder, facts | {COMPLETE: False})
     if (source / CAPTIONS_FILE).exists():
         _link(source / CAPTIONS_FILE, folder / CAPTIONS_FILE)
     for number, clip in enumerate(clips, 1):
@@ -187,7 +190,7 @@ def _restore_clips(
         if progress:
             progress(number, len(clips))
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
-    _write_facts(folder, {RESTORED_BY: checksum, COMPLETE: True})
+    _write_facts(folder, facts | {COMPLETE: True})
     return len(clips)
 
 
