@@ -336,6 +336,8 @@ def test_stage_one_runs_once_over_a_data_set(place, tmp_path):
         assert (
             f"is a restored copy, with the priors of the blurred frames; name {source}" in command(*words_of).complaint
         )
+    again = command("data", "restore", out, "-o", tmp_path / "twice")
+    assert "is restored already" in again.complaint and not (tmp_path / "twice").exists()
     taught = recipe(place, tmp_path, data=data)
     taught.first = None  # it is not asked
     [batch] = taught.batches(range(1))
