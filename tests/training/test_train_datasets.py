@@ -189,6 +189,9 @@ def test_the_video_model_needs_no_priors(tmp_path):
 def test_a_trained_video_model_samples_as_the_one_that_it_began_from(tmp_path):
     top, start = make(tmp_path / "GoPro", "GoPro"), tiny_vdm.folder(tmp_path / "start")
     write_index(start, {"guidance": 9.0, "cancel_autoencoder": False})
+    schedule = start / "scheduler" / "scheduler_config.json"
+    stated = json.loads(schedule.read_text()) | {"timestep_spacing": "linspace", "rescale_betas_zero_snr": True}
+    schedule.write_text(json.dumps(stated))
     data = {"pairs": [str(top)], "role": "blur", "crop_px": 64, "frames": 3}
     loop = {**LOOP, "steps": 1}
     done = unsmear(
@@ -197,3 +200,5 @@ def test_a_trained_video_model_samples_as_the_one_that_it_began_from(tmp_path):
     assert done.exit_code == 0, done.output
     left = ModelEntry("best", tmp_path / "run" / "best")
     assert left.kind == "VDMPipeline" and left.index["sampling"] == {"guidance": 9.0, "cancel_autoencoder": False}
+    kept = json.loads((left.folder / "scheduler" / "scheduler_config.json").read_text())
+    assert (kept["timestep_spacing"], kept["prediction_type"]) == ("linspace", "v_prediction")
