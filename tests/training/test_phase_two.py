@@ -262,6 +262,12 @@ def test_joint_attention_is_trained_as_it_is_run(place, tmp_path):
     restored = taught.first(clips.blurred.float() / 255, clips.priors).frames.clamp(0, 1)
     hinted = taught.hinted(batch)
     assert torch.equal(hinted.hint[4], restored[1, 1]) and torch.equal(hinted.sharp[4], clips.sharp[1, 1])
+    whole = {"pairs": [{"dataset": str(place / "GoPro"), "role": "blur"}], "crop_px": 64, "frames": 9}
+    whole["validation"] = {"dataset": str(place / "GoPro"), "role": "blur"}
+    taught = recipe(place, tmp_path, control={"joint_time_attention": True}, data=whole)
+    assert [taught.hinted(batch).together for batch in taught.batches(range(1))] == [5], "clips are no longer"
+    assert {len(hint) for hint, _, _ in taught.clips} == {3} and taught.validate(taught.model)["loss"] > 0
+    assert taught.pictures(taught.model)
     with pytest.raises(UsageError, match="hybrid: still images are no clips for joint_time_attention"):
         recipe(place, tmp_path, control={"joint_time_attention": True}, hybrid=0.5)
 

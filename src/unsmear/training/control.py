@@ -97,7 +97,7 @@ class ControlRecipe:
         self.restored = _data_restored(config)
         """Whether the frames of the data were restored by stage 1 before."""
         self.together = config.data.frames if model.config["joint_time_attention"] else 1
-        """Consecutive frames of a clip in a batch, which attend to each other."""
+        """Consecutive frames of a clip in a batch, which attend to each other; fewer of shorter clips."""
         self.base = Path(config.prior).parent
         """Folder of the base model."""
         captions = self.pairs.captions if (self.base / TEXT_PARTS[0]).is_dir() else frozenset()
@@ -122,7 +122,8 @@ class ControlRecipe:
 
     def _blurred(self, batch: Batch, rng: np.random.Generator, kept: np.ndarray) -> BlurredBatch:
         """One frame of each clip, or all where they attend to each other."""
-        first = int(rng.integers(batch.blurred.shape[1] - self.together + 1))
+        length = batch.blurred.shape[1]
+        first = int(rng.integers(length - min(self.together, length) + 1))
         seed = torch.tensor(int(rng.integers(1 << 40)))
         captions = (text if text in self.texts else "" for text in batch.captions)
         prompts = (text or self.config.prompt for text in captions)
@@ -135,15 +136,17 @@ class ControlRecipe:
         """The frames of a batch as they are trained on, restored by stage 1 unless the data hold such frames."""
         if isinstance(batch, ControlBatch):
             return batch
-        hint, part = batch.clips.blurred.float() / 255, slice(batch.first, batch.first + self.together)
+        hint = batch.clips.blurred.float() / 255
+        together = min(self.together, hint.shape[1])
+        part = slice(batch.first, batch.first + together)
         if self.first is not None and not self.restored:
             nn.Module.to(self.first, hint.device)
             with torch.autocast(hint.device.type, enabled=False):
                 hint = self.first(hint, batch.clips.priors).frames.clamp(0, 1)
-        prompts = tuple(text for text in batch.prompts for _ in range(self.together))
+        prompts = tuple(text for text in batch.prompts for _ in range(together))
         sharp, hint = (frames[:, part].flatten(0, 1) for frames in (batch.clips.sharp, hint))
         priors = _priors_of(batch.clips.priors, part)
-        return ControlBatch(sharp, hint, priors, prompts, batch.seed, self.together)
+        return ControlBatch(sharp, hint, priors, prompts, batch.seed, together)
 
     def _degraded(self, rng: np.random.Generator, kept: np.ndarray) -> ControlBatch:
         """Still pictures: as a video of one frame, they have priors of zeros."""
@@ -234,6 +237,9 @@ class ControlRecipe:
 
         ``share`` is the mean ratio of the loss, without ``perceptual``, to that of the UNet alone.
         """
+        device = next(model.parameters()).device
+        if self.first is not None:
+            nn.Module.to(self.first, device)
         losses: list[float] = []
         collected: dict[str, list[float]] = {}
         for n, (hint, priors, sharp) in enumerate(self.clips):
@@ -241,7 +247,7 @@ class ControlRecipe:
                 prompts = (self.config.prompt,) * len(hint)
                 levels, seed = (sharp * 255).round().byte(), torch.tensor(2 * n + k)
                 batch = ControlBatch(levels, hint, priors, prompts, seed, len(hint))
-                batch = moved(batch, next(model.parameters()).device)
+                batch = moved(batch, device)
                 error, figures = self.loss(model, batch)
                 losses.append(float(error))
                 figures["share"] = figures.get("noise", losses[-1]) / self.uncontrolled(batch)
