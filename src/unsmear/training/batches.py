@@ -54,15 +54,16 @@ class Batches(Protocol):
         """
 
 
-def open_batches(config: DataConfig, seed: int, count: int, priors: bool = True) -> Batches:
+def open_batches(config: DataConfig, seed: int, count: int, priors: bool = True, captions: bool = False) -> Batches:
     """Open the packs and data sets, or the shards, of a configuration for batches of ``count`` sequences.
 
     ``priors``: whether those of data sets are wanted; without, the data sets need none, and batches hold zeros.
+    ``captions``: whether those of data sets are wanted; without, they are empty.
 
     Raises:
         UsageError, DataLayoutError: as ``open_sources`` and ``OnlineSequences.open``.
     """
-    return ShardBatches(config, seed, count) if config.shards else PackBatches(config, seed, count, priors)
+    return ShardBatches(config, seed, count) if config.shards else PackBatches(config, seed, count, priors, captions)
 
 
 class ShardBatches:
@@ -80,9 +81,9 @@ class ShardBatches:
 class PackBatches:
     """Batches of stored sequences of packs and data sets, read ahead by threads: most of it is decoding of images."""
 
-    def __init__(self, config: DataConfig, seed: int, count: int, priors: bool = True):
+    def __init__(self, config: DataConfig, seed: int, count: int, priors: bool = True, captions: bool = False):
         self.config, self.seed, self.count = config, seed, count
-        self.sources = open_sources(config, priors)
+        self.sources = open_sources(config, priors, captions)
         self.ends = np.cumsum([len(source) for source in self.sources])
         self.captions = frozenset(text for source in self.sources for text in source.captions)
 

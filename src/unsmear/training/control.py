@@ -90,7 +90,10 @@ class ControlRecipe:
         self.unet = unet.eval().requires_grad_(False)
         if config.loop.channels_last:
             nn.Module.to(self.unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch)
+        self.base = Path(config.prior).parent
+        """Folder of the base model."""
+        captioned = (self.base / TEXT_PARTS[0]).is_dir()
+        self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch, captions=captioned)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
         self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
@@ -98,10 +101,7 @@ class ControlRecipe:
         """Whether the frames of the data were restored by stage 1 before."""
         self.together = config.data.frames if model.config["joint_time_attention"] else 1
         """Consecutive frames of a clip in a batch, which attend to each other; fewer of shorter clips."""
-        self.base = Path(config.prior).parent
-        """Folder of the base model."""
-        captions = self.pairs.captions if (self.base / TEXT_PARTS[0]).is_dir() else frozenset()
-        self.texts = embedded(self.base, unet.config["cross_attention_dim"], {config.prompt, *captions})
+        self.texts = embedded(self.base, unet.config["cross_attention_dim"], {config.prompt, *self.pairs.captions})
         """Embedding of each prompt."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -125,11 +125,9 @@ class ControlRecipe:
         length = batch.blurred.shape[1]
         first = int(rng.integers(length - min(self.together, length) + 1))
         seed = torch.tensor(int(rng.integers(1 << 40)))
-        captions = (text if text in self.texts else "" for text in batch.captions)
-        prompts = (text or self.config.prompt for text in captions)
-        return BlurredBatch(
-            batch, first, tuple(text if keep else "" for text, keep in zip(prompts, kept, strict=True)), seed
-        )
+        captions = zip(batch.captions, kept, strict=True)
+        prompts = tuple((caption or self.config.prompt) if keep else "" for caption, keep in captions)
+        return BlurredBatch(batch, first, prompts, seed)
 
     @torch.no_grad()
     def hinted(self, batch: ControlBatch | BlurredBatch) -> ControlBatch:

@@ -94,12 +94,12 @@ class Source(Protocol):
         """Sequence ``i``, randomly cropped, flipped and transposed."""
 
 
-def open_sources(config: DataConfig, priors: bool = True) -> list[Source]:
-    """Open the packs and data sets of a configuration; ``priors``: whether those of data sets are read.
+def open_sources(config: DataConfig, priors: bool = True, captions: bool = False) -> list[Source]:
+    """Open the packs and data sets of a configuration; ``priors``, ``captions``: whether those of data sets are read.
 
     Raises:
         UsageError: there are none.
-        DataLayoutError: a pack is unfinished; a data set lacks priors or partners.
+        DataLayoutError: a pack is unfinished; a data set lacks priors or partners, or has captions of other clips.
     """
     if not config.packs and not config.pairs:
         raise UsageError(
@@ -109,12 +109,12 @@ def open_sources(config: DataConfig, priors: bool = True) -> list[Source]:
     packs: list[Source] = [PackSource(Path(p), config.blur_px) for p in config.packs]
     sets = [PairSet.of(given) for given in config.pairs]
     sets = [replace(given, role=given.role or config.role) for given in sets]
-    return packs + [_pair_source(given, config.split, priors) for given in sets]
+    return packs + [_pair_source(given, config.split, priors, captions) for given in sets]
 
 
-def _pair_source(given: PairSet, split: str | None, priors: bool) -> "PairSource":
+def _pair_source(given: PairSet, split: str | None, priors: bool, captions: bool) -> "PairSource":
     clips = given.clips(split)
-    return PairSource(clips, priors, read_captions(Path(given.dataset), clips))
+    return PairSource(clips, priors, read_captions(Path(given.dataset), clips) if captions else ())
 
 
 class PackSource:
