@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsmear.models.common.schedule import frame_generator, start_timesteps
-from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.attention_maps import Heat, control_heat
 from unsmear.models.cpgd.pipeline import Carried, CPGDPipeline, Sampling
 from unsmear.restore.cpfp import CPFPRestorer
@@ -133,7 +132,7 @@ class CPGDRestorer(Restorer):
         frames = levels_to_unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
         given = prior_tensors(clip.priors[index : index + 1], -1.0)
         motion, residual = (_covering(field[0], frames).to(self.device) for field in (given.motion, given.residual))
-        priors = control_priors(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
+        priors = self.pipe.control.prior_tensor(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
         hint, scheduler = self.pipe.encode(frames), self.pipe.scheduler
         steps = start_timesteps(scheduler, self.sampling.steps, self.sampling.start, hint.device)
         t = steps[len(steps) // 2]

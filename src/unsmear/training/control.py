@@ -21,7 +21,6 @@ from unsmear.datasets.pairs import PairSet
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
 from unsmear.models.cpfp.network import CPFP, PriorTensors
-from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
 from unsmear.models.loading import load_model
@@ -46,7 +45,7 @@ class ControlBatch(NamedTuple):
     hint: Tensor
     """(B, 3, S, S) float32 in [0, 1]."""
     priors: Tensor
-    """(B, 3, S/4, S/4), of ``control_priors``."""
+    """V in pixels and R in [0, 1], (B, 3, S/4, S/4)."""
     seed: Tensor
 
 
@@ -117,7 +116,8 @@ class ControlRecipe:
 
     def loss(self, model: nn.Module, batch: ControlBatch) -> tuple[Tensor, dict[str, float]]:
         inputs = self._inputs(batch)
-        down, mid = model(inputs.noisy, inputs.t, inputs.text, inputs.hint, batch.priors, return_dict=False)
+        priors = self.model.prior_tensor(batch.priors[:, :2], batch.priors[:, 2:])
+        down, mid = model(inputs.noisy, inputs.t, inputs.text, inputs.hint, priors, return_dict=False)
         predicted = self.unet(
             inputs.noisy, inputs.t, inputs.text, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample.float()
@@ -208,7 +208,7 @@ class ControlRecipe:
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             frame, target, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
             if frame.numel():
-                generated = pipe(frame, coding[:, :2] * LONGEST_PX, coding[:, 2:], options=options).frames
+                generated = pipe(frame, coding[:, :2], coding[:, 2:], options=options).frames
                 out.append((str(i), strip(frame, generated, target)))
         return out
 
@@ -235,7 +235,7 @@ def _packs_restored(config: "CPGDTraining") -> bool:
 
 
 def _priors_of(priors: PriorTensors, i: int) -> Tensor:
-    """Inputs (B, 3, h, w) of the control network for frame i of each clip, on the grid of the residual."""
+    """V and R (B, 3, h, w) of frame i of each clip, on the grid of the residual."""
     residual = priors.residual[:, i].float()
     motion = F.interpolate(priors.motion[:, i].float(), residual.shape[-2:], mode="bilinear", align_corners=False)
-    return control_priors(motion, residual)
+    return torch.cat([motion, residual], dim=1)

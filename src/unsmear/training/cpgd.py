@@ -12,6 +12,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from unsmear.blur.degrade import DegradeRanges
+from unsmear.models.convert.diffbir import RELEASED_OPTIONS
+from unsmear.models.cpgd.attention import PriorForm
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry, write_index
@@ -64,9 +66,22 @@ class ControlConfig:
     prior_width: Annotated[int | None, Limits(1)] = None
     shared_query: bool = False
     joint_time_attention: bool = False
+    prior_form: PriorForm = "fixed"
+    """``fixed`` or ``released``: scale and resizing of V and R."""
 
     def __post_init__(self) -> None:
         check(self)
+
+    @classmethod
+    def preset(cls, name: str) -> "ControlConfig":
+        """Return named options; ``release``: those of the authors' release.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if name != "release":
+            raise ValueError(f"preset {name!r} is unknown; there is: release")
+        return cls(**RELEASED_OPTIONS)
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,8 @@ def _parts(found: _Source, out: Path, notes: list[str]) -> tuple[dict[str, Write
         if video.image_tokens is not None:
             add("image_tokens", video.image_tokens.save_pretrained, _values(video.image_tokens.state_dict()))
         notes.append("autoencoder and text encoder come from Stable Diffusion 2: import that into the same folder next")
+    if found.control_has_priors:
+        notes.append(f"the release samples with the prompt {diffbir.RELEASED_PROMPT!r}, which is not stored: give it")
     if found.control is not None:
         add("control", found.control.save_pretrained, _values(found.control.state_dict()))
     return parts, parameters
