@@ -9,7 +9,6 @@ from unsmear.errors import UsageError
 from unsmear.evaluation.variants import Variant
 from unsmear.models import zoo
 from unsmear.restore.cpgd import CPGDRestorer
-from unsmear.restore.load import FIRST_STAGE
 from unsmear.restore.restorer import Restorer
 
 DEFAULT = "cpgd"
@@ -19,7 +18,13 @@ _NO_GENERATOR = (
     "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
 )
 
-UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
+UNCONTROLLED = {
+    "guided": True,
+    "shared_query": False,
+    "prior_width": None,
+    "joint_time_attention": False,
+    "prior_form": "fixed",
+}
 """Default options of control networks, for those that are missing in a configuration."""
 
 
@@ -77,7 +82,7 @@ class Generators:
         model = self.model(variant)
         inner = self._full() if model == self.full else _generating(self.load(model), model)
         name = f"{inner.name}-{variant.key}"
-        if "full" in self.models and not (zoo.find(model).folder / FIRST_STAGE).is_dir():
+        if "full" in self.models and not (zoo.find(model).folder / zoo.STAGE_1).is_dir():
             inner = inner.after(self._full().first)
         return inner.changed(name, blurred_hint=variant.blurred_hint, **variant.sampling)
 

@@ -28,6 +28,9 @@ PARTS = ("unet", "vae", "control", "blur_encoder", "image_tokens")
 """Networks of a pipeline, by folder name; ``unet`` and ``vae`` are required. CPGD-Net's stage 2 has ``control``, the
 video diffusion model the last two."""
 
+STAGE_1 = "cpfp"
+"""Folder of stage 1 in that of a pipeline, and name of the shipped one."""
+
 LIBRARY = "unsmear"
 """Library of our classes in ``model_index.json``."""
 

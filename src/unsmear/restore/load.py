@@ -6,12 +6,9 @@ from typing import Any, NamedTuple
 import torch
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.loading import load_model, sampling_defaults
-from unsmear.models.zoo import ModelEntry, find
+from unsmear.models.loading import FIRST_STAGES, load_model, sampling_defaults
+from unsmear.models.zoo import STAGE_1, ModelEntry, find
 from unsmear.restore.restorer import Restorer
-
-FIRST_STAGE = "cpfp"
-"""Stage 1 of models that generate: the folder of this name in theirs, else the shipped model."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -91,9 +88,11 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
     if kind.sampling:
         given["sampling"] = _options(_named(kind.sampling), entry, chosen)
     if kind.first_stage:
-        own = entry.folder / FIRST_STAGE
-        first = ModelEntry(FIRST_STAGE, own) if own.is_dir() else find(FIRST_STAGE)
-        given["first"] = _restorer(first, KINDS["CPFP"], {}, place, number_format)
+        own = entry.folder / STAGE_1
+        first = ModelEntry(STAGE_1, own) if own.is_dir() else find(STAGE_1)
+        if first.kind not in FIRST_STAGES:
+            raise WeightsError(f"{own} holds a {first.kind!r}: expected a stage 1, {' or '.join(FIRST_STAGES)}")
+        given["first"] = _restorer(first, KINDS[first.kind], {}, place, number_format)
     return _restorer(entry, kind, given, place, number_format)
 
 
@@ -117,6 +116,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "CPFP": Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
+    "ReleasedCPFP": Kind("unsmear.restore.cpfp_released:ReleasedCPFPRestorer", "model"),
     "CPGDPipeline": Kind(
         "unsmear.restore.cpgd:CPGDRestorer", "pipe", "unsmear.models.cpgd.pipeline:Sampling", True, True
     ),

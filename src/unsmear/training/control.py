@@ -20,10 +20,10 @@ from unsmear.blur.degrade import degrade
 from unsmear.datasets.pairs import PairSet
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
-from unsmear.models.cpfp.network import CPFP, PriorTensors
+from unsmear.models.cpfp.network import PriorTensors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
-from unsmear.models.loading import load_model
+from unsmear.models.loading import FIRST_STAGES, load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.config import read_yaml
@@ -75,7 +75,9 @@ class ControlRecipe:
         self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
-        self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
+        self.first: nn.Module | None = (
+            load_model(find(config.first_stage), *FIRST_STAGES) if config.first_stage else None
+        )
         self.restored = _packs_restored(config)
         """Whether the packs hold frames restored by stage 1."""
 

@@ -12,7 +12,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from unsmear.blur.degrade import DegradeRanges
-from unsmear.models.convert.diffbir import RELEASED_OPTIONS
 from unsmear.models.cpgd.attention import PriorForm
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
@@ -81,7 +80,7 @@ class ControlConfig:
         """
         if name != "release":
             raise ValueError(f"preset {name!r} is unknown; there is: release")
-        return cls(**RELEASED_OPTIONS)
+        return cls(shared_query=True, joint_time_attention=True, prior_form="released")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from unsmear.blur.pack import FINISHED, open_pack
 from unsmear.errors import OutputError
 from unsmear.files import new_array, read_json, refuse_foreign, whole_folder
-from unsmear.models.loading import load_model
+from unsmear.models.loading import FIRST_STAGES, load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import stacked
 from unsmear.training.validation import restore
@@ -53,7 +53,7 @@ def restore_pack(
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder} exists: give `overwrite` or another folder")
     refuse_foreign(folder, RESTORED_BY in _facts(folder), "restored pack", pack)
-    network = load_model(entry, "CPFP").bfloat16()
+    network = load_model(entry, *FIRST_STAGES).bfloat16()
     count = min(first or len(arrays["duty"]), len(arrays["duty"]))
     with whole_folder(folder) as fresh:
         for name, values in arrays.items():
