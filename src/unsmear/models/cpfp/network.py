@@ -359,7 +359,11 @@ class CPFP(ModelMixin, ConfigMixin):
         start: Tensor | None,
         state_frame: int,
     ) -> tuple[list[Tensor], Tensor]:
-        """One pass: features F*_j[t] for every t, and the state after frame ``state_frame`` (order, B, C, h, w)."""
+        """One pass: features F*_j[t] for every t, and the state after frame ``state_frame`` (order, B, C, h, w).
+
+        Backward passes are masked by the same R[t] as forward ones, the residual of the coding forward in time, as in
+        the authors' release. The paper does not say; a residual of the reversed coding is not stored. Ours.
+        """
         count, order = len(encoded), self.order
         features: list[Tensor | None] = [None] * count
         zero = torch.zeros_like(encoded[0])

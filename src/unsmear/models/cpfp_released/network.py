@@ -145,8 +145,7 @@ class ReleasedCPFP(ModelMixin, ConfigMixin):
         """R (B, T, 1, h, w) in the release's units, scaled between its least and largest value in each clip."""
         maps = list((residual * RELEASED_RESIDUAL).unbind(1))
         for t, (here, after) in enumerate(pairwise(maps)):
-            given = reset[:, t, None, None, None]
-            maps[t] = torch.where(given, warp(after, back[:, t]), here) if given.any() else here
+            maps[t] = torch.where(reset[:, t, None, None, None], warp(after, back[:, t]), here)
         stacked = torch.stack(maps, 1)
         least, most = stacked.amin((1, 2, 3, 4), keepdim=True), stacked.amax((1, 2, 3, 4), keepdim=True)
         return (stacked - least) / (most - least + LEAST_RANGE) + LEAST_RESIDUAL
