@@ -1,4 +1,4 @@
-"""The configurations in ``configs``: all are allowed, and those at the papers' sizes are as large as they say."""
+"""The configurations at the papers' sizes are as large as they say, and hold the papers' numbers."""
 
 import re
 import runpy
@@ -9,7 +9,6 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from unsmear.cli.main import run
 from unsmear.errors import UsageError
-from unsmear.training.autoencoder import AutoencoderTraining
 from unsmear.training.config import read_config
 from unsmear.training.cpfp import CPFPTraining
 from unsmear.training.cpgd import CPGDTraining
@@ -17,21 +16,11 @@ from unsmear.training.loop import PROCESS_COUNTS, refuse_processes
 from unsmear.training.vdm import VDMTraining
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"autoencoder": AutoencoderTraining, "cpfp": CPFPTraining, "cpgd": CPGDTraining, "vdm": VDMTraining}
-OTHERS = ("cpfp-base", "cpfp-study", "vdm-compact-base", "accelerate-1", "accelerate-8")
-"""Not trained by themselves."""
-
 FULL = ("cpfp-paper", "cpfp-release", "cpgd-paper", "cpgd-release", "vdm-paper-encoder", "vdm-paper-all")
 
 
 def config(name: str) -> Path:
     return ROOT / "configs" / f"{name}.yaml"
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
-def test_every_configuration_is_allowed(path):
-    if path.stem not in OTHERS:
-        read_config(KINDS[path.stem.partition("-")[0]], path)
 
 
 @pytest.fixture(scope="module")
