@@ -1,4 +1,4 @@
-"""The released stage 1: its layout, its steps against computations of their own, and the import of its weights."""
+"""The released stage 1: its published layout, a second computation of it, and the import of its weights."""
 
 import logging
 
@@ -9,15 +9,13 @@ from safetensors.torch import save_file
 
 import unsmear
 from support.clips import moving_frames
+from support.published_stage1 import Published
 from support.tiny_released import SIZES, network, released
 from unsmear.cli.main import run
 from unsmear.errors import WeightsError
 from unsmear.models.convert.cpfp_released import convert_cpfp
 from unsmear.models.convert.importer import import_weights
 from unsmear.models.cpfp.network import PriorTensors
-from unsmear.models.cpfp_released.alignment import agreement
-from unsmear.models.cpfp_released.attention import WindowLayer
-from unsmear.models.cpfp_released.blocks import spread
 from unsmear.models.cpfp_released.network import ReleasedCPFP
 from unsmear.models.zoo import find
 from unsmear.restore.load import load_restorer
@@ -60,58 +58,27 @@ def test_the_published_sizes_and_names():
         assert state[key] == shape, key
 
 
-def test_windows_attend_within_themselves_and_not_across_the_border():
-    """A shifted layer of two heads, token by token."""
-    torch.manual_seed(4)
-    layer = WindowLayer(8, 2, (2, 4, 4), shifted=True)
-    torch.nn.init.normal_(layer.bias)
-    x, size, window, shift = torch.randn(1, 3, 6, 7, 8), (3, 6, 7), (2, 4, 4), (1, 2, 2)
-    padded = [n + -n % w for n, w in zip(size, window, strict=True)]
+@pytest.mark.parametrize("frames", [2, 5])
+def test_it_equals_the_published_network(frames):
+    model, given = network(0.05).double(), priors(frames, 40, 56)
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(frames, 3, 40, 56, generator=g).double()
+    smooth = torch.randn(2, frames, 2, 2, 2, generator=g) * 2
+    forward, noise = (F.interpolate(m, (10, 14), mode="bilinear", align_corners=True) for m in smooth)
+    backward = torch.cat([-forward[1:], forward[:1]]) + 0.3 * noise  # so that the two agree in places
+    given = PriorTensors(
+        4 * forward[None], 4 * backward[None], given.residual, *([given.reset & False] * 2), given.duty
+    )
+    published = Published(released(model), SIZES["heads"], SIZES["window"], SIZES["offset_groups"])
     with torch.no_grad():
-        made = layer._attend(x)
-        q, k, v = (layer.qkv(F.pad(x, (0, 0, 0, 1, 0, 2, 0, 1)))).chunk(3, -1)
-
-        def place(at: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-            """Window, place within it, and whether it came around the border, of a token."""
-            moved = [(p - s) % n for p, s, n in zip(at, shift, padded, strict=True)]
-            within = tuple(m % w for m, w in zip(moved, window, strict=True))
-            return (
-                tuple(m // w for m, w in zip(moved, window, strict=True)),
-                within,
-                tuple(p < s for p, s in zip(at, shift, strict=True)),
-            )
-
-        for at in ((0, 0, 0), (1, 3, 5), (2, 5, 1), (2, 5, 6)):
-            box, own, around = place(at)
-            scores, values = [], []
-            for other in torch.cartesian_prod(*map(torch.arange, padded)).tolist():
-                window_of, theirs, came = place(tuple(other))
-                if window_of == box and came == around:
-                    row = [a - b + w - 1 for a, b, w in zip(own, theirs, window, strict=True)]
-                    bias = layer.bias[(row[0] * 7 + row[1]) * 7 + row[2]]
-                    heads = (q[0][at].reshape(2, 4) * k[0][tuple(other)].reshape(2, 4)).sum(1) / 2
-                    scores.append(heads + bias)
-                    values.append(v[0][tuple(other)].reshape(2, 4))
-            weights = torch.stack(scores).softmax(0)[..., None]
-            expected = layer.project((weights * torch.stack(values)).sum(0).flatten())
-            torch.testing.assert_close(made[0][at], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_channels_spread_in_24_directions():
-    x = torch.zeros(1, 32, 33, 33)
-    x[..., 16, 16] = 1
-    places = [tuple((channel.nonzero()[0] - 16).tolist()) for channel in spread(x)[0]]
-    far = [p for p in places if max(map(abs, p)) == 8]
-    near = [p for p in places if max(map(abs, p)) == 4]
-    assert (len(far), len(set(far))) == (16, 16) and (len(near), len(set(near))) == (16, 8)
-    assert places[:3] == [(8, 8), (8, 4), (8, 0)] and places[16:19] == [(4, 4), (4, 4), (4, 0)]
-
-
-def test_motion_and_its_inverse_agree_where_they_cancel_out():
-    motion = torch.zeros(1, 2, 8, 8)
-    motion[:, 0] = 2
-    assert agreement(motion, -motion)[..., :6].min() == 1 and agreement(motion, motion).max() == 0
-    assert agreement(motion, -motion)[..., 6:].max() == 0, "beyond the border the inverse counts as zero"
+        mine = model(x[None].float(), given).frames[0]
+        theirs = published(
+            x.float().double(),
+            *(m.double() for m in (forward[1:], backward[:-1])),
+            given.residual[0].double() * 32 / 255,
+        )
+    assert (theirs - x).abs().mean() > 0.01
+    torch.testing.assert_close(mine.double(), theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("what", ["motion", "motion_back", "residual"])
