@@ -22,7 +22,7 @@ from support.foreign_layouts import (
     tiny_vae,
 )
 from unsmear.errors import WeightsError
-from unsmear.models.convert.diffbir import convert_control
+from unsmear.models.convert.diffbir import RELEASED_OPTIONS, convert_control
 from unsmear.models.convert.stable_diffusion import UNET_CONFIG, VAE_CONFIG, from_original
 from unsmear.models.convert.text_encoder import convert_text_encoder
 from unsmear.models.cpgd.control import CPControlNet
@@ -135,6 +135,7 @@ def test_cpgd_nets_release_keeps_its_priors(caplog):
     with caplog.at_level(logging.WARNING):
         made = convert_control(state | idle, TINY_UNET)
     assert same(made, control)
+    assert all(made.config[name] == value for name, value in RELEASED_OPTIONS.items())
     assert "attn2.mask.weight" in caplog.text
     assert f"{len(idle)} tensors are unused" in caplog.text
 

@@ -189,12 +189,12 @@ def test_one_step_of_training_reaches_every_parameter(changes):
     assert not dead
 
 
-def test_the_release_preset_has_the_size_of_the_release():
+def test_the_papers_preset_has_the_size_of_the_release():
     with torch.device("meta"):
-        model = CPFP.build(CPFPConfig.preset("release"))
+        model = CPFP.build(CPFPConfig.preset("paper"))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(31.6e6, rel=2e-3)
-    with pytest.raises(ValueError, match="preset 'releas'"):
-        CPFPConfig.preset("releas")
+    with pytest.raises(ValueError, match="preset 'pap'"):
+        CPFPConfig.preset("pap")
 
 
 def test_second_order_runs():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unsmear
-from support import tiny_pipeline, tiny_vdm
+from support import tiny_pipeline, tiny_released, tiny_vdm
 from support.clips import moving_frames
 from support.restorers import documented
 from unsmear.restore.baselines import BASELINES, find_baseline
@@ -18,7 +18,7 @@ from unsmear.restore.restorer import Clip, OutOfMemory
 from unsmear.video import write_png
 from unsmear.video.images import read_image
 
-NETWORKS = ("cpfp", "cpgd", "vdm")
+NETWORKS = ("cpfp", "released", "cpgd", "vdm")
 
 
 def sampled(folder: Path, **sampling: object) -> Path:
@@ -38,6 +38,8 @@ def restorer(request, tiny_model, tmp_path_factory) -> unsmear.Restorer:
     if request.param == "cpgd":
         folder = sampled(tiny_pipeline.folder(tmp_path_factory.mktemp("cpgd")), start=0.5, carry_noise=True)
         shutil.copytree(tiny_model, folder / "cpfp")
+    elif request.param == "released":
+        folder = tiny_released.folder(tmp_path_factory.mktemp("released"))
     elif request.param == "vdm":
         folder = sampled(tiny_vdm.folder(tmp_path_factory.mktemp("vdm")), window=8, overlap=2)
     return unsmear.load(str(folder), device="cpu", dtype="fp32")
@@ -127,7 +129,7 @@ def test_a_full_device_leads_to_smaller_tiles(restorer, tmp_path, monkeypatch):
     with pytest.raises(OutOfMemory, match="allocate 12 bytes"):
         restorer(Clip.of(frames, 0.5))
     calls = count()
-    report = unsmear.deblur(pictures(tmp_path / "in", frames), tmp_path / "out", model=restorer)
+    report = unsmear.deblur(pictures(tmp_path / "in", frames), tmp_path / "out", model=restorer, tile=336)
     assert report.tile_px == 160 and "went on with tiles of 160 px" in report.note
     assert written(tmp_path / "out").shape == (2, 32, 336, 3)
 

@@ -1,5 +1,7 @@
 """Folders of weights to restorers, by the tables that name the classes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 import unsmear
+from support import tiny_pipeline, tiny_released
 from support.clips import moving_frames
+from unsmear.errors import WeightsError
 from unsmear.files import sha256
 from unsmear.models.loading import NETWORKS
 from unsmear.models.zoo import WEIGHTS_FILE
@@ -47,3 +51,13 @@ def test_two_lines_make_a_new_class_a_model(tmp_path, monkeypatch):
     assert restorer.fingerprint == sha256(folder / WEIGHTS_FILE)
     frames = np.stack(moving_frames((48, 32), 2))
     assert np.array_equal(restorer(unsmear.Clip.of(frames, 0.5)), np.rint(frames * 0.5))
+
+
+def test_either_stage_1_serves_and_nothing_else(tmp_path):
+    folder = tiny_pipeline.folder(tmp_path / "cpgd")
+    tiny_released.folder(folder / "cpfp")
+    assert type(unsmear.load(str(folder), device="cpu", dtype="fp32").first).__name__ == "ReleasedCPFPRestorer"
+    shutil.rmtree(folder / "cpfp")
+    shutil.copytree(folder / "unet", folder / "cpfp")
+    with pytest.raises(WeightsError, match="holds a 'UNet2DConditionModel': expected a stage 1, CPFP or ReleasedCPFP"):
+        unsmear.load(str(folder), device="cpu", dtype="fp32")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from support import tiny_released
 from unsmear.cli.main import run
 from unsmear.models.cpfp.network import CPFP, CPFPConfig, PriorTensors
 
@@ -66,3 +67,9 @@ def test_parts_that_cannot_be_averaged_give_a_one_line_error(tmp_path, capsys):
         assert line in line_of_it and not (tmp_path / "out").exists()
     assert run(["models", "average", f"{a}:1", "-o", str(a)]) == 1
     assert "give --overwrite" in capsys.readouterr().err
+
+
+def test_only_one_kind_of_network_is_averaged(tmp_path, capsys):
+    tiny_released.folder(tmp_path / "other")
+    assert run(["models", "average", f"{tmp_path / 'other'}:1", "-o", str(tmp_path / "out")]) == 2
+    assert "holds a 'ReleasedCPFP': only checkpoints of CPFP are averaged" in capsys.readouterr().err

@@ -326,3 +326,14 @@ def test_samples_that_start_from_the_hint(prediction, control, tmp_path):
     weighted = (0.01 * weights).expand_as(off)
     torch.testing.assert_close(((off**2) * signal2)[chosen], weighted[chosen], atol=1e-4, rtol=0.05)
     assert (weights[~chosen] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["paper", "release"])
+def test_the_papers_configurations_take_a_step_with_small_networks(name, parts, pack, tmp_path):
+    changes = [f"autoencoder={parts / 'vae'}", f"prior={parts / 'unet'}", "init=null", "first_stage=null"]
+    changes += ["data.pairs=[]", f"data.packs=[{pack}]", "data.validation=null", "data.crop_px=64", "data.frames=2"]
+    changes += ["loop.steps=1", "loop.batch=1", "loop.precision='no'"]
+    trained(Path(__file__).parents[2] / "configs" / f"cpgd-{name}.yaml", tmp_path / "run", *changes)
+    pipe = load_model(find(str(tmp_path / "run" / "pipeline")))
+    assert pipe.control.config["prior_form"] == ("released" if name == "release" else "fixed")
+    assert pipe.group(pipe.sampling) == (6 if name == "release" else 1) and not pipe.sampling.cancel_autoencoder

@@ -18,6 +18,7 @@ from unsmear.cli.main import run
 from unsmear.errors import DataLayoutError
 from unsmear.models.common.latents import decode, encode
 from unsmear.models.common.schedule import Prediction
+from unsmear.models.zoo import WEIGHTS_FILE
 from unsmear.training.clips import SharpClips
 from unsmear.training.config import read_config
 from unsmear.training.loop import train
@@ -27,6 +28,7 @@ from unsmear.video.images import write_png
 
 LOOP = {"steps": 4, "batch": 2, "checkpoint_every": 2, "validate_every": 4, "log_every": 1, "ema": 0.5}
 FRAMES = 3
+CONFIGS = Path(__file__).parents[2] / "configs"
 COMPACT = {"channels": [32, 32], "head_px": 8, "token_width": CONTEXT, "tokens": 2, "embedding_channels": [8, 8]}
 
 
@@ -144,6 +146,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stage, encoder, pretrain, tmp
     assert np.isfinite([row[k] for row in log if "loss" in row for k in ("loss", "base", "coherence")]).all()
     assert np.isfinite(log[-1]["validation"]["score"])
     assert "M parameters are trained" in capsys.readouterr().out
+
+
+def test_the_papers_two_configurations_follow_each_other_on_small_networks(start, pack, tmp_path):
+    small = [
+        "data.pairs=[]",
+        f"data.packs=[{pack}]",
+        "data.validation=null",
+        "data.crop_px=64",
+        f"data.frames={FRAMES}",
+    ]
+    small += ["loop.steps=1", "loop.precision='no'"]
+    first, second = (tmp_path / name for name in ("encoder", "all"))
+    trained(CONFIGS / "vdm-paper-encoder.yaml", first, f"init={start}", *small)
+    trained(CONFIGS / "vdm-paper-all.yaml", second, f"init={first / 'best'}", *small)
+    unets = [load_file(place / "unet" / WEIGHTS_FILE) for place in (start, first / "best", second / "best")]
+    assert all(torch.equal(unets[0][key], unets[1][key]) for key in unets[0])
+    assert not all(torch.equal(unets[0][key], unets[2][key]) for key in unets[0])
 
 
 @pytest.mark.parametrize("tokens", [True, False])
@@ -285,16 +304,6 @@ def test_invalid_configurations_are_refused(change, message, encoder, tmp_path, 
     assert run(["train", "vdm", str(config), "-o", str(tmp_path / "x")]) != 0
     told = capsys.readouterr().err.strip()
     assert message in told and len(told.splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["vdm", "vdm-compact", "vdm-compact-encoder", "vdm-compact-all", "vdm-compact-late"])
-def test_the_recipes_can_be_read(name):
-    config = read_config(VDMTraining, Path(__file__).parents[2] / "configs" / f"{name}.yaml")
-    assert config.coherence == 0.1
-    if name == "vdm":
-        optimiser = config.loop.optimiser
-        assert (optimiser.name, optimiser.lr, tuple(optimiser.betas)) == ("adamw", 5e-5, (0.9, 0.999))
-        assert (config.data.frames, config.data.crop_px, config.latest) == (16, 256, 1000)
 
 
 def test_the_compact_model_has_its_size():

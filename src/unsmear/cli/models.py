@@ -88,12 +88,12 @@ def import_file(
     overwrite: choices.Overwrite = False,
     debug: choices.Debug = False,
 ) -> None:
-    """Weights of a foreign checkpoint: LPIPS, Stable Diffusion 2, a control network, a video model."""
+    """Weights of a foreign checkpoint: LPIPS, Stable Diffusion 2, a control network, a stage 1, a video model."""
     del debug
     if _is_archive(file):
         _import_lpips(file, out, overwrite)
     else:
-        _import_diffusion(file, out, family, overwrite)
+        _import_networks(file, out, family, overwrite)
 
 
 @app.command()
@@ -153,13 +153,15 @@ def _import_lpips(file: Path, out: Path, overwrite: bool) -> None:
         typer.echo(str(path))
 
 
-def _import_diffusion(file: Path, out: Path, family: str | None, overwrite: bool) -> None:
-    """Stable Diffusion 2, a control network or a video model, as subfolders that diffusers reads."""
+def _import_networks(file: Path, out: Path, family: str | None, overwrite: bool) -> None:
+    """Stable Diffusion 2, a control network, a stage 1 or a video model, as subfolders that diffusers reads."""
     from unsmear.models.convert.families import family_named
     from unsmear.models.convert.importer import import_weights
 
-    made = import_weights(file, out, None if family is None else family_named(family), overwrite)
+    given = None if family is None else family_named(family)
+    made = import_weights(file, out, given, overwrite)
     parts = ", ".join(f"{name} {n / 1e6:.2f} M" if n else name for name, n in made.parameters.items())
-    typer.echo(f"{file}: {made.found}, {made.family}; written to {out}: {parts}")
+    family = f", {made.family}" if made.family else ""
+    typer.echo(f"{file}: {made.found}{family}; written to {out}: {parts}")
     for note in made.notes:
         typer.echo(f"note: {note}")

@@ -47,10 +47,11 @@ def train(
         raise UsageError("training needs the extra 'train': pip install 'unsmear[train]'") from None
     from importlib import import_module
 
-    from unsmear.training.loop import refuse_run
+    from unsmear.training.loop import refuse_processes, refuse_run
     from unsmear.training.loop import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    refuse_processes()
     refuse_run(output, resume)
     model, recipe, loop, finish = import_module(f"unsmear.training.{what}").prepare(
         config, resume and (output / "last").exists(), changes or ()

@@ -18,7 +18,13 @@ _NO_GENERATOR = (
     "needs a model that generates (`unsmear train cpgd`, `unsmear models import`): give full=DIR as `models`"
 )
 
-UNCONTROLLED = {"guided": True, "shared_query": False, "prior_width": None, "joint_time_attention": False}
+UNCONTROLLED = {
+    "guided": True,
+    "shared_query": False,
+    "prior_width": None,
+    "joint_time_attention": False,
+    "prior_form": "fixed",
+}
 """Default options of control networks, for those that are missing in a configuration."""
 
 

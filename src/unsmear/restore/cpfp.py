@@ -9,7 +9,7 @@ from unsmear.models.cpfp.network import CPFP, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.sharpness import flat_kept
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
-from unsmear.restore.tiles import Tile, by_tiles, tile_rows
+from unsmear.restore.tiles import Tile, by_tiles, cut_priors, tile_rows
 
 MULTIPLE = 16
 """Sides are padded to this: the grid of the priors covers whole macroblocks. Twice as much where the network has levels
@@ -69,7 +69,7 @@ class CPFPRestorer(Restorer):
         def process(tile: Tile) -> tuple[torch.Tensor, ...]:
             out = self._run(
                 tile.cut(frames),
-                _cut_priors(priors, tile),
+                cut_priors(priors, tile),
                 None if carried is None else tile.cut(carried, self.model.cell),
                 clip.wanted,
                 samples,
@@ -105,11 +105,3 @@ class CPFPRestorer(Restorer):
             None if look is None else look.to(device),
             pin=False,
         )
-
-
-def _cut_priors(priors: PriorTensors, tile: Tile) -> PriorTensors:
-    return priors._replace(
-        motion=tile.cut(priors.motion, 8),
-        motion_back=tile.cut(priors.motion_back, 8),
-        residual=tile.cut(priors.residual, 4),
-    )

@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsmear.models.common.schedule import frame_generator, start_timesteps
-from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.attention_maps import Heat, control_heat
 from unsmear.models.cpgd.pipeline import Carried, CPGDPipeline, Sampling
-from unsmear.restore.cpfp import CPFPRestorer
 from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.tensors import frames_to_levels, levels_to_unit, prior_tensors, tensor_to_frames
 from unsmear.restore.tiles import first_latent_tile_px, tiled
@@ -44,7 +42,7 @@ class CPGDRestorer(Restorer):
 
     def __init__(
         self,
-        first: CPFPRestorer | None,
+        first: Restorer | None,
         pipe: CPGDPipeline,
         sampling: Sampling,
         name: str,
@@ -64,7 +62,7 @@ class CPGDRestorer(Restorer):
         self._identity = f"{fingerprint} {prompt!r} {negative_prompt!r}"
         self._become(name, first, sampling)
 
-    def _become(self, name: str, first: CPFPRestorer | None, sampling: Sampling) -> None:
+    def _become(self, name: str, first: Restorer | None, sampling: Sampling) -> None:
         self.name, self.first, self.sampling = name, first, sampling
         self.frames_after = first.frames_after if first else 0
         identity = f"{self._identity} {first.fingerprint if first else 'no stage 1'} {sampling}"
@@ -80,7 +78,7 @@ class CPGDRestorer(Restorer):
         other._become(name, None if blurred_hint else self.first, replace(self.sampling, **sampling))
         return other
 
-    def after(self, first: CPFPRestorer | None) -> "CPGDRestorer":
+    def after(self, first: Restorer | None) -> "CPGDRestorer":
         """The same networks behind another stage 1."""
         other = copy(self)
         other._become(self.name, first, self.sampling)
@@ -133,7 +131,7 @@ class CPGDRestorer(Restorer):
         frames = levels_to_unit(frames_to_levels(sharper[index : index + 1], self.pipe.multiple)).to(self.device)
         given = prior_tensors(clip.priors[index : index + 1], -1.0)
         motion, residual = (_covering(field[0], frames).to(self.device) for field in (given.motion, given.residual))
-        priors = control_priors(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
+        priors = self.pipe.control.prior_tensor(motion, F.interpolate(residual, motion.shape[-2:], mode="area"))
         hint, scheduler = self.pipe.encode(frames), self.pipe.scheduler
         steps = start_timesteps(scheduler, self.sampling.steps, self.sampling.start, hint.device)
         t = steps[len(steps) // 2]

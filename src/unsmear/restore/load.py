@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.loading import load_model, sampling_defaults
+from unsmear.models.loading import FIRST_STAGES, load_model, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.restorer import Restorer
 
@@ -89,7 +89,11 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
         given["sampling"] = _options(_named(kind.sampling), entry, chosen)
     if kind.first_stage:
         first = entry.first_stage
-        given["first"] = None if first is None else _restorer(first, KINDS["CPFP"], {}, place, number_format)
+        if first is not None and first.kind not in FIRST_STAGES:
+            raise WeightsError(
+                f"{first.folder} holds a {first.kind!r}: expected a stage 1, {' or '.join(FIRST_STAGES)}"
+            )
+        given["first"] = None if first is None else _restorer(first, KINDS[first.kind], {}, place, number_format)
     return _restorer(entry, kind, given, place, number_format)
 
 
@@ -113,6 +117,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "CPFP": Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
+    "ReleasedCPFP": Kind("unsmear.restore.cpfp_released:ReleasedCPFPRestorer", "model"),
     "CPGDPipeline": Kind(
         "unsmear.restore.cpgd:CPGDRestorer", "pipe", "unsmear.models.cpgd.pipeline:Sampling", True, True
     ),

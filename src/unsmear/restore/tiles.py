@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from unsmear.models.cpfp.network import PriorTensors
+
 FULL_SIZE_CHANNELS = 1000
 """Of the widest level, from which on a network counts as full size."""
 
@@ -29,6 +31,15 @@ class Tile(NamedTuple):
     def cut(self, field: Tensor, cell: int = 1) -> Tensor:
         """This part of a field (…, H/cell, W/cell)."""
         return field[..., self.top // cell : self.bottom // cell, self.left // cell : self.right // cell]
+
+
+def cut_priors(priors: PriorTensors, tile: Tile) -> PriorTensors:
+    """Priors of a tile whose bounds are multiples of 8."""
+    return priors._replace(
+        motion=tile.cut(priors.motion, 8),
+        motion_back=tile.cut(priors.motion_back, 8),
+        residual=tile.cut(priors.residual, 4),
+    )
 
 
 def spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unsmear.errors import UsageError, WeightsError
 from unsmear.models.cpfp.network import CPFP
-from unsmear.models.zoo import CONFIG_FILE, WEIGHTS_FILE
+from unsmear.models.zoo import CONFIG_FILE, WEIGHTS_FILE, ModelEntry
 
 HEADS = ("to_pixels", "to_gates", "to_neighbours", "to_line")
 """Linear layers whose outputs are added to a frame, in addition to the bank of the motion line."""
@@ -33,6 +33,8 @@ def average(parts: Sequence[tuple[Path, float]], confidence: float = 1.0) -> CPF
     configured = [folder for folder, _ in parts if (folder / CONFIG_FILE).exists()]
     if not configured:
         raise UsageError(f"none of the folders has a {CONFIG_FILE}: give one that was saved as a network, such as best")
+    if (kind := ModelEntry("average", configured[-1]).kind) != "CPFP":
+        raise UsageError(f"{configured[-1]} holds a {kind!r}: only checkpoints of CPFP are averaged")
     model = CPFP.from_pretrained(configured[-1], low_cpu_mem_usage=False)
     total = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
     for folder, share in parts:

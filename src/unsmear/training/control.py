@@ -21,11 +21,10 @@ from unsmear.datasets.pairs import PairSet
 from unsmear.errors import UsageError
 from unsmear.metrics.lpips import load_lpips
 from unsmear.models.common.text import TEXT_PARTS, embedded
-from unsmear.models.cpfp.network import CPFP, PriorTensors
-from unsmear.models.cpgd.attention import LONGEST_PX, control_priors
+from unsmear.models.cpfp.network import PriorTensors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.cpgd.pipeline import CPGDPipeline, Sampling
-from unsmear.models.loading import load_model
+from unsmear.models.loading import FIRST_STAGES, load_model
 from unsmear.models.zoo import find
 from unsmear.training.batches import Batch, open_batches
 from unsmear.training.diffusion import Diffusion, picture_loss
@@ -48,7 +47,7 @@ class ControlBatch(NamedTuple):
     hint: Tensor
     """(B, 3, S, S) float32 in [0, 1]."""
     priors: Tensor
-    """(B, 3, S/4, S/4), of ``control_priors``."""
+    """V in pixels and R in [0, 1], (B, 3, S/4, S/4)."""
     prompts: tuple[str, ...]
     """One per frame; empty where it was dropped."""
     seed: Tensor
@@ -96,7 +95,9 @@ class ControlRecipe:
         self.pairs = open_batches(config.data, config.loop.seed, config.loop.batch, captions=captioned)
         self.crops = ImageCrops(config.images) if config.hybrid else None
         self.lpips = load_lpips()
-        self.first: CPFP | None = load_model(find(config.first_stage), "CPFP") if config.first_stage else None
+        self.first: nn.Module | None = (
+            load_model(find(config.first_stage), *FIRST_STAGES) if config.first_stage else None
+        )
         self.restored = _data_restored(config)
         """Whether the frames of the data were restored by stage 1 before."""
         self.together = config.data.frames if model.config["joint_time_attention"] else 1
@@ -163,12 +164,13 @@ class ControlRecipe:
     def loss(self, model: nn.Module, batch: ControlBatch | BlurredBatch) -> tuple[Tensor, dict[str, float]]:
         batch = self.hinted(batch)
         inputs = self._inputs(batch)
+        priors = self.model.prior_tensor(batch.priors[:, :2], batch.priors[:, 2:], batch.together)
         down, mid = model(
             inputs.noisy,
             inputs.t,
             inputs.text,
             inputs.hint,
-            batch.priors,
+            priors,
             frames=batch.together,
             return_dict=False,
         )
@@ -271,7 +273,7 @@ class ControlRecipe:
         for i, (hint, priors, sharp) in enumerate(spread(self.clips)):
             frames, target, coding = middle(hint, least), middle(sharp, least), middle(priors, least, 4)
             if frames.numel():
-                motion, residual = coding[:, :2] * LONGEST_PX, coding[:, 2:]
+                motion, residual = coding[:, :2], coding[:, 2:]
                 text = self.texts[self.config.prompt]
                 generated = pipe(frames, motion, residual, options=options, prompt_embeds=text).frames
                 shown = len(frames) // 2
@@ -303,8 +305,8 @@ def _data_restored(config: "CPGDTraining") -> bool:
 
 
 def _priors_of(priors: PriorTensors, frames: slice) -> Tensor:
-    """Inputs (B, 3, h, w) of the control network for some frames of each clip, on the grid of the residual."""
+    """V and R (B, 3, h, w) of some frames of each clip, on the grid of the residual."""
     residual = priors.residual[:, frames].flatten(0, 1).float()
     motion = priors.motion[:, frames].flatten(0, 1).float()
     motion = F.interpolate(motion, residual.shape[-2:], mode="bilinear", align_corners=False)
-    return control_priors(motion, residual)
+    return torch.cat([motion, residual], dim=1)

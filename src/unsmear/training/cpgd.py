@@ -16,6 +16,7 @@ from unsmear.blur.degrade import DegradeRanges
 from unsmear.errors import UsageError
 from unsmear.files import whole_folder
 from unsmear.models.common.text import TEXT_PARTS, store_empty_prompt
+from unsmear.models.cpgd.attention import PriorForm
 from unsmear.models.cpgd.changed import with_options
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.loading import load_model
@@ -74,6 +75,8 @@ class ControlConfig:
     shared_query: bool | None = None
     joint_time_attention: bool | None = None
     """Whether the ``data.frames`` frames of a clip are trained together and attend to each other."""
+    prior_form: PriorForm | None = None
+    """``fixed`` or ``released``: scale and resizing of V and R."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,6 +85,17 @@ class ControlConfig:
         """The options that are not None, as ``CPControlNet`` takes them."""
         stated = {name: value for name, value in vars(self).items() if value is not None}
         return stated | ({"prior_width": None} if self.prior_width == "layer" else {})
+
+    @classmethod
+    def preset(cls, name: str) -> "ControlConfig":
+        """Return named options; ``release``: those of the authors' release.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if name != "release":
+            raise ValueError(f"preset {name!r} is unknown; there is: release")
+        return cls(shared_query=True, joint_time_attention=True, prior_form="released")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ interrupted and resumed run equals an uninterrupted one.
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -99,14 +100,16 @@ def train(
         on_step: called at each entry of the log with the step and its values.
 
     Raises:
-        UsageError: without ``resume``, ``folder`` holds a run.
+        UsageError: without ``resume``, ``folder`` holds a run; there are several processes.
         WeightsError: the checkpoint cannot be resumed; the loss, or a weight, is not finite.
         OutputError: ``folder`` cannot be written; checkpoints that were saved before stay.
     """
     from accelerate import Accelerator
 
+    refuse_processes()
     refuse_run(folder, resume)
     accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
+    refuse_processes(accelerator.num_processes)
     make_folder(folder)
     if config.channels_last:
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -182,6 +185,26 @@ def train(
             if saved:
                 _save(last, accelerator.unwrap_model(trained), average, optimiser, done, best)
     return average
+
+
+PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables in which launchers state the number of processes."""
+
+
+def refuse_processes(count: int | None = None) -> None:
+    """Raise UsageError where training runs in several processes.
+
+    Args:
+        count: number of processes; None for what a launcher states in the environment.
+    """
+    if count is None:
+        stated = [os.environ.get(name, "") for name in PROCESS_COUNTS]
+        count = max((int(value) for value in stated if value.isdecimal()), default=1)
+    if count > 1:
+        raise UsageError(
+            f"training in {count} processes is not supported yet, each would do the same work: start one process, and "
+            "set loop.accumulate for larger batches"
+        )
 
 
 def refuse_run(folder: Path, resume: bool) -> None:

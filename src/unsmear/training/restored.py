@@ -21,7 +21,7 @@ from unsmear.datasets.pairs import find_pairs
 from unsmear.datasets.restored import FACTS_FILE
 from unsmear.errors import DataLayoutError, OutputError, UsageError
 from unsmear.files import make_folder, new_array, read_json, refuse_foreign, whole_folder, write_whole, writing
-from unsmear.models.loading import load_model
+from unsmear.models.loading import FIRST_STAGES, load_model
 from unsmear.models.zoo import find
 from unsmear.restore.job import restore_video
 from unsmear.restore.load import choose_device, choose_dtype, load_restorer
@@ -134,7 +134,7 @@ def _restore_pack(
 ) -> int:
     arrays, device = open_pack(pack), choose_device(where[0])
     dtype = choose_dtype(where[1], device)
-    network = nn.Module.to(load_model(find(model), "CPFP"), device=device, dtype=dtype)
+    network = nn.Module.to(load_model(find(model), *FIRST_STAGES), device=device, dtype=dtype)
     count = min(first or len(arrays["duty"]), len(arrays["duty"]))
     with whole_folder(folder) as fresh:
         for name, values in arrays.items():

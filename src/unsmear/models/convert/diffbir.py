@@ -21,8 +21,14 @@ log = logging.getLogger(__name__)
 
 PREFIXES = ("module.", CONTROL_PREFIX, "controlnet.")
 
-RELEASED_OPTIONS = {"guided": True, "shared_query": True, "joint_time_attention": True}
-"""Options of CPGD-Net's release that differ from the paper."""
+RELEASED_OPTIONS = {"shared_query": True, "joint_time_attention": True, "prior_form": "released"}
+"""Options of CPGD-Net's release, where it differs from the paper or the paper is silent."""
+
+RELEASED_PROMPT = (
+    "high-quality, clear, fine details, sharp edges, realistic textures, detailed enhancement, high resolution, "
+    "high fidelity, fine-grained details."
+)
+"""Prompt with which CPGD-Net's release samples every frame; in its training it was dropped half of the time."""
 
 _USED_MASK, _UNUSED_MASK = "attn1.mask.weight", "attn2.mask.weight"
 _PRIOR_PARTS = ("mask", "to_qm")
@@ -73,7 +79,7 @@ def convert_control(state: Mapping[str, Tensor], unet_config: Mapping[str, Any] 
     return control.eval().requires_grad_(False)
 
 
-def _initialised(unet_config: Mapping[str, Any], options: dict[str, bool], device: torch.device) -> CPControlNet:
+def _initialised(unet_config: Mapping[str, Any], options: Mapping[str, Any], device: torch.device) -> CPControlNet:
     with torch.device("meta"):
         config = CPControlNet.beside(UNet2DConditionModel.from_config(dict(unet_config)), **options).config
     with torch.device(device), torch.random.fork_rng(devices=[]):

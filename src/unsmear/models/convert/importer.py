@@ -1,7 +1,8 @@
 """Import of a foreign checkpoint into a folder in diffusers' layout, which is written completely or not at all.
 
-The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens`` and ``scheduler``, as
-far as the sources have them, ``model_index.json``, and the embedding of the empty prompt where it could be computed.
+The folder has ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``control``, ``image_tokens``, ``scheduler`` and
+``cpfp`` (stage 1), as far as the sources have them, ``model_index.json``, and the embedding of the empty prompt where
+it could be computed.
 Several imports may fill one folder: first Stable Diffusion and then the control network, or first a video model's
 denoiser and then Stable Diffusion, of which the autoencoder and text encoder are used.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusers import UNet3DConditionModel
 from safetensors import SafetensorError
@@ -26,11 +27,13 @@ from unsmear.models.common.schedule import Family
 from unsmear.models.common.text import TEXT_PARTS, store_empty_prompt
 from unsmear.models.convert import diffbir, families, stable_diffusion, vgen
 from unsmear.models.convert.checkpoint import read_checkpoint
+from unsmear.models.convert.cpfp_released import convert_cpfp, is_released_cpfp
 from unsmear.models.convert.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
 from unsmear.models.convert.strict import State, part
 from unsmear.models.convert.text_encoder import TextEncoder
 from unsmear.models.convert.vgen import UNET3D_CONFIG, VideoUNet
-from unsmear.models.zoo import EMPTY_PROMPT_FILE, ModelEntry, write_index
+from unsmear.models.cpfp_released.network import ReleasedCPFP
+from unsmear.models.zoo import EMPTY_PROMPT_FILE, STAGE_1, ModelEntry, write_index
 
 Write = Callable[[Path], Any]
 
@@ -41,13 +44,13 @@ class Imported:
 
     Attributes:
         found: description of the source.
-        family: prediction of the denoiser.
+        family: prediction of the denoiser; None where the source is a stage 1.
         parameters: number of parameters by subfolder, 0 for those without weights.
         notes: remarks for the user, one line each.
     """
 
     found: str
-    family: Family
+    family: Family | None
     parameters: dict[str, int]
     notes: list[str] = field(default_factory=list)
 
@@ -63,6 +66,8 @@ class _Source:
     video: VideoUNet | None = None
     control: Any = None
     control_has_priors: bool = False
+    first: ReleasedCPFP | None = None
+    """A stage 1, which comes alone."""
 
     @property
     def is_video(self) -> bool:
@@ -80,17 +85,18 @@ def import_weights(
     overwrite: bool = False,
     layout: Layout = SD2,
     video: Mapping[str, Any] = UNET3D_CONFIG,
+    stage_1: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Convert ``source`` into subfolders of ``out``.
 
     Args:
         source: a diffusers folder or an original checkpoint of Stable Diffusion 2.0 or 2.1; a control network of
-            DiffBIR or CPGD-Net, with the sizes of the denoiser in ``out``, if there is one; a diffusers folder of
-            ModelScopeT2V, or a checkpoint of TF-T2V or ModelScopeT2V in VGen's layout.
+            DiffBIR or CPGD-Net, with the sizes of the denoiser in ``out``, if there is one; the stage 1 of CPGD-Net's
+            release; a diffusers folder of ModelScopeT2V, or a checkpoint of TF-T2V or ModelScopeT2V in VGen's layout.
         out: folder, created if missing.
         family: prediction of the denoiser, where neither the source nor ``out`` states it.
         overwrite: replace subfolders that exist.
-        layout, video: sizes of the networks, for original checkpoints; folders state their own.
+        layout, video, stage_1: sizes of the networks, for original checkpoints; folders state their own.
 
     Raises:
         WeightsError: the source is none of these, incomplete, damaged, of another version, or of unknown family.
@@ -100,18 +106,21 @@ def import_weights(
     source, out = Path(source), Path(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: choose a folder")
-    found = _find(source, out, layout, video, overwrite)
+    found = _find(source, out, Sizes(layout, video, stage_1), overwrite)
     notes: list[str] = []
     parts, parameters = _parts(found, out, notes)
     _refuse_taken(out, parts, overwrite)
-    decided = _family(found, source, out, family, overwrite, notes)
-    parts["scheduler"], parameters["scheduler"] = families.scheduler(decided, found.is_video).save_pretrained, 0
+    decided = None if found.first else _family(found, source, out, family, overwrite, notes)
+    if decided:
+        parts["scheduler"], parameters["scheduler"] = families.scheduler(decided, found.is_video).save_pretrained, 0
     with _whole(out) as partial:
         for name, write in parts.items():
             write(partial / name)
-    if parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists():
+    if decided and (parts.keys() & set(TEXT_PARTS) or not (out / EMPTY_PROMPT_FILE).exists()):
         notes += filter(None, [store_empty_prompt(out)])
-    write_index(out, _sampling(out), {} if "control" in parts else None)  # conditions belong to the control network
+    if decided:
+        # The conditions of a training belong to its control network.
+        write_index(out, _sampling(out), {} if "control" in parts else None)
     return Imported(found.what, decided, parameters, notes)
 
 
@@ -129,7 +138,15 @@ def _sampling(out: Path) -> dict[str, Any]:
     return dict(entry.index.get("sampling") or PAPERS_SAMPLING.get(entry.kind_by_parts, {}))
 
 
-def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], overwrite: bool) -> _Source:
+class Sizes(NamedTuple):
+    """Sizes of networks whose checkpoints do not state them."""
+
+    layout: Layout
+    video: Mapping[str, Any]
+    stage_1: Mapping[str, Any] | None
+
+
+def _find(source: Path, out: Path, sizes: Sizes, overwrite: bool) -> _Source:
     if source.is_dir():
         moving = stable_diffusion.is_video(source)
         beside = stable_diffusion.is_video(out) and not moving
@@ -141,10 +158,12 @@ def _find(source: Path, out: Path, layout: Layout, video: Mapping[str, Any], ove
         _refuse_taken(out, ("unet",), overwrite)
     elif diffbir.is_control(state):
         _refuse_taken(out, ("control",), overwrite)
+    elif is_released_cpfp(state):
+        _refuse_taken(out, (STAGE_1,), overwrite)
     elif stable_diffusion.is_original(state):
         _refuse_taken(out, ("vae",) if stable_diffusion.is_video(out) else ("unet", "vae"), overwrite)
     try:
-        return _convert(state, out, layout, video)
+        return _convert(state, out, sizes)
     except WeightsError as error:
         raise WeightsError(f"{source} {error}") from None
 
@@ -156,9 +175,12 @@ def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
         raise OutputError(f"{taken} exists already: use `overwrite` or choose another folder")
 
 
-def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) -> _Source:
+def _convert(state: State, out: Path, sizes: Sizes) -> _Source:
+    layout = sizes.layout
+    if is_released_cpfp(state):
+        return _Source("stage 1 of CPGD-Net's release", first=convert_cpfp(state, sizes.stage_1))
     if vgen.is_vgen(state):
-        converted = vgen.convert_vgen(state, video)
+        converted = vgen.convert_vgen(state, sizes.video)
         name = "ModelScopeT2V or similar" if converted.family is None else "TF-T2V"
         return _Source(f"{name}, checkpoint of VGen", video=converted)
     if stable_diffusion.is_original(state):
@@ -177,8 +199,8 @@ def _convert(state: State, out: Path, layout: Layout, video: Mapping[str, Any]) 
         return found
     raise WeightsError(
         f"is no known checkpoint (it has keys such as {min(state)}): expected Stable Diffusion 2.0 or 2.1 "
-        "(model.diffusion_model.*, or a diffusers folder), a control network of DiffBIR or CPGD-Net (zero_convs.*), or "
-        "a video model of VGen (*.temopral_conv.*)"
+        "(model.diffusion_model.*, or a diffusers folder), a control network of DiffBIR or CPGD-Net (zero_convs.*), "
+        "the stage 1 of CPGD-Net's release (deform_align.*), or a video model of VGen (*.temopral_conv.*)"
     )
 
 
@@ -259,6 +281,13 @@ def _parts(found: _Source, out: Path, notes: list[str]) -> tuple[dict[str, Write
         if video.image_tokens is not None:
             add("image_tokens", video.image_tokens.save_pretrained, _values(video.image_tokens.state_dict()))
         notes.append("autoencoder and text encoder come from Stable Diffusion 2: import that into the same folder next")
+    if found.first is not None:
+        add(STAGE_1, found.first.save_pretrained, _values(found.first.state_dict()))
+        notes.append(
+            f"{out / STAGE_1} is a model of its own too; where the release has RAFT, V_back comes from the coding"
+        )
+    if found.control_has_priors:
+        notes.append(f"the release samples with the prompt {diffbir.RELEASED_PROMPT!r}, which is not stored: give it")
     if found.control is not None:
         add("control", found.control.save_pretrained, _values(found.control.state_dict()))
     return parts, parameters

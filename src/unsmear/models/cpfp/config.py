@@ -8,7 +8,7 @@ from unsmear.options import Limits, OptionError, check
 
 @dataclass(frozen=True)
 class CPFPConfig:
-    """Sizes of the network; ``CPFPConfig.preset("release")`` gives those of the authors' release."""
+    """Sizes of the network; ``CPFPConfig.preset("paper")`` leaves out what the paper does not have."""
 
     channels: Annotated[int, Limits(1)] = 32
     encoder_depth: Annotated[int, Limits(0)] = 4
@@ -68,14 +68,16 @@ class CPFPConfig:
     def preset(cls, name: str) -> "CPFPConfig":
         """Return a named size.
 
-        ``release``: width, depth and offset bound of the authors' release (31.6 M parameters), without our additions;
-        the first pass is forward, as processing in chunks requires.
+        ``paper``: the network of §III-B without our additions, 31.6 M parameters. The paper states no sizes: 192
+        channels, 16 groups of offsets, second order and twice both directions are those of the authors' release, which
+        is another network of as many parameters (``ReleasedCPFP``); depths are chosen to match their number. The first
+        pass is forward, as processing in chunks requires.
 
         Raises:
             ValueError: the name is unknown.
         """
-        if name != "release":
-            raise ValueError(f"preset {name!r} is unknown; there is: release")
+        if name != "paper":
+            raise ValueError(f"preset {name!r} is unknown; there is: paper")
         return cls(
             channels=192,
             encoder_depth=2,
@@ -84,7 +86,7 @@ class CPFPConfig:
             passes=["forward", "backward"] * 2,
             order=2,
             offset_groups=16,
-            offset_limit=5.0,
+            offset_limit=None,
             state_limit=None,
             prior_inputs=False,
             line_taps=0,

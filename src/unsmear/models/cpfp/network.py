@@ -211,7 +211,7 @@ class CPFP(ModelMixin, ConfigMixin):
         encoded: list[Tensor] = []  # at the resolution of propagation
         fine: list[Tensor] = []  # at 1/4 of the frame size
         for i in range(t):
-            frame = _unit(frames[:, i])
+            frame = unit(frames[:, i])
             differences = self._deconvolved(frame, grid, i, samples)
             features, coarse = self._encode(frame, grid, i, differences, dtype)
             encoded.append(coarse)
@@ -232,7 +232,7 @@ class CPFP(ModelMixin, ConfigMixin):
                 next_state = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # stacking a list takes twice the memory
         for i in range(keep):
-            frame = _unit(frames[:, i])
+            frame = unit(frames[:, i])
             changes = self._neighbour_changes(looks[i : i + 3], grid, i) if self.neighbours else []
             inputs = [encoded[i], *(passed[i] for passed in propagated)]
             corrected = frame + self._decode(frame, deconvolved[i], changes, fine[i], inputs, grid, i)
@@ -359,7 +359,11 @@ class CPFP(ModelMixin, ConfigMixin):
         start: Tensor | None,
         state_frame: int,
     ) -> tuple[list[Tensor], Tensor]:
-        """One pass: features F*_j[t] for every t, and the state after frame ``state_frame`` (order, B, C, h, w)."""
+        """One pass: features F*_j[t] for every t, and the state after frame ``state_frame`` (order, B, C, h, w).
+
+        Backward passes are masked by the same R[t] as forward ones, the residual of the coding forward in time, as in
+        the authors' release. The paper does not say; a residual of the reversed coding is not stored. Ours.
+        """
         count, order = len(encoded), self.order
         features: list[Tensor | None] = [None] * count
         zero = torch.zeros_like(encoded[0])
@@ -430,8 +434,8 @@ class CPFP(ModelMixin, ConfigMixin):
         return change
 
 
-def _unit(frame: Tensor) -> Tensor:
-    """Convert a frame to float32; levels (uint8, or 16 bits in int32) are scaled to [0, 1]."""
+def unit(frame: Tensor) -> Tensor:
+    """Convert frames to float32; levels (uint8, or 16 bits in int32) are scaled to [0, 1]."""
     if frame.is_floating_point():
         return frame.float()
     return frame.float() / (255 if frame.dtype == torch.uint8 else 65535)

@@ -7,6 +7,7 @@ stay as they are. ``L_m`` is ``attn1.mask`` and ``L_qm`` is ``attn1.to_qm`` in t
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,36 +20,69 @@ PRIOR_CHANNELS = 3
 LONGEST_PX = 32.0
 """Scale of V, which is then clipped to [-1, 1]; a constant, so that crops, tiles and frames agree. Ours."""
 
+RELEASED_RESIDUAL = 32 / 255
+"""R in the ``released`` form is the magnitude of the residual over 255 levels; ours is over 32, and clipped there."""
+
+PriorForm = Literal["fixed", "released"]
+"""Form of the prior tensor, see ``control_priors``."""
+
 PriorTokens = Mapping[int, Tensor]
 """Number of tokens → (B, tokens, 3)."""
 
 
-def control_priors(motion: Tensor, residual: Tensor) -> Tensor:
-    """Priors as inputs of the control network.
+def control_priors(motion: Tensor, residual: Tensor, form: PriorForm = "fixed", frames: int = 1) -> Tensor:
+    """Priors as inputs of the control network; the paper does not state their scale.
+
+    ``fixed`` (ours): V over ``LONGEST_PX``, clipped, so that crops, tiles and frames agree; R as it is. ``released``,
+    as in the authors' release: V over the largest of its magnitudes, and the residual over 255 levels. The release
+    takes the largest of the 48 frames of a test clip; here it is that of the frames that are sampled together. Where
+    nothing moves, V stays 0.
 
     Args:
         motion: V, (B, 2, H, W), pixels of the frame to be restored.
         residual: R, (B, 1, H, W) in [0, 1].
+        form: ``fixed`` or ``released``.
+        frames: length of the groups of consecutive frames in B.
 
     Returns:
         (B, 3, H, W), each value in [-1, 1].
     """
-    return torch.cat([(motion / LONGEST_PX).clamp(-1, 1), residual], dim=1)
+    if form == "fixed":
+        return torch.cat([(motion / LONGEST_PX).clamp(-1, 1), residual], dim=1)
+    largest = motion.unflatten(0, (-1, frames)).abs().amax((1, 2, 3, 4)).repeat_interleave(frames)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))[:, None, None, None]
+    return torch.cat([motion / scale, residual * RELEASED_RESIDUAL], dim=1)
 
 
-def prior_tokens(priors: Tensor, grid: tuple[int, int], levels: int) -> dict[int, Tensor]:
+def on_latent_grid(priors: Tensor, size: tuple[int, int], form: PriorForm) -> Tensor:
+    """Priors (B, 3, H, W) of whole frames as the ``released`` form has them on the grid of the latent (height, width).
+
+    Resized bilinearly, with aligned corners, which a tile cannot be: tiles are cut from the result. ``fixed`` priors
+    are returned unchanged.
+    """
+    if form == "fixed" or tuple(priors.shape[-2:]) == size:
+        return priors
+    return F.interpolate(priors, size=size, mode="bilinear", align_corners=True)
+
+
+def prior_tokens(priors: Tensor, grid: tuple[int, int], levels: int, form: PriorForm = "fixed") -> dict[int, Tensor]:
     """Resize priors (B, 3, H, W) to every token grid of a network of ``levels`` that halves ``grid`` (height, width).
 
-    Area means where the grid is coarser than the priors, bilinear where it is finer.
+    ``fixed``: area means where the grid is coarser than the priors, bilinear where it is finer. ``released``: from the
+    grid of the latent, bilinear to all.
 
     Returns:
         Number of tokens → (B, tokens, 3).
     """
+    priors = on_latent_grid(priors, grid, form)
     tokens = {}
     for count, size in token_grids(grid, levels).items():
         coarser = size[0] <= priors.shape[-2] and size[1] <= priors.shape[-1]
-        mode = {"mode": "area"} if coarser else {"mode": "bilinear", "align_corners": False}
-        tokens[count] = F.interpolate(priors, size=size, **mode).flatten(2).transpose(1, 2)
+        if form == "fixed" and coarser:
+            resized = F.interpolate(priors, size=size, mode="area")
+        else:
+            resized = F.interpolate(priors, size=size, mode="bilinear", align_corners=False)
+        tokens[count] = resized.flatten(2).transpose(1, 2)
     return tokens
 
 

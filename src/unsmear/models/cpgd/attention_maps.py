@@ -32,7 +32,7 @@ def control_heat(
         sample, hint: latents (1, C, h, w).
         timestep: t.
         text: prompt embedding (1, tokens, ``cross_attention_dim``).
-        priors: (1, 3, H, W) of ``control_priors``; None for none.
+        priors: (1, 3, H, W) of ``control.prior_tensor``; None for none.
     """
     size = (sample.shape[-2], sample.shape[-1])
     grids = token_grids(size, len(control.config["block_out_channels"]))

@@ -14,7 +14,14 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from unsmear.models.common.public import public
-from unsmear.models.cpgd.attention import PriorAttnProcessor, add_prior_query, prior_tokens
+from unsmear.models.cpgd.attention import (
+    PriorAttnProcessor,
+    PriorForm,
+    add_prior_query,
+    control_priors,
+    on_latent_grid,
+    prior_tokens,
+)
 
 LATENT_CHANNELS = 4
 
@@ -50,6 +57,7 @@ class CPControlNet(ControlNetModel):
             state it.
         shared_query: L_qm is L_q, as in the authors' release; in the paper L_qm is a projection of its own.
         joint_time_attention: self-attention over all tokens of a group of frames, as in the authors' release.
+        prior_form: scale and resizing of the priors, ``fixed`` or ``released`` (``cpgd.attention.control_priors``).
         others: as in diffusers' ``ControlNetModel``; ``in_channels`` counts the noisy latent alone.
     """
 
@@ -75,6 +83,7 @@ class CPControlNet(ControlNetModel):
         prior_width: int | None = None,
         shared_query: bool = False,
         joint_time_attention: bool = False,
+        prior_form: PriorForm = "fixed",
     ):
         super().__init__(
             in_channels=in_channels,
@@ -110,7 +119,7 @@ class CPControlNet(ControlNetModel):
 
         Args:
             unet: the frozen denoiser.
-            options: ``guided``, ``prior_width``, ``shared_query``, ``joint_time_attention``.
+            options: ``guided``, ``prior_width``, ``shared_query``, ``joint_time_attention``, ``prior_form``.
 
         Raises:
             ValueError: the encoder has other keys.
@@ -133,6 +142,21 @@ class CPControlNet(ControlNetModel):
             raise ValueError(f"the UNet's encoder has other keys: {[*unexpected, *missing][:3]}")
         return control
 
+    def prior_tensor(
+        self, motion: Tensor, residual: Tensor, frames: int = 1, latent: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Priors (B, 3, H, W) in the form that the network is conditioned on.
+
+        Args:
+            motion: V, (B, 2, H, W), frame pixels.
+            residual: R, (B, 1, H, W) in [0, 1].
+            frames: length of the groups of consecutive frames in B that are sampled together.
+            latent: (height, width) of the latent of whole frames, before it is cut into tiles; None where it is not.
+        """
+        form: PriorForm = self.config["prior_form"]
+        priors = control_priors(motion, residual, form, frames)
+        return priors if latent is None else on_latent_grid(priors, latent, form)
+
     def forward(
         self,
         sample: Tensor,
@@ -153,7 +177,7 @@ class CPControlNet(ControlNetModel):
             timestep: one for all samples, or (B,).
             encoder_hidden_states: prompt embeddings (B, tokens, ``cross_attention_dim``).
             controlnet_cond: hint, the latent (B, 4, h, w) of the frame to be restored.
-            priors: (B, 3, H, W) of ``control_priors``, at any size; None for none.
+            priors: (B, 3, H, W) of ``prior_tensor``, at any size; None for none.
             frames: length of the groups of consecutive frames in B; used with ``joint_time_attention`` only.
             joint_time_attention: overrides the network's configuration; None keeps it.
             conditioning_scale: factor of the residuals.
@@ -163,7 +187,9 @@ class CPControlNet(ControlNetModel):
         kwargs: dict[str, Any] = dict(others.pop("cross_attention_kwargs", None) or {})
         if self.config["guided"] and priors is not None:
             size = (sample.shape[-2], sample.shape[-1])
-            kwargs["priors"] = prior_tokens(priors, size, len(self.config["block_out_channels"]))
+            kwargs["priors"] = prior_tokens(
+                priors, size, len(self.config["block_out_channels"]), self.config["prior_form"]
+            )
         if self.config["joint_time_attention"] if joint_time_attention is None else joint_time_attention:
             kwargs["frames"] = frames
         return super().forward(

@@ -17,7 +17,6 @@ from unsmear.models.common.sampler import SamplerSettings, finished, predicted, 
 from unsmear.models.common.schedule import Prediction, carried_noise, frame_generator
 from unsmear.models.common.tiles import TileBox, tile_boxes
 from unsmear.models.common.warp import warp
-from unsmear.models.cpgd.attention import control_priors
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.options import Limits, Share
 
@@ -267,8 +266,10 @@ class _Group:
         device, self.pipe, self.options = pipe._execution_device, pipe, options
         self.frames = frames.to(device).float()
         self.hint = pipe.encode(self.frames)
-        size = self.hint.shape[-2:]
-        self.priors = control_priors(motion.to(device).float(), _resized(residual.to(device), motion.shape[-2:]))
+        size = (self.hint.shape[-2], self.hint.shape[-1])
+        self.priors = pipe.control.prior_tensor(
+            motion.to(device).float(), _resized(residual.to(device), motion.shape[-2:]), len(frames), size
+        )
         self.motion = _resized(motion.to(device).float(), size) / pipe.cell
         self.trust = (1 - _resized(residual.to(device).float(), size)) * (~reset.to(device)).float()[
             :, None, None, None
