@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from unsmear.models.convert.stable_diffusion import SD2
 from unsmear.models.convert.vgen import UNET3D_CONFIG
 from unsmear.models.cpfp.network import CPFP, PriorTensors
-from unsmear.models.cpfp_released.network import ReleasedCPFP
 from unsmear.models.cpgd.control import CPControlNet
 from unsmear.models.vdm.network import VDM
 from unsmear.training.config import read_config
@@ -107,7 +106,7 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def _cpfp(path: Path) -> Size:
     config = read_config(CPFPTraining, path)
-    model = CPFP.build(config.model) if config.released is None else ReleasedCPFP(**vars(config.released))
+    model = CPFP.build(config.model)
     data, b = config.data, config.loop.batch
 
     def forward(dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unsmear
-from support import tiny_pipeline, tiny_released, tiny_vdm
+from support import tiny_pipeline, tiny_vdm
 from support.clips import moving_frames
 from support.restorers import documented
 from unsmear.restore.baselines import BASELINES, find_baseline
@@ -18,7 +18,7 @@ from unsmear.restore.restorer import Clip, OutOfMemory
 from unsmear.video import write_png
 from unsmear.video.images import read_image
 
-NETWORKS = ("cpfp", "released", "cpgd", "vdm")
+NETWORKS = ("cpfp", "cpgd", "vdm")
 
 
 def sampled(folder: Path, **sampling: object) -> Path:
@@ -38,8 +38,6 @@ def restorer(request, tiny_model, tmp_path_factory) -> unsmear.Restorer:
     if request.param == "cpgd":
         folder = sampled(tiny_pipeline.folder(tmp_path_factory.mktemp("cpgd")), start=0.5, carry_noise=True)
         shutil.copytree(tiny_model, folder / "cpfp")
-    elif request.param == "released":
-        folder = tiny_released.folder(tmp_path_factory.mktemp("released"))
     elif request.param == "vdm":
         folder = sampled(tiny_vdm.folder(tmp_path_factory.mktemp("vdm")), window=8, overlap=2)
     return unsmear.load(str(folder), device="cpu", dtype="fp32")

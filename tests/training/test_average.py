@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from support import tiny_released
+from support import tiny_pipeline
 from unsmear.cli.main import run
 from unsmear.models.cpfp.network import CPFP, CPFPConfig, PriorTensors
 
@@ -70,6 +70,6 @@ def test_parts_that_cannot_be_averaged_give_a_one_line_error(tmp_path, capsys):
 
 
 def test_only_one_kind_of_network_is_averaged(tmp_path, capsys):
-    tiny_released.folder(tmp_path / "other")
+    tiny_pipeline.unet().save_pretrained(tmp_path / "other")
     assert run(["models", "average", f"{tmp_path / 'other'}:1", "-o", str(tmp_path / "out")]) == 2
-    assert "holds a 'ReleasedCPFP': only checkpoints of CPFP are averaged" in capsys.readouterr().err
+    assert "holds a 'UNet2DConditionModel': only checkpoints of CPFP are averaged" in capsys.readouterr().err

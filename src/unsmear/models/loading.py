@@ -27,12 +27,11 @@ _MISSING = "{} has no {}: import one with `unsmear models import FILE -o DIR`"
 
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
 
-FIRST_STAGES = ("CPFP", "ReleasedCPFP")
+FIRST_STAGES = ("CPFP",)
 """Networks that serve as stage 1."""
 
 NETWORKS = {
     "CPFP": "unsmear.models.cpfp.network",
-    "ReleasedCPFP": "unsmear.models.cpfp_released.network",
     "CPControlNet": "unsmear.models.cpgd.control",
     "BlurEncoder": "unsmear.models.vdm.conditions",
     "ImageTokens": "unsmear.models.vdm.conditions",

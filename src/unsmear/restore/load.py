@@ -117,7 +117,6 @@ class Kind(NamedTuple):
 
 KINDS = {
     "CPFP": Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
-    "ReleasedCPFP": Kind("unsmear.restore.cpfp_released:ReleasedCPFPRestorer", "model"),
     "CPGDPipeline": Kind(
         "unsmear.restore.cpgd:CPGDRestorer", "pipe", "unsmear.models.cpgd.pipeline:Sampling", True, True
     ),

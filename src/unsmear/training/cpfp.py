@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from unsmear.blur.pack import open_pack
 from unsmear.datasets.pairs import PairSet
 from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY, CPFPConfig
-from unsmear.models.cpfp_released.config import ReleasedConfig
-from unsmear.models.cpfp_released.network import ReleasedCPFP
 from unsmear.models.loading import FIRST_STAGES, load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.training.batches import Batch, open_batches
@@ -38,20 +36,16 @@ class CPFPTraining:
     """Folder of initial weights."""
     more_validation: list[str | PairSet] = field(default_factory=list)
     """Further data sets like ``data.validation``, such as one of strong blur, with equal weight in the score."""
-    released: ReleasedConfig | None = None
-    """Sizes of the network of the authors' release, which is then trained in place of ``model``; {} for its own sizes.
-    """
 
 
-BANK_LR_SCALE, OFFSET_LR_SCALE = 0.02, 0.25
-"""Factors on the learning rates of the motion-line bank, and of the layers of ``ReleasedCPFP`` that predict offsets, as
-in the authors' options."""
+BANK_LR_SCALE = 0.02
+"""Factor on the learning rate of the motion-line bank."""
 
 
 class CPFPRecipe:
     """Batches, loss and validation for ``training.loop.train``."""
 
-    def __init__(self, model: CPFP | ReleasedCPFP, config: CPFPTraining):
+    def __init__(self, model: CPFP, config: CPFPTraining):
         self.model, self.config = model, config
         self.sequences = open_batches(config.data, config.loop.seed, config.loop.batch)
         sets = [PairSet.of(given) for given in (config.data.validation, *config.more_validation) if given]
@@ -59,15 +53,9 @@ class CPFPRecipe:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters in two groups: the fitted bank has a low learning rate, since gradient noise would degrade it."""
-        slow: list[nn.Parameter] = []
-        options: dict[str, Any] = {"lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}
-        if isinstance(self.model, ReleasedCPFP):
-            slow = [p for name, p in self.model.named_parameters() if ".condition." in name]
-            options = {"lr_scale": OFFSET_LR_SCALE}
-        elif self.model.line is not None:
-            slow = [self.model.line.bank]
-        taken = {id(p) for p in slow}
-        return [{"params": [p for p in self.model.parameters() if id(p) not in taken]}, {"params": slow, **options}]
+        bank = [] if self.model.line is None else [self.model.line.bank]
+        others = [p for p in self.model.parameters() if not any(p is slow for slow in bank)]
+        return [{"params": others}, {"params": bank, "lr_scale": BANK_LR_SCALE, "weight_decay": 0.0}]
 
     def batches(self, steps: range) -> Generator[Batch, None, None]:
         return self.sequences.at(steps)
@@ -91,19 +79,16 @@ class CPFPRecipe:
         return figures
 
 
-def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP | ReleasedCPFP:
+def start_model(config: CPFPTraining, fit_line: bool = True) -> CPFP:
     """Return the network with initial weights: those of ``init``, else new ones.
 
     A new network deblurs from the first step on, by deconvolution or, without it, by a motion-line bank fitted in
     closed form. ``fit_line=False`` leaves the bank at zero, for runs that load a checkpoint.
     """
     if config.init:
-        start: CPFP | ReleasedCPFP = load_model(ModelEntry("init", Path(config.init)), *FIRST_STAGES)
+        start: CPFP = load_model(ModelEntry("init", Path(config.init)), *FIRST_STAGES)
         return start.requires_grad_(True)
     torch.manual_seed(config.loop.seed)
-    if config.released is not None:
-        with sizes_of("released"):
-            return ReleasedCPFP(**vars(config.released))
     with sizes_of("model"):
         model = CPFP.build(config.model)
     if fit_line and model.line is not None and not model.deconvolve and (config.data.packs or config.data.shards):

@@ -27,13 +27,11 @@ from unsmear.models.common.schedule import Family
 from unsmear.models.common.text import TEXT_PARTS, store_empty_prompt
 from unsmear.models.convert import diffbir, families, stable_diffusion, vgen
 from unsmear.models.convert.checkpoint import read_checkpoint
-from unsmear.models.convert.cpfp_released import convert_cpfp, is_released_cpfp
 from unsmear.models.convert.stable_diffusion import CONTROL_PREFIX, SD2, Layout, StableDiffusion
 from unsmear.models.convert.strict import State, part
 from unsmear.models.convert.text_encoder import TextEncoder
 from unsmear.models.convert.vgen import UNET3D_CONFIG, VideoUNet
-from unsmear.models.cpfp_released.network import ReleasedCPFP
-from unsmear.models.zoo import EMPTY_PROMPT_FILE, STAGE_1, ModelEntry, write_index
+from unsmear.models.zoo import EMPTY_PROMPT_FILE, ModelEntry, write_index
 
 Write = Callable[[Path], Any]
 
@@ -66,8 +64,6 @@ class _Source:
     video: VideoUNet | None = None
     control: Any = None
     control_has_priors: bool = False
-    first: ReleasedCPFP | None = None
-    """A stage 1, which comes alone."""
 
     @property
     def is_video(self) -> bool:
@@ -85,7 +81,6 @@ def import_weights(
     overwrite: bool = False,
     layout: Layout = SD2,
     video: Mapping[str, Any] = UNET3D_CONFIG,
-    stage_1: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Convert ``source`` into subfolders of ``out``.
 
@@ -96,7 +91,7 @@ def import_weights(
         out: folder, created if missing.
         family: prediction of the denoiser, where neither the source nor ``out`` states it.
         overwrite: replace subfolders that exist.
-        layout, video, stage_1: sizes of the networks, for original checkpoints; folders state their own.
+        layout, video: sizes of the networks, for original checkpoints; folders state their own.
 
     Raises:
         WeightsError: the source is none of these, incomplete, damaged, of another version, or of unknown family.
@@ -106,11 +101,11 @@ def import_weights(
     source, out = Path(source), Path(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: choose a folder")
-    found = _find(source, out, Sizes(layout, video, stage_1), overwrite)
+    found = _find(source, out, Sizes(layout, video), overwrite)
     notes: list[str] = []
     parts, parameters = _parts(found, out, notes)
     _refuse_taken(out, parts, overwrite)
-    decided = None if found.first else _family(found, source, out, family, overwrite, notes)
+    decided = _family(found, source, out, family, overwrite, notes)
     if decided:
         parts["scheduler"], parameters["scheduler"] = families.scheduler(decided, found.is_video).save_pretrained, 0
     with _whole(out) as partial:
@@ -143,7 +138,6 @@ class Sizes(NamedTuple):
 
     layout: Layout
     video: Mapping[str, Any]
-    stage_1: Mapping[str, Any] | None
 
 
 def _find(source: Path, out: Path, sizes: Sizes, overwrite: bool) -> _Source:
@@ -158,8 +152,6 @@ def _find(source: Path, out: Path, sizes: Sizes, overwrite: bool) -> _Source:
         _refuse_taken(out, ("unet",), overwrite)
     elif diffbir.is_control(state):
         _refuse_taken(out, ("control",), overwrite)
-    elif is_released_cpfp(state):
-        _refuse_taken(out, (STAGE_1,), overwrite)
     elif stable_diffusion.is_original(state):
         _refuse_taken(out, ("vae",) if stable_diffusion.is_video(out) else ("unet", "vae"), overwrite)
     try:
@@ -177,8 +169,6 @@ def _refuse_taken(out: Path, names: Iterable[str], overwrite: bool) -> None:
 
 def _convert(state: State, out: Path, sizes: Sizes) -> _Source:
     layout = sizes.layout
-    if is_released_cpfp(state):
-        return _Source("stage 1 of CPGD-Net's release", first=convert_cpfp(state, sizes.stage_1))
     if vgen.is_vgen(state):
         converted = vgen.convert_vgen(state, sizes.video)
         name = "ModelScopeT2V or similar" if converted.family is None else "TF-T2V"
@@ -200,7 +190,7 @@ def _convert(state: State, out: Path, sizes: Sizes) -> _Source:
     raise WeightsError(
         f"is no known checkpoint (it has keys such as {min(state)}): expected Stable Diffusion 2.0 or 2.1 "
         "(model.diffusion_model.*, or a diffusers folder), a control network of DiffBIR or CPGD-Net (zero_convs.*), "
-        "the stage 1 of CPGD-Net's release (deform_align.*), or a video model of VGen (*.temopral_conv.*)"
+        "or a video model of VGen (*.temopral_conv.*)"
     )
 
 
@@ -281,11 +271,6 @@ def _parts(found: _Source, out: Path, notes: list[str]) -> tuple[dict[str, Write
         if video.image_tokens is not None:
             add("image_tokens", video.image_tokens.save_pretrained, _values(video.image_tokens.state_dict()))
         notes.append("autoencoder and text encoder come from Stable Diffusion 2: import that into the same folder next")
-    if found.first is not None:
-        add(STAGE_1, found.first.save_pretrained, _values(found.first.state_dict()))
-        notes.append(
-            f"{out / STAGE_1} is a model of its own too; where the release has RAFT, V_back comes from the coding"
-        )
     if found.control_has_priors:
         notes.append(f"the release samples with the prompt {diffbir.RELEASED_PROMPT!r}, which is not stored: give it")
     if found.control is not None:

@@ -70,7 +70,7 @@ class CPFPConfig:
 
         ``paper``: the network of §III-B without our additions, 31.6 M parameters. The paper states no sizes: 192
         channels, 16 groups of offsets, second order and twice both directions are those of the authors' release, which
-        is another network of as many parameters (``ReleasedCPFP``); depths are chosen to match their number. The first
+        is another network of as many parameters; depths are chosen to match their number. The first
         pass is forward, as processing in chunks requires.
 
         Raises:
