@@ -14,7 +14,7 @@ from unsmear.restore.options import Options
 from unsmear.video import VideoInfo, probe
 from unsmear.video.animated import ANIMATIONS
 from unsmear.video.images import is_image, is_written_here
-from unsmear.video.probe import VIDEO_SUFFIXES
+from unsmear.video.probe import KEPT_SUFFIXES, VIDEO_SUFFIXES
 
 OutputKind = Literal["video", "frames", "image"]
 SourceKind = Literal["video", "frames", "image"]
@@ -141,7 +141,7 @@ def _held(source: Path) -> tuple[SourceKind, str]:
     suffix = source.suffix.lower()
     if source.is_dir():
         return "frames", ""
-    if suffix in VIDEO_SUFFIXES:
+    if suffix in KEPT_SUFFIXES:
         return "video", suffix
     try:
         info = probe(source)
