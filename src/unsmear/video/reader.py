@@ -15,6 +15,7 @@ from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.alpha import AlphaReader, decoder_of
 from unsmear.video.clock import Clock, Restart
 from unsmear.video.colour import ToRgb, luma_of_rgb
+from unsmear.video.contents import unreadable
 from unsmear.video.damage import DamageLog, shortage, told
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.fields import PROGRESSIVE, Deinterlace, Fields, holds_single_fields
@@ -194,7 +195,10 @@ class VideoReader:
                 self.deinterlaced = fields.made_progressive > 0
             if not log.frames:
                 raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
-            log.end(shortage(stream, info, log))
+            try:
+                log.end(shortage(stream, info, log))
+            except OSError as error:  # it was moved away meanwhile, or its disk was
+                raise unreadable(info.path, error) from None
             if log.gaps and not self._keep_going:
                 raise DamagedVideo(f"{told(info.path, log, log.gaps)}; copy or download it again")
         finally:
