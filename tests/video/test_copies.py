@@ -228,8 +228,25 @@ def test_a_second_video_whose_part_has_no_key_frame_is_named(tmp_path: Path) -> 
                     packet.stream = copy
                     both.mux(packet)
     segments = write_segments(source, tmp_path, ".mkv", length=10)
-    [note] = join_segments(source, segments[1:], tmp_path / "part.mkv", start_s=0.4).notes
-    assert note.startswith("the video stream 1 (h264): 10 frames before its first key frame")
+    notes = join_segments(source, segments[1:], tmp_path / "part.mkv", start_s=0.4).notes
+    assert notes[0] == "the video stream 1 (h264) is copied as it is, not restored"
+    assert notes[1].startswith("the video stream 1 (h264): 10 frames before its first key frame")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_titles_of_tracks(suffix: str, tmp_path: Path) -> None:
+    clip, source = make_clip(tmp_path / "a.mp4", audio="aac"), tmp_path / f"named{suffix}"
+    with av.open(str(clip)) as given, av.open(str(source), "w") as made:
+        copies = [made.add_stream_from_template(stream) for stream in given.streams]
+        for copy, title in zip(copies, ("Camera", "Left"), strict=True):
+            copy.metadata["title"] = title
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                made.mux(packet)
+    output, _ = rewrite(source)
+    with av.open(str(output)) as read:
+        assert [stream.metadata["name"] for stream in read.streams] == ["Camera", "Left"]
 
 
 def test_what_else_is_lost_is_named(tmp_path: Path) -> None:
