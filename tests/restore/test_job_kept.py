@@ -119,7 +119,7 @@ def test_an_input_that_goes_away(suffix, tmp_path) -> None:
     def take_away(_progress: object) -> None:
         source.unlink(missing_ok=True)
 
-    with pytest.raises(unsmear.UnsmearError, match="no such file.* frames finished are kept"):
+    with pytest.raises(unsmear.UnsmearError, match=r"no such file.* frames finished are kept"):
         unsmear.deblur(source, model=Counting(), window=8, progress=take_away)
 
 

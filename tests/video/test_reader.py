@@ -106,7 +106,6 @@ def test_raw_streams_keep_the_rate_of_their_headers(name, codec, options, ending
     assert (info.frame_rate, info.suffix) == (rate, ending)
 
 
-
 def test_names_that_ffmpeg_would_read_as_something_else(tmp_path: Path) -> None:
     plain = make_clip(tmp_path / "plain.mp4", frames=3)
     for name in ("http:x%03d.mp4", "-dash.mp4", "with space 'quote'.mp4"):

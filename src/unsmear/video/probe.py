@@ -299,7 +299,8 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
 
 def _frame_rate(container: Any, stream: Any) -> Fraction | None:
     """The average, but what headers say where FFmpeg supposes one: 25 frames/s without times, 60000 in raw DV."""
-    average, stated = stream.average_rate, stream.guessed_rate
+    average: Fraction | None = stream.average_rate
+    stated: Fraction | None = stream.guessed_rate
     if container.format.flags & _NO_TIMES or (average and stated and average > 1000 > stated):
         return stated or average
     return average or stated

@@ -269,7 +269,9 @@ def _watched(decoded: Iterator[Any], log: DamageLog) -> Iterator[Any]:
         for what in found.keys() - changed:
             if found[what] != before[what]:
                 changed.add(what)
-                log.notes.append(f"the {what} of the input changes near frame {number}; the output keeps that of the first")
+                log.notes.append(
+                    f"the {what} of the input changes near frame {number}; the output keeps that of the first"
+                )
         number += 1
 
 
