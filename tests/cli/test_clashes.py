@@ -55,6 +55,7 @@ CLASHES = {
     "report-is-comparison": (["a.mp4", "--compare", "--report", "a.deblurred.compare.mp4"], 2, "would both become"),
     "report-is-a-frame": (["shots", "-o", "o/", "--report", "shots/000001.png"], 1, "is a frame of shots"),
     "report-is-a-folder-of-frames": (["shots", "a.mp4", "--report", "shots"], 1, "shots is an input"),
+    "report-is-a-folder": (["a.mp4", "--report", "."], 1, ". is a folder, but a file is to be written there"),
     "output-is-input": (["a.mp4", "-o", "a.mp4"], 1, "a.mp4 is the input itself"),
     "output-is-the-next-input": (
         ["b.mp4", "b.deblurred.mp4"],
@@ -72,6 +73,7 @@ CLASHES = {
     "loop-of-links": (["a.mp4", "-o", "loop.mp4"], 1, "loop.mp4: cannot be written"),
     "too-long": (["a.mp4", "-o", f"{'n' * 300}.mp4"], 1, "cannot be written (File name too long)"),
     "too-long-for-its-parts": (["a.mp4", "-o", f"{'n' * 250}.mp4"], 1, "cannot be written (File name too long)"),
+    "standard-output": (["a.mp4", "-o", "-"], 2, "--output -: nothing is written to standard output"),
     "empty-output": (["a.mp4", "-o", ""], 2, "--output is empty"),
     "empty-output-of-a-batch": (["a.mp4", "b.mp4", "-o", ""], 2, "--output is empty"),
 }

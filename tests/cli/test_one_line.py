@@ -64,6 +64,18 @@ def test_what_is_printed_does_not_get_into_the_output(tmp_path):
     assert len(list(open_video(tmp_path / "a.deblurred.mp4"))) == 4
 
 
+def test_names_that_cannot_be_printed(tmp_path):
+    """Not in one line, or not in the encoding of standard output."""
+    assert "two\\nlines.mp4: no such file" in unsmear("deblur", "two\nlines.mp4").complaint
+    image = tmp_path / os.fsdecode(b"\xff.png")
+    Image.new("RGB", (64, 48)).save(image)
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [*COMMAND, "deblur", str(image), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=strict)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\udcff.deblurred.png: 1 frame" in done.stdout
+
+
 NOISE = """
 import os, sys
 from unsmear.cli import main

@@ -249,3 +249,13 @@ def test_the_comparison_of_an_image_is_an_image(size, suffix, tmp_path):
         assert np.abs(half - expected)[away].mean() < 4
         differs = np.abs(half - expected)[:24, :60].mean() > 20
         assert differs == (size[1] >= 160), "labels are where there is room for them"
+
+
+def test_a_pixel_format_that_changes_is_named(tmp_path):
+    kinds = {"yuv420p": None, "yuv420p10le": (9, 16, 9, 1)}
+    clips = [make_clip(tmp_path / f"{k}.h264", pix_fmt=k, colour=colour, frames=5) for k, colour in kinds.items()]
+    source = tmp_path / "a.h264"
+    source.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+    note = unsmear.deblur(source, model=Negative()).note
+    for what in ("pixel format", "colour transfer", "set of colour primaries"):
+        assert f"the {what} of the input changes near frame" in note

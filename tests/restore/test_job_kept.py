@@ -112,6 +112,17 @@ def test_a_picture_that_changes_its_size_keeps_what_was_before(tmp_path) -> None
     assert [path.name for path in folder.iterdir()] == [".out.mp4.unsmear"]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".h264"])
+def test_an_input_that_goes_away(suffix, tmp_path) -> None:
+    source = make_clip(tmp_path / f"a{suffix}", frames=20)
+
+    def take_away(_progress: object) -> None:
+        source.unlink(missing_ok=True)
+
+    with pytest.raises(unsmear.UnsmearError, match=r"no such file.* frames finished are kept"):
+        unsmear.deblur(source, model=Counting(), window=8, progress=take_away)
+
+
 def test_trouble_before_the_first_segment_leaves_nothing(clip, tmp_path) -> None:
     class Failing(Negative):
         def restore(self, clip, state, tile_px):

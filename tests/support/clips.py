@@ -198,12 +198,13 @@ def _marked(frame: Any, fields: str) -> Any:
 def hide_first(source: Path, path: Path, frames: int) -> Path:
     """Copy a video so that an edit list hides its first ``frames`` frames, as editors cut without a new encode."""
     with av.open(str(source)) as given, av.open(str(path), "w") as made:
-        stream = given.streams.video[0]
-        copy = made.add_stream_from_template(stream)
-        for packet in given.demux(stream):
+        copies = [made.add_stream_from_template(stream) for stream in given.streams]
+        hidden_s = frames / given.streams.video[0].average_rate
+        for packet in given.demux():
             if packet.size:
-                earlier = round(frames / stream.average_rate / packet.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copy
+                earlier = round(hidden_s / packet.time_base)
+                packet.pts, packet.dts = packet.pts - earlier, packet.dts - earlier
+                packet.stream = copies[packet.stream.index]
                 made.mux(packet)
     return path
 

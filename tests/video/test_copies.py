@@ -9,7 +9,7 @@ import av
 import pytest
 
 from support.blocks import move_packet
-from support.clips import frame_times, make_clip, packets_of
+from support.clips import frame_times, hide_first, make_clip, packets_of
 from support.joining import rewrite, tone_of, write_segments
 from unsmear.video import join_segments, open_video
 from unsmear.video.service import service_tags
@@ -207,6 +207,46 @@ def test_sound_without_times_for_its_packets_keeps_its_last_one(tmp_path: Path) 
     output, _ = rewrite(source, ".mp4")
     assert [data for _, data in packets_of(output, "audio")] == [data for _, data in packets_of(source, "audio")]
     assert tone_of(output) == pytest.approx(tone_of(source), rel=0.01, abs=0.01)
+
+
+def test_sound_that_begins_long_before_the_picture(tmp_path: Path) -> None:
+    """As an editor leaves it that cuts without a new encode."""
+    source = hide_first(make_clip(tmp_path / "whole.mp4", audio="aac", frames=25), tmp_path / "a.mp4", 15)
+    output, report = rewrite(source, ".mkv")
+    assert report.notes == []
+    assert [data for _, data in packets_of(output, "audio")] == [data for _, data in packets_of(source, "audio")]
+    assert tone_of(output)[1] == pytest.approx(tone_of(source)[1], abs=0.01)
+
+
+def test_a_second_video_whose_part_has_no_key_frame_is_named(tmp_path: Path) -> None:
+    clip, source = make_clip(tmp_path / "a.mkv", frames=20), tmp_path / "both.mkv"
+    with av.open(str(clip)) as one, av.open(str(clip)) as other, av.open(str(source), "w") as both:
+        copies = [both.add_stream_from_template(given.streams.video[0]) for given in (one, other)]
+        for given, copy in ((one, copies[0]), (other, copies[1])):
+            for packet in given.demux(given.streams.video[0]):
+                if packet.size:
+                    packet.stream = copy
+                    both.mux(packet)
+    segments = write_segments(source, tmp_path, ".mkv", length=10)
+    notes = join_segments(source, segments[1:], tmp_path / "part.mkv", start_s=0.4).notes
+    assert notes[0] == "the video stream 1 (h264) is copied as it is, not restored"
+    assert notes[1].startswith("the video stream 1 (h264): 10 frames before its first key frame")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_titles_of_tracks(suffix: str, tmp_path: Path) -> None:
+    clip, source = make_clip(tmp_path / "a.mp4", audio="aac"), tmp_path / f"named{suffix}"
+    with av.open(str(clip)) as given, av.open(str(source), "w") as made:
+        copies = [made.add_stream_from_template(stream) for stream in given.streams]
+        for copy, title in zip(copies, ("Camera", "Left"), strict=True):
+            copy.metadata["title"] = title
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                made.mux(packet)
+    output, _ = rewrite(source)
+    with av.open(str(output)) as read:
+        assert [stream.metadata["name"] for stream in read.streams] == ["Camera", "Left"]
 
 
 def test_what_else_is_lost_is_named(tmp_path: Path) -> None:

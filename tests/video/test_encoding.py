@@ -189,6 +189,14 @@ def test_matroska_takes_the_codecs_of_avi(encoder, pixels, tmp_path) -> None:
             assert np.abs(a.rgb.astype(int) - b.rgb).max() <= (0 if pixels == "gbrp" else 6)
 
 
+def test_uncompressed_rgb_stays_so_in_avi(tmp_path) -> None:
+    source = make_clip(tmp_path / "a.avi", codec="rawvideo", pix_fmt="bgr24", size=(94, 62), frames=9)
+    report = deblur(source, model=Negative(), strength=0)
+    assert probe(report.output).codec == "rawvideo"
+    with open_video(source) as one, open_video(report.output) as other:
+        assert all((a.rgb == b.rgb).all() for a, b in zip(one, other, strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "pixels", "options", "lossless"),
     [

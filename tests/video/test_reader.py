@@ -90,6 +90,22 @@ def test_probe_says_what_is_there(tmp_path: Path) -> None:
     assert (info.color_primaries, info.color_trc, info.colorspace, info.color_range) == (9, 16, 9, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "ending"),
+    [
+        ("a.h264", "libx264", {}, ".h264"),
+        ("a.hevc", "libx265", {}, ".hevc"),
+        ("a.m2v", "mpeg2video", {}, ".m2v"),
+        ("a.dv", "dvvideo", {"size": (720, 480), "pix_fmt": "yuv411p"}, ".mov"),
+    ],
+)
+def test_raw_streams_keep_the_rate_of_their_headers(name, codec, options, ending, tmp_path: Path) -> None:
+    """FFmpeg supposes averages of 25 and 60000 frames/s."""
+    rate = Fraction(30000, 1001)
+    info = probe(make_clip(tmp_path / name, codec=codec, rate=rate, frames=6, **options))
+    assert (info.frame_rate, info.suffix) == (rate, ending)
+
+
 def test_names_that_ffmpeg_would_read_as_something_else(tmp_path: Path) -> None:
     plain = make_clip(tmp_path / "plain.mp4", frames=3)
     for name in ("http:x%03d.mp4", "-dash.mp4", "with space 'quote'.mp4"):

@@ -39,7 +39,7 @@ def in_options(words: str) -> str:
 
 
 def complain(error: BaseException | str) -> None:
-    """One line on stderr; where an error was not raised on purpose, also what kind it is."""
+    """One line on stderr, whatever names hold; where an error was not raised on purpose, also what kind it is."""
     words = in_options(str(error))
     if isinstance(error, MemoryError):
         words = (
@@ -48,7 +48,8 @@ def complain(error: BaseException | str) -> None:
     elif not isinstance(error, UnsmearError | str):
         first = (words.strip().splitlines() or ["no message"])[0]
         words = f"unexpected {type(error).__name__}: {first}; --debug shows where"
-    typer.echo(f"unsmear: {words}", err=True)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    typer.echo(f"unsmear: {line}", err=True)
 
 
 def exit_status(error: Exception) -> int:

@@ -1,5 +1,6 @@
 """The command line: arguments in, words out. Errors raised on purpose become one line and an exit status."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,8 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     arguments = sys.argv[1:]
     _open_standard_files()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal's encoding does not
     if "--debug" not in arguments:
         _silence_libraries()
     try:

@@ -14,7 +14,7 @@ from unsmear.restore.options import Options
 from unsmear.video import VideoInfo, probe
 from unsmear.video.animated import ANIMATIONS
 from unsmear.video.images import is_image, is_written_here
-from unsmear.video.probe import VIDEO_SUFFIXES
+from unsmear.video.probe import KEPT_SUFFIXES, VIDEO_SUFFIXES
 
 OutputKind = Literal["video", "frames", "image"]
 SourceKind = Literal["video", "frames", "image"]
@@ -36,9 +36,11 @@ def names_folder(output: str | Path) -> bool:
 
 
 def refuse_empty(output: str | Path) -> None:
-    """Raise UsageError where the name of an output is empty, which would be the current folder as a Path."""
+    """Raise UsageError where the name of an output is empty, which would be the current folder as a Path, or ``-``."""
     if not str(output).strip():
         raise UsageError("`output` is empty; name a file or a folder, or leave it out")
+    if str(output) == "-":
+        raise UsageError("`output` -: nothing is written to standard output; name a file or a folder")
 
 
 def in_folder(source: Path, output: str | Path | None, options: Options) -> tuple[Path | None, Options]:
@@ -141,7 +143,7 @@ def _held(source: Path) -> tuple[SourceKind, str]:
     suffix = source.suffix.lower()
     if source.is_dir():
         return "frames", ""
-    if suffix in VIDEO_SUFFIXES:
+    if suffix in KEPT_SUFFIXES:
         return "video", suffix
     try:
         info = probe(source)
@@ -237,7 +239,9 @@ def refuse_clashes(jobs: Sequence[tuple[Path, Sequence[Path]]], others: Mapping[
 
 
 def refuse_existing(path: Path, name: str, overwrite: bool) -> None:
-    """Raise OutputError where the output that the option ``name`` names exists, and is not to be replaced."""
+    """Raise OutputError where the output that the option ``name`` names is a folder, or is not to be replaced."""
+    if is_folder(path):
+        raise OutputError(f"{path} is a folder, but a file is to be written there; choose another `{name}`")
     if exists(path) and not overwrite:
         raise OutputError(f"{path} exists already; give `overwrite` or choose another `{name}`")
 

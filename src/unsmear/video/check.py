@@ -32,7 +32,6 @@ class Written:
     packets: int = 0
     bytes: int = 0
     first: int | None = None
-    last: int = 0
     longest: int = 0
     end: int = 0
 
@@ -46,8 +45,8 @@ class Written:
             return
         ratio = packet.time_base / self.time_base
         pts, duration = (value if ratio == 1 else round(value * ratio) for value in (packet.pts, packet.duration or 0))
+        self.end = pts + duration if self.first is None else max(self.end, pts + duration)
         self.first = pts if self.first is None else min(self.first, pts)
-        self.last, self.end = max(self.last, pts), max(self.end, pts + duration)
         self.longest = max(self.longest, duration)
 
 
@@ -118,8 +117,9 @@ def _compared(
         read.packets += 1
         read.bytes += packet.size
         if time is not None:
+            end = time + (packet.duration or 0)
+            read.end = max(read.end, end) if read.times else end
             read.times.append(time)
-            read.end = max(read.end, time + (packet.duration or 0))
     main = reads[picture.index]
     yield from (Finding(None, line) for line in _picture_differences(main, container, timeline))
     yield from (Finding(None, line) for line in borders.differences)
@@ -185,7 +185,7 @@ def _copy_differences(read: _Read, written: Written, origin_s: Fraction) -> Iter
     found_s, wanted_s = min(read.times) * base - origin_s, written.first * unit
     if abs(found_s - wanted_s) > tick:
         yield f"begins at {_s(found_s)} instead of {_s(wanted_s)}"
-    found_s, wanted_s = max(read.end, *read.times, 0) * base - origin_s, written.end * unit
+    found_s, wanted_s = read.end * base - origin_s, written.end * unit
     if written.type == "audio" and abs(found_s - wanted_s) > tick:
         yield f"ends at {_s(found_s)} instead of {_s(wanted_s)}"
 

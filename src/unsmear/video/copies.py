@@ -13,7 +13,7 @@ from unsmear.video.containers import Container, holds_sound
 from unsmear.video.ffmpeg import main_video_stream, open_in_memory, open_input
 from unsmear.video.probe import VideoInfo
 from unsmear.video.sound import SoundEncoder, named_layout, suited
-from unsmear.video.tracks import Clocks, Part, Track, is_chapter_track, is_timecode_track
+from unsmear.video.tracks import Clocks, Part, Track, is_chapter_track, is_picture, is_timecode_track
 
 COPIED = "copied"
 _TEMPLATE_PACKETS = 8
@@ -32,11 +32,13 @@ class Choice:
         index: in the source.
         what: the stream in words.
         ways: "copied", or an encoder's name.
+        moving: whether it is a video, which will not be restored.
     """
 
     index: int
     what: str
     ways: tuple[str, ...]
+    moving: bool = False
 
     @property
     def way(self) -> str | None:
@@ -53,7 +55,8 @@ def choices(source: Any, main: int, container: Container) -> list[Choice]:
         if stream.index == main or is_chapter_track(stream) or is_timecode_track(stream):
             continue
         what = f"the {stream.type} stream {stream.index} ({getattr(stream, 'name', None) or 'unknown'})"
-        found.append(Choice(stream.index, what, _ways(stream, container)))
+        moving = stream.type == "video" and not is_picture(stream)
+        found.append(Choice(stream.index, what, _ways(stream, container), moving))
     return found
 
 
@@ -71,13 +74,15 @@ def _ways(stream: Any, container: Container) -> tuple[str, ...]:
 
 
 def notes_of(chosen: Sequence[Choice], container: Container, suffix: str) -> list[str]:
-    """What is not copied, a line for each stream."""
+    """What is not copied, or not restored, a line for each stream."""
     notes = []
     for choice in chosen:
         if choice.way is None:
             notes.append(f"{suffix} files cannot hold {choice.what}, so it is left out")
         elif choice.way != COPIED:
             notes.append(f"{suffix} files cannot hold {choice.what} as it is, so it is encoded anew ({choice.way})")
+        elif choice.moving:
+            notes.append(f"{choice.what} is copied as it is, not restored")
     return notes
 
 
@@ -172,4 +177,7 @@ class OtherStreams:
 
 
 def kept_tags(tags: dict[str, str], dropped: tuple[str, ...]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if not key.upper().startswith(dropped)}
+    kept = {key: value for key, value in tags.items() if not key.upper().startswith(dropped)}
+    if "name" in kept:  # FFmpeg reads the title of a track in MP4 and MOV by another name than it writes
+        kept.setdefault("title", kept.pop("name"))
+    return kept

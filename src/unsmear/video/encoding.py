@@ -244,6 +244,8 @@ def _formats(encoder: str, wanted: str, *, strict: bool) -> Iterator[str]:
             best, _ = find_best_pix_fmt_of_list(with_alpha, wanted)
             yield with_alpha.pop(with_alpha.index(best.name) if best else 0)
         wanted = _without_alpha(wanted)
+    if encoder == "rawvideo" and wanted == "rgb24" and not strict:
+        wanted = "bgr24"  # as AVI has it, and whatever else holds RGB
     if not supported or wanted in supported:
         yield wanted
     elif wanted.startswith("yuv") and (full := wanted.replace("yuv", "yuvj", 1)) in supported:

@@ -164,20 +164,18 @@ def _demuxer_options(form: RawFormat) -> dict[str, str]:
 
 
 def main_video_stream(container: Any, path: Path) -> Any:
-    """The stream to restore: the first video stream that is not a cover picture.
+    """The stream to restore: of the video streams that are no cover pictures the first by default, else the first.
 
     Raises UnsupportedVideo when there is none, when no decoder for it exists, and when its pictures are larger than
     ``max_pixels`` or are put together from several streams.
     """
     streams = container.streams.video
-    for stream in _moving(container, streams):
-        disposition = int(stream.disposition)
-        if disposition & int(av.stream.Disposition.attached_pic):
-            continue
+    moving = [stream for stream in _moving(container, streams) if not _is(stream, av.stream.Disposition.attached_pic)]
+    for stream in sorted(moving, key=lambda stream: not _is(stream, av.stream.Disposition.default)):
         context = stream.codec_context
         if context is None:
             raise UnsupportedVideo(f"{path}: no decoder for its video stream; convert it to H.264 first")
-        if disposition & int(av.stream.Disposition.dependent):
+        if _is(stream, av.stream.Disposition.dependent):
             raise UnsupportedVideo(f"{path}: its picture is put together from tiles; convert it to PNG first")
         check_size(path, context.width, context.height)
         if not context.is_open:
@@ -186,6 +184,10 @@ def main_video_stream(container: Any, path: Path) -> Any:
     held = sorted({stream.type for stream in container.streams})
     what = "only a cover picture" if streams else f"no video stream (only {_listed(held)})"
     raise UnsupportedVideo(f"{path}: holds {what}; a file with moving pictures is needed")
+
+
+def _is(stream: Any, disposition: Any) -> bool:
+    return bool(int(stream.disposition) & int(disposition))
 
 
 def _moving(container: Any, streams: Sequence[Any]) -> Sequence[Any]:

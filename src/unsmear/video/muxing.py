@@ -182,6 +182,8 @@ class Muxing:
         context, codec = video.codec_context, coded.codec_context.codec.canonical_name
         if container.muxer in ("mp4", "mov") and codec == "hevc":
             context.codec_tag = "hvc1"  # the tag that Apple's players want
+        elif container.muxer == "avi" and codec == "rawvideo" and coded.format.name == "bgr24":
+            context.bits_per_coded_sample = 24  # without a tag, as AVI has uncompressed RGB
         elif codec in _TAGGED.get(container.muxer, ()):
             context.codec_tag = coded.codec_context.codec_tag
         video.time_base = 1 / self._rate if container.times in ("slots", "order") else self.packets.time_base

@@ -12,6 +12,7 @@ import numpy as np
 from unsmear.errors import DamagedVideo, UnsupportedVideo, UsageError
 from unsmear.video.alpha import decoder_of, shows_through
 from unsmear.video.colour import FULL_RANGE, UNSPECIFIED, Siting, chroma_siting_of
+from unsmear.video.containers import CONTAINERS
 from unsmear.video.contents import Contents, contents, is_folder, unreadable
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason, refuse_other_than_files
 from unsmear.video.fields import field_order_of, is_interlaced
@@ -32,7 +33,10 @@ VIDEO_SUFFIXES = frozenset(
         *("h264", "264", "h265", "265", "hevc", "h266", "266", "vvc", "dv", "mjpg", "mjpeg"),
     )
 )
+KEPT_SUFFIXES = VIDEO_SUFFIXES & {suffix for container in CONTAINERS for suffix in container.suffixes}
+"""Endings that outputs take over from inputs: what can be written, too."""
 _CAMERA_SUFFIXES = frozenset({".insv", ".360", ".divx", ".mod", ".tod", ".m2p", ".qt", ".m1v", ".rm", ".rmvb"})
+_NO_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 DEFAULT_RATE = Fraction(25)  # for folders of frames, which do not say
 # FFmpeg's name of a container → suffix, for files whose own suffix names no container.
 _ENDINGS = {
@@ -54,7 +58,7 @@ _ENDINGS = {
     "obu": ".obu",
     "h264": ".h264",
     "hevc": ".hevc",
-    "dv": ".dv",
+    "dv": ".mov",
 }
 _ANY_CONTAINER = ".mkv"
 
@@ -255,7 +259,7 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
     codec = context.codec.canonical_name
     field_order = field_order_of(frame, context)
     pixel_format = frame.format.name
-    rate = stream.average_rate or stream.guessed_rate
+    rate = _frame_rate(container, stream)
     duration = None
     if stream.duration and stream.time_base:
         duration = float(stream.duration * stream.time_base)
@@ -293,10 +297,19 @@ def _probe_stream(path: Path, container: Any, stream: Any) -> VideoInfo:
     )
 
 
+def _frame_rate(container: Any, stream: Any) -> Fraction | None:
+    """The average, but what headers say where FFmpeg supposes one: 25 frames/s without times, 60000 in raw DV."""
+    average: Fraction | None = stream.average_rate
+    stated: Fraction | None = stream.guessed_rate
+    if container.format.flags & _NO_TIMES or (average and stated and average > 1000 > stated):
+        return stated or average
+    return average or stated
+
+
 def _ending(path: Path, container: Any) -> str:
     """The ending for files like this one: its own where that names a container of videos."""
     own, name = path.suffix.lower(), container.format.name.split(",")[0]
-    if own in VIDEO_SUFFIXES or (own == ".png" and name == "apng"):
+    if own in KEPT_SUFFIXES or (own == ".png" and name == "apng"):
         return own
     if name == "mov" and container.metadata.get("major_brand", "").startswith("qt"):
         return ".mov"

@@ -15,6 +15,7 @@ from unsmear.errors import DamagedVideo, UnsupportedVideo
 from unsmear.video.alpha import AlphaReader, decoder_of
 from unsmear.video.clock import Clock, Restart
 from unsmear.video.colour import ToRgb, luma_of_rgb
+from unsmear.video.contents import unreadable
 from unsmear.video.damage import DamageLog, shortage, told
 from unsmear.video.ffmpeg import main_video_stream, open_input, reason
 from unsmear.video.fields import PROGRESSIVE, Deinterlace, Fields, holds_single_fields
@@ -168,7 +169,7 @@ class VideoReader:
             fields = Fields(info.codec, self._stated_order, self._deinterlace)
             clock = Clock(stream.time_base, info.frame_rate, info.container)
             self.restarts = clock.restarts
-            decoded = _decoded(container, stream, decoder, self._keep_going)
+            decoded = _watched(_decoded(container, stream, decoder, self._keep_going), log)
             for frame in fields(clock.placed(decoded, stream.start_time)):
                 if isinstance(frame, str):
                     log.trouble(frame)
@@ -194,7 +195,10 @@ class VideoReader:
                 self.deinterlaced = fields.made_progressive > 0
             if not log.frames:
                 raise DamagedVideo(f"{info.path}: not one frame can be decoded; the video is damaged")
-            log.end(shortage(stream, info, log))
+            try:
+                log.end(shortage(stream, info, log))
+            except OSError as error:  # it was moved away meanwhile, or its disk was
+                raise unreadable(info.path, error) from None
             if log.gaps and not self._keep_going:
                 raise DamagedVideo(f"{told(info.path, log, log.gaps)}; copy or download it again")
         finally:
@@ -250,6 +254,33 @@ def _decoded(container: Any, stream: Any, decoder: Any, keep_going: bool) -> Ite
     yield from _held_back(decoder)
     if container.file.file.error is not None:
         yield reason(container.file.file.error)
+
+
+def _watched(decoded: Iterator[Any], log: DamageLog) -> Iterator[Any]:
+    """Frames as they come. Notes the first change of what the output has from the first frame for all of them."""
+    first: Any = None
+    number, changed = 0, set[str]()
+    for frame in decoded:
+        yield frame
+        if isinstance(frame, str):
+            continue
+        first = first or frame
+        found, before = _kinds(frame), _kinds(first)
+        for what in found.keys() - changed:
+            if found[what] != before[what]:
+                changed.add(what)
+                log.notes.append(
+                    f"the {what} of the input changes near frame {number}; the output keeps that of the first"
+                )
+        number += 1
+
+
+def _kinds(frame: Any) -> dict[str, object]:
+    return {
+        "pixel format": frame.format.name.replace("yuvj", "yuv"),
+        "colour transfer": int(frame.color_trc),
+        "set of colour primaries": int(frame.color_primaries),
+    }
 
 
 _INCOMPLETE = "its data is incomplete there"

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 
+from unsmear.options import counted
 from unsmear.video.clock import Clock, Restart
 from unsmear.video.sound import SoundEncoder
 from unsmear.video.timecode import TAG as TIMECODE
@@ -78,6 +79,7 @@ class Track:
         self._number = 0
         self._expected: Fraction | None = None
         self._begun = False
+        self._undecodable = 0
         self._last_dts: int | None = None
         self._repaired, self._cut_s = 0, Fraction(0)
         self._samples_left: int | None = None
@@ -133,6 +135,9 @@ class Track:
         if self._repaired:
             times = "packet was" if self._repaired == 1 else "packets were"
             notes.append(f"{self._what}: {self._repaired} {times} out of order in time and placed between the others")
+        if self._undecodable:
+            frames = counted(self._undecodable, "frame")
+            notes.append(f"{self._what}: {frames} before its first key frame left out, as nothing can decode them")
         if self._cut_s > _NOTED_S:
             notes.append(f"{self._what} ends with the picture: {float(self._cut_s):.2f} s are left out")
         return notes
@@ -166,6 +171,7 @@ class Track:
         if not self._picture and not self._within(packet):
             return
         if self._stream.type == "video" and not self._picture and not self._begun and not packet.is_keyframe:
+            self._undecodable += 1
             return
         self._begun = True
         if self._encoder is not None:
