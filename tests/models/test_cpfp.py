@@ -8,6 +8,7 @@ import torch
 from unsmear.models.common.warp import warp
 from unsmear.models.cpfp.alignment import CPFA
 from unsmear.models.cpfp.deconvolution import richardson_lucy
+from unsmear.models.cpfp.full_size import neighbour_changes
 from unsmear.models.cpfp.network import CPFP, DECONVOLVED, CPFPConfig, PriorTensors
 
 TINY = CPFPConfig(
@@ -136,14 +137,14 @@ def test_neighbours_are_used_where_they_match():
     p = priors(3, 32, 32, motion=0.0)
     frames = 0.5 + 0.002 * torch.rand(3, 3, 32, 32)
     looks = [torch.cat([f, f + 0.1 * k])[None] for k, f in enumerate(frames)]
-    before, after = CPFP._neighbour_changes(looks, p, 1)
+    before, after = neighbour_changes(looks, p, 1)
     torch.testing.assert_close(before, frames[:1] - frames[1:2] - 0.1, atol=2e-3, rtol=0)
     torch.testing.assert_close(after, frames[2:] - frames[1:2] + 0.1, atol=2e-3, rtol=0)
     other = [looks[0], looks[1], torch.cat([1 - looks[2][:, :3], looks[2][:, 3:]], 1) + 0.3]
-    assert CPFP._neighbour_changes(other, p, 1)[1].abs().max() < 1e-6
-    assert not CPFP._neighbour_changes([None, *looks[1:]], p, 1)[0].any()
+    assert neighbour_changes(other, p, 1)[1].abs().max() < 1e-6
+    assert not neighbour_changes([None, *looks[1:]], p, 1)[0].any()
     p.reset[:, 1] = True
-    assert not CPFP._neighbour_changes(looks, p, 1)[0].any()
+    assert not neighbour_changes(looks, p, 1)[0].any()
 
 
 def test_ablations_ignore_motion_or_residual():
