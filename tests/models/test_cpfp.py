@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from unsmear.models.common import bands
 from unsmear.models.common.warp import warp
 from unsmear.models.cpfp.alignment import CPFA
 from unsmear.models.cpfp.deconvolution import richardson_lucy
@@ -130,6 +132,29 @@ def test_state_carries_the_first_forward_pass_exactly(changes):
     torch.testing.assert_close(joined, whole, atol=1e-6, rtol=1e-6)
     blind = model(frames[:, 3:], cut(p, slice(3, None)), first.state)
     assert not torch.allclose(blind.frames[:, 0], whole[:, 3], atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"deconvolve": []}, DEEP], ids=["flat", "plain", "deep"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("levels", [1, 255, 65535])
+def test_full_size_planes_are_the_same_on_a_cpu(changes, threads, levels, monkeypatch):
+    """In bands, by several threads, with OpenCV, without gradients: as torch makes them, look and state included."""
+    monkeypatch.setattr(bands, "_BAND_PIXELS", 64 * 8)
+    torch.set_num_threads(threads)
+    model, p = tiny(**changes), priors(4, 48, 64, motion=6.0)
+    p.reset[:, 2], p.reset_back[:, 1] = True, True
+    frames = F.avg_pool2d(torch.rand(4, 3, 48, 64), 5, 1, 2)[None]
+    if levels > 1:
+        frames = (frames * levels).to(torch.uint8 if levels == 255 else torch.int32)
+    expected = model(frames, p, None, 2)
+    others = model(frames[:, 2:], cut(p, slice(2, None)), expected.state, look=expected.look)
+    with torch.inference_mode():
+        made = model(frames, p, None, 2)
+        torch.testing.assert_close(made.frames, expected.frames, atol=2e-3, rtol=0)
+        torch.testing.assert_close(made.state, expected.state, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(made.look, expected.look, atol=2e-3, rtol=0)
+        made = model(frames[:, 2:], cut(p, slice(2, None)), expected.state, look=expected.look)
+        torch.testing.assert_close(made.frames, others.frames, atol=2e-3, rtol=0)
 
 
 def test_neighbours_are_used_where_they_match():
