@@ -212,17 +212,19 @@ class OnCPU(FullSize):
         if look is not None:
             frame, best = (interleaved(part.float().numpy()) for part in look[0].split(3))
             self.before = frame, best
+        self.packed: Tensor | None = None
         self.weights: tuple[Tensor, Tensor] | None = None
         self.buffers, self.coarse_buffers = Buffers(), Buffers()
 
     def first(self, i: int, conv: nn.Conv2d, fields: Sequence[Tensor]) -> Tensor:
-        dtype = conv.weight.dtype
         pixels = self._pixels(i)
         taps = INPUT_TAPS if self.model.prior_inputs else ()
         deconvolved = self._deconvolved(pixels, i)
         images = 1 + len(taps)
         h, w = self.height // GRID, self.width // GRID
-        packed = torch.empty(h, w, images + len(deconvolved), GRID * GRID * 4, dtype=dtype)
+        if self.packed is None:  # one for all frames: it is large
+            self.packed = torch.empty(h, w, images + len(deconvolved), GRID * GRID * 4, dtype=conv.weight.dtype)
+        packed = self.packed
 
         def store(rows: slice, number: int, image: np.ndarray) -> None:
             """Write rows of an image as cells of GRID × GRID pixels."""
