@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from unsmear.models.common import bands
 from unsmear.models.common.warp import warp
 from unsmear.models.cpfp.alignment import CPFA
 from unsmear.models.cpfp.deconvolution import richardson_lucy
+from unsmear.models.cpfp.full_size import neighbour_changes
 from unsmear.models.cpfp.network import CPFP, DECONVOLVED, CPFPConfig, PriorTensors
 
 TINY = CPFPConfig(
@@ -131,19 +134,42 @@ def test_state_carries_the_first_forward_pass_exactly(changes):
     assert not torch.allclose(blind.frames[:, 0], whole[:, 3], atol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"deconvolve": []}, DEEP], ids=["flat", "plain", "deep"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("levels", [1, 255, 65535])
+def test_full_size_planes_are_the_same_on_a_cpu(changes, threads, levels, monkeypatch):
+    """In bands, by several threads, with OpenCV, without gradients: as torch makes them, look and state included."""
+    monkeypatch.setattr(bands, "_BAND_PIXELS", 64 * 8)
+    torch.set_num_threads(threads)
+    model, p = tiny(**changes), priors(4, 48, 64, motion=6.0)
+    p.reset[:, 2], p.reset_back[:, 1] = True, True
+    frames = F.avg_pool2d(torch.rand(4, 3, 48, 64), 5, 1, 2)[None]
+    if levels > 1:
+        frames = (frames * levels).to(torch.uint8 if levels == 255 else torch.int32)
+    expected = model(frames, p, None, 2)
+    others = model(frames[:, 2:], cut(p, slice(2, None)), expected.state, look=expected.look)
+    with torch.inference_mode():
+        made = model(frames, p, None, 2)
+        torch.testing.assert_close(made.frames, expected.frames, atol=2e-3, rtol=0)
+        torch.testing.assert_close(made.state, expected.state, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(made.look, expected.look, atol=2e-3, rtol=0)
+        made = model(frames[:, 2:], cut(p, slice(2, None)), expected.state, look=expected.look)
+        torch.testing.assert_close(made.frames, others.frames, atol=2e-3, rtol=0)
+
+
 def test_neighbours_are_used_where_they_match():
     """Of a still scene the difference itself; of another scene, or beyond a cut, nothing."""
     p = priors(3, 32, 32, motion=0.0)
     frames = 0.5 + 0.002 * torch.rand(3, 3, 32, 32)
     looks = [torch.cat([f, f + 0.1 * k])[None] for k, f in enumerate(frames)]
-    before, after = CPFP._neighbour_changes(looks, p, 1)
+    before, after = neighbour_changes(looks, p, 1)
     torch.testing.assert_close(before, frames[:1] - frames[1:2] - 0.1, atol=2e-3, rtol=0)
     torch.testing.assert_close(after, frames[2:] - frames[1:2] + 0.1, atol=2e-3, rtol=0)
     other = [looks[0], looks[1], torch.cat([1 - looks[2][:, :3], looks[2][:, 3:]], 1) + 0.3]
-    assert CPFP._neighbour_changes(other, p, 1)[1].abs().max() < 1e-6
-    assert not CPFP._neighbour_changes([None, *looks[1:]], p, 1)[0].any()
+    assert neighbour_changes(other, p, 1)[1].abs().max() < 1e-6
+    assert not neighbour_changes([None, *looks[1:]], p, 1)[0].any()
     p.reset[:, 1] = True
-    assert not CPFP._neighbour_changes(looks, p, 1)[0].any()
+    assert not neighbour_changes(looks, p, 1)[0].any()
 
 
 def test_ablations_ignore_motion_or_residual():

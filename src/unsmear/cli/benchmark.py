@@ -14,33 +14,33 @@ def benchmark(
     model: Annotated[list[str] | None, typer.Option(help="Model or folder of weights; default: every shipped.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; default 640x360 and 1280x720.")] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames to restore at each size.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds whose median counts, after one to warm up.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, of models that generate.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: choices.Debug = False,
 ) -> None:
-    """Seconds a frame and peak memory of each model at each size, on a synthetic clip."""
+    """Seconds a frame of every stage, and peak memory, of each model at each size, on a synthetic clip.
+
+    The table is Markdown. GFLOP counts convolutions and matrix products; "of peak" is the network's rate over that of
+    its most frequent convolution alone.
+    """
     del debug
     from unsmear.api import load
     from unsmear.models.zoo import shipped
-    from unsmear.restore.benchmark import measure
+    from unsmear.restore.benchmark import markdown, measure
 
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
     rows = []
     for name in model or [entry.name for entry in shipped()]:
         restorer = load(name, device=device, dtype=dtype, steps=steps)
-        rows += [measure(restorer, width, height, frames) for width, height in sizes]
+        rows += [measure(restorer, width, height, frames, rounds) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))
         return
-    typer.echo("model      size       device dtype     priors  network   encode    total  frames/s  peak MiB")
-    for r in rows:
-        typer.echo(
-            f"{r.model:10} {f'{r.width}x{r.height}':10} {r.device:6} {r.dtype:9}"
-            f"{r.priors_s:6.3f} s {r.network_s:6.3f} s {r.encode_s:6.3f} s {r.total_s:6.3f} s"
-            f"{r.frames_per_second:9.2f} {r.peak_memory_mb:9.0f}"
-        )
+    for line in markdown(rows):
+        typer.echo(line)
 
 
 def _size(text: str) -> tuple[int, int]:

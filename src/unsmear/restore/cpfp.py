@@ -42,8 +42,7 @@ class CPFPRestorer(Restorer):
         self.model = nn.Module.to(model, device=device, dtype=dtype).eval()
         self.multiple = max(MULTIPLE, model.multiple)
         self.overlap_px = DEEP_OVERLAP_PX if model.multiple > MULTIPLE else OVERLAP_PX
-        if dtype != torch.float32:
-            nn.Module.to(self.model, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        nn.Module.to(self.model, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def default_tile_px(self, height: int, width: int, frames: int) -> int | None:
         per_pixel = frames * self.model.values_per_pixel

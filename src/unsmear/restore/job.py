@@ -254,15 +254,6 @@ class _Job:
         )
 
 
-def _stamp(path: Path) -> list[str | int]:
-    """Path, size and time of a file or folder, which change when it is written again."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
 def _first_tile_px(info: VideoInfo, restorer: Restorer, options: Options) -> int | None:
     if options.tile == "auto":
         return restorer.default_tile_px(info.height, info.width, options.window + restorer.frames_after)

@@ -8,6 +8,7 @@ import torch
 from unsmear.errors import UsageError, WeightsError
 from unsmear.models.loading import FIRST_STAGES, load_model, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
+from unsmear.restore.memory import keep_freed_memory
 from unsmear.restore.restorer import Restorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,6 +73,8 @@ def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "au
     """
     place = choose_device(device)
     number_format = choose_dtype(dtype, place)
+    if place.type == "cpu":
+        keep_freed_memory()
     entry = find(model)
     chosen = {name: value for name, value in sampling.items() if value is not None}
     if entry.kind not in KINDS:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -147,6 +148,10 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from None
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
         raise OutOfMemory(str(error)) from None
     except RuntimeError as error:  # the CPU allocator has no class of its own
         if "allocate memory" in str(error):

@@ -6,13 +6,11 @@ over the blur length, plus a prediction of the network; the bank is initialised 
 at fractions of the blur, not of the motion, so that one filter applies to all speeds and exposures of equal blur.
 """
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unsmear.models.common.gather import as_table, corners_of, fast, pixels_of, positions_of, read_pixels, read_rows
+from unsmear.models.common.gather import as_table, corners_of, fast, read_rows
 from unsmear.models.common.warp import pixel_grid, sample
 from unsmear.models.cpfp.blocks import zero_bias
 
@@ -133,8 +131,6 @@ class MotionLine(nn.Module):
             (B, 3, H, W), to be added to ``frame``.
         """
         size = frame.shape[-2:]
-        if fast(frame):
-            return self._fast(frame, blur, weights)
         line = F.interpolate(stretched(blur.to(frame.dtype)), size, mode="bilinear", align_corners=False)
         weights = F.interpolate(weights.to(frame.dtype), size, mode="bilinear", align_corners=False)
         grid = pixel_grid(size[0], size[1], frame)
@@ -144,24 +140,6 @@ class MotionLine(nn.Module):
             if k != centre:
                 out = out + weights[:, k : k + 1] * (sample(frame, grid + a * line, "border") - frame)
         return out
-
-    def _fast(self, frame: Tensor, blur: Tensor, weights: Tensor) -> Tensor:
-        """Σ w_k frame(p + a_k s) − (Σ w_k) frame(p), sampled with OpenCV."""
-        height, width = frame.shape[-2:]
-        line = F.interpolate(stretched(blur.float()), (height, width), mode="bilinear", align_corners=False)
-        dx, dy = line[0].numpy()
-        x, y = positions_of(height, width)
-        pixels = pixels_of(frame)
-        read, total = np.empty_like(pixels), np.zeros_like(pixels)
-        whole = np.zeros((height, width), np.float32)
-        for part, coarse in zip(self.positions.tolist(), weights[0].float().numpy(), strict=True):
-            if part:
-                weight = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-                read_pixels(pixels, cv2.scaleAdd(dx, part, x), cv2.scaleAdd(dy, part, y), read)
-                cv2.accumulateProduct(read, cv2.merge([weight] * 4), total)
-                cv2.add(whole, weight, dst=whole)
-        pixels *= whole[..., None]
-        return torch.from_numpy(np.subtract(total, pixels, out=total)[..., :3]).permute(2, 0, 1)[None]
 
 
 def stretched(blur: Tensor) -> Tensor:

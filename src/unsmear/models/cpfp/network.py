@@ -4,7 +4,6 @@ Encoder to a latent grid → passes of coding-prior alignment forward and backwa
 decoder with a global residual. The receptive field is bounded, so that frames can be restored in overlapping tiles.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,33 +12,26 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from unsmear.models.common.warp import pixel_grid, sample, warp
+from unsmear.models.common.warp import warp
 from unsmear.models.cpfp.alignment import CPFA
 from unsmear.models.cpfp.blocks import ResidualBlock, ResidualBody, zero_bias
 from unsmear.models.cpfp.config import CPFPConfig
-from unsmear.models.cpfp.correction import motion_gate, pinned, shuffled
-from unsmear.models.cpfp.deconvolution import coarse_samples, line_samples, richardson_lucy
+from unsmear.models.cpfp.correction import motion_gate, pinned
+from unsmear.models.cpfp.deconvolution import line_samples
+from unsmear.models.cpfp.full_size import GRID, INPUT_TAPS, FullSize, Heads, full_size, unit
 from unsmear.models.cpfp.motion_line import LineBlock, MotionLine, line_motion
 from unsmear.models.cpfp.pyramid import Pyramid, doubled
 
 __all__ = ["CPFP", "GRID", "CPFPConfig", "CPFPOutput", "PriorTensors"]
 
-GRID = 4
-"""Frame pixels per feature pixel, each way."""
-
 UNKNOWN_DUTY = 0.7
 """Duty cycle assumed where it is unknown."""
-
-INPUT_TAPS = (-1.0, -0.5, 0.5, 1.0)
-"""Positions on the motion line, in blur lengths, at which the encoder samples each frame besides the pixel itself; the
-exposure ends at ±0.5."""
 
 DECONVOLVED = 0.85
 """Initial gate of the deconvolved frame: near the best constant on rendered sequences."""
 
-FROM_NEIGHBOURS, TRUSTED_ERROR = 0.24, 0.035
-"""Initial gate of each deconvolved and warped neighbour, and the mean difference of the blurred frames (values in
-[0, 1]) at which its weight falls to 1/e: near the best constants on real clips."""
+FROM_NEIGHBOURS = 0.24
+"""Initial gate of each deconvolved and warped neighbour: near the best constant on real clips."""
 
 MOTION_INPUT_PX = 16.0
 """Scale of the motion inputs of the encoder, frame pixels."""
@@ -206,22 +198,15 @@ class CPFP(ModelMixin, ConfigMixin):
 
         if samples is None:
             samples = self.line_samples(priors)
-        deconvolved: list[list[Tensor]] = []
-        looks = [look]  # of the frames from −1 on
+        blur = [self._blur(grid, i) for i in range(t)]
+        full = full_size(self, frames)(self, frames, grid, blur, samples, look, keep)
         encoded: list[Tensor] = []  # at the resolution of propagation
         fine: list[Tensor] = []  # at 1/4 of the frame size
         for i in range(t):
-            frame = unit(frames[:, i])
-            differences = self._deconvolved(frame, grid, i, samples)
-            features, coarse = self._encode(frame, grid, i, differences, dtype)
+            features, coarse = self._encode(full, grid, i, dtype)
             encoded.append(coarse)
             if i < keep:
                 fine.append(features)
-                deconvolved.append([x.half() for x in differences])  # all are kept until decoding
-            if self.neighbours and i <= keep:
-                best = frame + differences[len(self.deconvolve) - 1] if self.deconvolve else frame
-                looks.append(torch.cat([frame, best], 1).half())
-        looks += [None] * (keep + 2 - len(looks))
         propagated: list[list[Tensor]] = []
         next_state = state
         for j, direction in enumerate(self.passes):
@@ -232,16 +217,13 @@ class CPFP(ModelMixin, ConfigMixin):
                 next_state = reached
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # stacking a list takes twice the memory
         for i in range(keep):
-            frame = unit(frames[:, i])
-            changes = self._neighbour_changes(looks[i : i + 3], grid, i) if self.neighbours else []
             inputs = [encoded[i], *(passed[i] for passed in propagated)]
-            corrected = frame + self._decode(frame, deconvolved[i], changes, fine[i], inputs, grid, i)
+            corrected = full.corrected(i, self._heads(fine[i], inputs, blur[i]))
             if pin:
-                corrected = pinned(frame, corrected, self.motion_gate(grid, i, (height, width)))
+                corrected = pinned(unit(frames[:, i]), corrected, self.motion_gate(grid, i, (height, width)))
             restored[:, i] = corrected
-            deconvolved[i], looks[i] = [], None
         assert next_state is not None
-        return CPFPOutput(restored, next_state, looks[keep])
+        return CPFPOutput(restored, next_state, full.look(keep - 1))
 
     def _to_feature_grid(self, priors: PriorTensors, size: tuple[int, int]) -> PriorTensors:
         """Resize V, V_back (values stay in frame pixels) and R to the feature grid; apply ablations."""
@@ -275,49 +257,11 @@ class CPFP(ModelMixin, ConfigMixin):
         blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
         return line_samples(blur)
 
-    def _deconvolved(self, frame: Tensor, grid: PriorTensors, i: int, samples: int) -> list[Tensor]:
-        """Deconvolved minus blurred frame, (B, 3, H, W), for each number of iterations."""
-        blur = self._blur(grid, i)
-        out = []
-        if self.deconvolve:
-            out = [x - frame for x in richardson_lucy(frame, blur, samples, self.deconvolve)]
-        if self.coarse_deconvolve:
-            half = F.avg_pool2d(frame, 2)
-            results = richardson_lucy(half, blur / 2, coarse_samples(samples), self.coarse_deconvolve)
-            out += [doubled(x - half) for x in results]
-        return out
-
-    @staticmethod
-    def _neighbour_changes(looks: Sequence[Tensor | None], grid: PriorTensors, i: int) -> list[Tensor]:
-        """Differences between frame i and its neighbours, all deconvolved, the neighbours warped along V.
-
-        They are weighted by the match of the blurred frames: two of (B, 3, H, W), zero where there is no neighbour.
-        ``looks``: of frames i − 1, i and i + 1.
-        """
-        before, here, after = looks
-        assert here is not None
-        own = here.float()
-        out = []
-        for look, motion, cut in ((before, grid.motion, grid.reset), (after, grid.motion_back, grid.reset_back)):
-            if look is None:
-                out.append(torch.zeros_like(own[:, 3:]))
-                continue
-            field_ = F.interpolate(motion[:, i], own.shape[-2:], mode="bilinear", align_corners=False)
-            moved = warp(look.float(), field_, "border")
-            error = (moved[:, :3] - own[:, :3]).abs().mean(1, keepdim=True)
-            error = F.avg_pool2d(error, 5, 1, 2, count_include_pad=False)
-            trust = torch.exp(-((error / TRUSTED_ERROR) ** 2)) * (~cut[:, i, None, None, None])
-            out.append(trust * (moved[:, 3:] - own[:, 3:]))
-        return out
-
-    def _encode(
-        self, frame: Tensor, grid: PriorTensors, i: int, differences: list[Tensor], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, full: FullSize, grid: PriorTensors, i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Features of frame i at 1/4 of its size, and those to be propagated."""
-        images, fields = [frame], []
+        fields = []
         if self.prior_inputs:
             duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
-            images += self._along_line(frame, grid, i)
             fields = [
                 grid.motion[:, i] / MOTION_INPUT_PX,
                 grid.motion_back[:, i] / MOTION_INPUT_PX,
@@ -326,21 +270,12 @@ class CPFP(ModelMixin, ConfigMixin):
                 duty.clamp(min=0),
             ]
         fields = [x.to(dtype) for x in fields]
-        images, differences = ([F.pixel_unshuffle(x.to(dtype), GRID) for x in group] for group in (images, differences))
-        x = torch.cat([*images, *differences] if self.deep else [*images, *fields, *differences], 1)
-        if dtype == torch.bfloat16:
-            x = x.contiguous(memory_format=torch.channels_last)
-        features = self.encoder(x)
+        first, *others = self.encoder
+        assert isinstance(first, nn.Conv2d)
+        features = nn.Sequential(*others)(full.first(i, first, [] if self.deep else fields))
         if not self.deep:
             return features, features
         return features, self.coarse_encoder(torch.cat([self.down(features), *fields], 1))
-
-    def _along_line(self, frame: Tensor, grid: PriorTensors, i: int) -> list[Tensor]:
-        """Differences between the frame at ``INPUT_TAPS`` along its motion line and at the pixel itself."""
-        size = frame.shape[-2:]
-        blur = F.interpolate(self._blur(grid, i), size, mode="bilinear", align_corners=False)
-        here = pixel_grid(size[0], size[1], blur)
-        return [sample(frame, here + a * blur, "border") - frame for a in INPUT_TAPS]
 
     @staticmethod
     def _blur(grid: PriorTensors, i: int) -> Tensor:
@@ -390,21 +325,14 @@ class CPFP(ModelMixin, ConfigMixin):
                 state = torch.stack(recent)
         return features, state  # type: ignore[return-value]  # every entry is filled above
 
-    def _decode(
-        self,
-        frame: Tensor,
-        deconvolved: list[Tensor],
-        neighbour_changes: list[Tensor],
-        fine: Tensor,
-        inputs: list[Tensor],
-        grid: PriorTensors,
-        i: int,
-    ) -> Tensor:
-        """Fusion and decoder: the correction of frame i, (B, 3, H, W) float32.
+    def _heads(self, fine: Tensor, inputs: list[Tensor], blur: Tensor) -> Heads:
+        """Fusion and decoder of one frame.
 
-        ``inputs``: encoded features of the frame, then those of each pass.
+        Args:
+            fine: features of the frame at 1/4 of its size.
+            inputs: encoded features of the frame, then those of each pass.
+            blur: motion line of the exposure, frame pixels.
         """
-        blur = self._blur(grid, i)
         decoded = self.fuse(torch.cat(inputs, 1))
         if self.deep:
             for block in self.along_line:
@@ -417,28 +345,12 @@ class CPFP(ModelMixin, ConfigMixin):
                 if k < len(self.along_line):
                     decoded = self.along_line[k](decoded, blur / self.cell)
                 decoded = block(decoded)
-        change = shuffled(self.to_pixels(decoded).float(), GRID)
-        if deconvolved:
-            gates = shuffled(self.to_gates(decoded).float(), GRID)
-            for k, difference in enumerate(deconvolved):
-                change = change + gates[:, k : k + 1] * difference.float()
-        if neighbour_changes:
-            gates = shuffled(self.to_neighbours(decoded).float(), GRID)
-            for k, difference in enumerate(neighbour_changes):
-                change = change + gates[:, k : k + 1] * difference
-        if self.line is not None:
-            learnt = self.to_line(decoded).float()
-            blur = F.interpolate(blur, learnt.shape[-2:], mode="bilinear", align_corners=False) if self.deep else blur
-            weights = self.line.bank_weights(blur, grid.duty[:, i] >= 0) + learnt
-            change = change + self.line(frame, blur, weights)
-        return change
-
-
-def unit(frame: Tensor) -> Tensor:
-    """Convert frames to float32; levels (uint8, or 16 bits in int32) are scaled to [0, 1]."""
-    if frame.is_floating_point():
-        return frame.float()
-    return frame.float() / (255 if frame.dtype == torch.uint8 else 65535)
+        return Heads(
+            self.to_pixels(decoded),
+            self.to_gates(decoded) if self.deconvolve or self.coarse_deconvolve else None,
+            self.to_neighbours(decoded) if self.neighbours else None,
+            self.to_line(decoded) if self.line is not None else None,
+        )
 
 
 def _follow(motion: Tensor, first: Tensor) -> Tensor:
