@@ -98,15 +98,14 @@ def test_learning_rate_warms_up_and_falls():
     assert all(a >= b for a, b in pairwise(rates[50:])) and rates[-1] < 0.01
 
 
-@pytest.mark.parametrize(("name", "last"), [("paper", "to_pixels.weight"), ("release", "last.1.weight")])
-def test_the_networks_at_full_size_take_a_training_step(name, last, pack, tmp_path):
+def test_the_network_at_full_size_takes_a_training_step(pack, tmp_path):
     changes = ["data.pairs=[]", f"data.packs=[{pack}]", "data.validation=null", "data.crop_px=32", "data.frames=3"]
     changes += ["loop.steps=1", "loop.batch=1", "loop.accumulate=1", "loop.precision='no'", "loop.ema=0.0"]
-    config = read_config(CPFPTraining, CONFIGS / f"cpfp-{name}.yaml", changes)
+    config = read_config(CPFPTraining, CONFIGS / "cpfp-paper.yaml", changes)
     model = start_model(config)
-    before = model.get_parameter(last).detach().clone()
+    before = model.to_pixels.weight.detach().clone()
     train(model, CPFPRecipe(model, config), config.loop, tmp_path)
-    assert (model.get_parameter(last) != before).any()
+    assert (model.to_pixels.weight != before).any()
 
 
 def test_unknown_presets_are_refused():
@@ -341,19 +340,3 @@ def test_data_sets_without_priors_or_partners_give_a_one_line_error(gopro):
         open_sources(DataConfig(pairs=[str(gopro)]))
     with pytest.raises(DataLayoutError, match="valid"):
         open_sources(DataConfig(pairs=[str(gopro)], split="valid"))
-
-
-def test_the_released_network_takes_a_training_step(pack, tmp_path):
-    sizes = {"channels": 24, "shallow": 16, "heads": 3, "window": [2, 4, 4], "offset_groups": 4}
-    values = {"released": sizes, "data": {"packs": [str(pack)], "crop_px": 32, "frames": 3}}
-    loop = {"steps": 1, "batch": 1, "checkpoint_every": 9, "ema": 0.0, "optimiser": {"clip_norm": 0.01}}
-    config = from_mapping(CPFPTraining, values | {"loop": loop}, "x")
-    model = start_model(config)
-    recipe = CPFPRecipe(model, config)
-    rest, slow = recipe.parameter_groups()
-    assert slow["lr_scale"] == 0.25 and len(rest["params"]) + len(slow["params"]) == len(list(model.parameters()))
-    train(model, recipe, config.loop, tmp_path)
-    again = start_model(replace(config, init=str(tmp_path / "best"), released=None))
-    assert type(again) is type(model) and all(map(torch.equal, again.parameters(), model.parameters()))
-    with pytest.raises(UsageError, match="`released`: no network has these sizes"):
-        start_model(from_mapping(CPFPTraining, {"released": {"channels": 32}}, "x"))

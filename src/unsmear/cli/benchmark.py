@@ -21,10 +21,10 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: choices.Debug = False,
 ) -> None:
-    """Seconds a frame of every stage, and peak memory, of each model at each size, on a synthetic clip.
+    """Seconds a frame and peak memory of each model at each size, on a synthetic clip.
 
-    The table is Markdown. GFLOP counts convolutions and matrix products; "of peak" is the network's rate over that of
-    its most frequent convolution alone.
+    The table is Markdown, with the milliseconds of every stage. GFLOP counts convolutions and matrix products; "of
+    peak" is the network's rate over that of its most frequent convolution alone.
     """
     del debug
     from unsmear.api import load
