@@ -1,5 +1,6 @@
 """Streams beside the picture: copied, repaired, cut, or left out with a word."""
 
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -207,6 +208,15 @@ def test_sound_without_times_for_its_packets_keeps_its_last_one(tmp_path: Path) 
     output, _ = rewrite(source, ".mp4")
     assert [data for _, data in packets_of(output, "audio")] == [data for _, data in packets_of(source, "audio")]
     assert tone_of(output) == pytest.approx(tone_of(source), rel=0.01, abs=0.01)
+
+
+def test_sound_without_a_sample_rate_is_left_out(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mkv", audio="pcm_s16le")
+    data, rate = source.read_bytes(), b"\xb5\x88" + struct.pack(">d", 48000)
+    assert data.count(rate) == 1
+    source.write_bytes(data.replace(rate, b"\xb5\x88" + struct.pack(">d", 0)))
+    output, report = rewrite(source, ".mp4")
+    assert len(packets_of(output)) == 12 and "audio" in "; ".join(report.notes)
 
 
 def test_sound_that_begins_long_before_the_picture(tmp_path: Path) -> None:

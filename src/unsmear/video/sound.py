@@ -19,8 +19,13 @@ _RATES: dict[str, tuple[int, ...]] = {"mp2": _USUAL_HZ, "ac3": _USUAL_HZ, "wmav2
 
 
 def suited(encoders: tuple[str, ...], stream: Any) -> list[str]:
-    """``encoders`` in the order in which they suit a stream of sound: the lossless ones first where it is lossless."""
+    """``encoders`` in the order in which they suit a stream of sound: the lossless ones first where it is lossless.
+
+    None of them where its sample rate or format is unknown, as where its first packets are damaged.
+    """
     context = stream.codec_context
+    if not context.sample_rate or context.format is None:
+        return []
     lossless = context.codec.lossless and not context.codec.lossy
     deeper = {"pcm_s16le": "pcm_s24le"} if lossless and context.format.bytes > 2 else {}
     names = [deeper.get(name, name) for name in encoders]
