@@ -1,10 +1,12 @@
 """Stage 1 as a Restorer: a clip in, sharper frames and the carried state out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
 
-from unsmear.models.cpfp.correction import pinned
+from unsmear.models.cpfp.correction import moving_part, pinned
 from unsmear.models.cpfp.network import CPFP, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.sharpness import flat_kept
@@ -20,6 +22,9 @@ LOOK_AHEAD = 4
 
 OVERLAP_PX, DEEP_OVERLAP_PX = 96, 192
 """Shared by neighbouring tiles; the second with levels below an eighth."""
+
+LARGEST_PART = 0.8
+"""Share of the frame up to which only the part that moves is computed."""
 
 MAX_CLIP_VALUES = 1_200_000_000
 """Feature values (frames × channels × cells × passes) that a clip may hold before it is tiled."""
@@ -56,13 +61,81 @@ class CPFPRestorer(Restorer):
         frames = frames_to_levels(clip.frames, self.multiple)[None]
         priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty, self.multiple)
         samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
-        carried, look = (state.get(name) if state else None for name in ("features", "look"))
         height, width = frames.shape[-2:]
-        whole = Tile(0, height, 0, width)
+        area = self._area(priors, clip.wanted, (height, width))
+        if area is None:
+            return clip.frames[: clip.wanted].copy(), {}
+        carried, look = (state.get(name) if state else None for name in ("features", "look"))
+        restored, handed_on = self._in_tiles(
+            area.cut(frames),
+            cut_priors(priors, area),
+            clip.wanted,
+            samples,
+            None if carried is None else area.cut(carried, self.model.cell),
+            None if look is None else area.cut(look),
+            tile_px,
+        )
+        for i in range(clip.wanted):  # of the whole area, which tiles do not see
+            frame = levels_to_unit(area.cut(frames[:, i]))
+            gate = area.cut(self.model.motion_gate(priors, i, (height, width)))
+            restored[:, i] = pinned(frame, restored[:, i], gate)
+        made = clip.frames[: clip.wanted].copy()
+        part = made[:, area.top : area.bottom, area.left : area.right]
+        h, w = part.shape[1:3]
+        part[:] = flat_kept(part, tensor_to_frames(restored[0, ..., :h, :w], part.dtype, clip.first))
+        return made, dict(
+            zip(("features", "look"), self._spread(handed_on, area, frames[:, clip.wanted - 1]), strict=False)
+        )
+
+    def _area(self, priors: PriorTensors, wanted: int, size: tuple[int, int]) -> Tile | None:
+        """What is to be computed: all within reach of what moves. None where the result is the input."""
+        height, width = size
+        box = moving_part(
+            priors.motion[0, :wanted],
+            priors.motion_back[0, :wanted],
+            priors.reset[0, :wanted],
+            priors.reset_back[0, :wanted],
+            (height, width),
+        )
+        if box is None:
+            return None
+        step, reach = self.multiple, self.overlap_px
+        top, left = (max(at - reach, 0) // step * step for at in (box[0], box[2]))
+        bottom = min(-(-(box[1] + reach) // step) * step, height)
+        right = min(-(-(box[3] + reach) // step) * step, width)
+        if (bottom - top) * (right - left) > LARGEST_PART * height * width:
+            return Tile(0, height, 0, width)
+        return Tile(top, bottom, left, right)
+
+    def _spread(self, handed_on: Sequence[torch.Tensor], area: Tile, last: torch.Tensor) -> list[torch.Tensor]:
+        """State of the whole frame: no features where nothing was computed, and the frame as it is."""
+        height, width = last.shape[-2:]
+        if (area.bottom - area.top, area.right - area.left) == (height, width):
+            return list(handed_on)
+        features, *looks = handed_on
+        frame = levels_to_unit(last)
+        whole = [features.new_zeros(*features.shape[:-2], height // self.model.cell, width // self.model.cell)]
+        whole += [torch.cat([frame, frame], 1).to(look.dtype) for look in looks]
+        for target, values, cell in zip(whole, handed_on, (self.model.cell, 1), strict=False):
+            area.cut(target, cell)[:] = values
+        return whole
+
+    def _in_tiles(
+        self,
+        frames: torch.Tensor,
+        priors: PriorTensors,
+        wanted: int,
+        samples: int,
+        carried: torch.Tensor | None,
+        look: torch.Tensor | None,
+        tile_px: int | None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Restored frames of a part of the frame, and the state of that part."""
+        height, width = frames.shape[-2:]
         rows = (
             tile_rows(height, width, max(tile_px, self.overlap_px + self.multiple), self.overlap_px, self.multiple)
             if tile_px and tile_px < max(height, width)
-            else [[whole]]
+            else [[Tile(0, height, 0, width)]]
         )
 
         def process(tile: Tile) -> tuple[torch.Tensor, ...]:
@@ -70,7 +143,7 @@ class CPFPRestorer(Restorer):
                 tile.cut(frames),
                 cut_priors(priors, tile),
                 None if carried is None else tile.cut(carried, self.model.cell),
-                clip.wanted,
+                wanted,
                 samples,
                 None if look is None else tile.cut(look),
             )
@@ -78,12 +151,7 @@ class CPFPRestorer(Restorer):
 
         with memory_errors():
             restored, *handed_on = by_tiles(rows, process, (1, self.model.cell, 1)[: 2 + self.model.neighbours])
-        for i in range(clip.wanted):  # of whole frames, which tiles do not see
-            frame = levels_to_unit(frames[:, i])
-            restored[:, i] = pinned(frame, restored[:, i], self.model.motion_gate(priors, i, (height, width)))
-        h, w = clip.frames.shape[1:3]
-        made = tensor_to_frames(restored[0, ..., :h, :w], clip.frames.dtype, clip.first)
-        return flat_kept(clip.frames[: clip.wanted], made), dict(zip(("features", "look"), handed_on, strict=False))
+        return restored, handed_on
 
     def _run(
         self,

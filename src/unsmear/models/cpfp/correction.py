@@ -53,13 +53,42 @@ def motion_gate(
     Returns:
         (B, 1, H, W) float32 in [0, 1].
     """
+    near = _largest_motion_near(motion, motion_back, reset, reset_back, size[1])
+    return F.interpolate((near / STILL_PX).clamp(max=1), size, mode="bilinear", align_corners=False)
+
+
+def moving_part(
+    motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Bounding box of where ``motion_gate`` is above 0 in any frame; None where nothing moves in any.
+
+    Args:
+        motion, motion_back: (T, 2, h, w), as for ``motion_gate``.
+        reset, reset_back: (T,) bool.
+        size: (H, W) of the frame.
+
+    Returns:
+        top, bottom, left, right; half-open ranges of frame pixels.
+    """
+    moves = _largest_motion_near(motion, motion_back, reset, reset_back, size[1]).amax((0, 1)) > 0
+    if not moves.any():
+        return None
+    bounds: list[int] = []
+    for dim, pixels in ((1, size[0]), (0, size[1])):
+        at, cell = moves.any(dim).nonzero()[:, 0], pixels // moves.shape[1 - dim]
+        # the gate is interpolated to the middle of the cells beside
+        bounds += [max((int(at[0]) - 1) * cell, 0), min((int(at[-1]) + 2) * cell, pixels)]
+    return bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def _largest_motion_near(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, width: int) -> Tensor:
+    """Largest motion a frame step, px, within ``STILL_CELLS`` cells, (B, 1, h, w)."""
     lengths = [
         torch.linalg.vector_norm(v.float(), dim=1, keepdim=True) * (~cut)[:, None, None, None]
         for v, cut in ((motion, reset), (motion_back, reset_back))
     ]
-    cells = STILL_CELLS * motion.shape[-1] * 8 // size[1] // 2 * 2 + 1
-    near = F.max_pool2d(torch.maximum(*lengths), cells, 1, cells // 2)
-    return F.interpolate((near / STILL_PX).clamp(max=1), size, mode="bilinear", align_corners=False)
+    cells = STILL_CELLS * motion.shape[-1] * 8 // width // 2 * 2 + 1
+    return F.max_pool2d(torch.maximum(*lengths), cells, 1, cells // 2)
 
 
 def pinned(frame: Tensor, restored: Tensor, gate: Tensor) -> Tensor:
