@@ -15,6 +15,7 @@ def benchmark(
     size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; default 640x360 and 1280x720.")] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames to restore at each size.")] = 24,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds whose median counts, after one to warm up.")] = 3,
+    scene: Annotated[str, typer.Option(help="pan, or quiet: a still camera and a small object that moves.")] = "pan",
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, of models that generate.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
@@ -29,13 +30,15 @@ def benchmark(
     del debug
     from unsmear.api import load
     from unsmear.models.zoo import shipped
-    from unsmear.restore.benchmark import markdown, measure
+    from unsmear.restore.benchmark import SCENES, markdown, measure
 
+    if scene not in SCENES:
+        raise UsageError(f"`scene` {scene}: expected {' or '.join(SCENES)}")
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
     rows = []
     for name in model or [entry.name for entry in shipped()]:
         restorer = load(name, device=device, dtype=dtype, steps=steps)
-        rows += [measure(restorer, width, height, frames, rounds) for width, height in sizes]
+        rows += [measure(restorer, width, height, frames, rounds, scene) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))
         return

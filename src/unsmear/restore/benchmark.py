@@ -71,8 +71,28 @@ def panning_clip(width: int, height: int, frames: int, seed: int = 0) -> np.ndar
     return np.stack([blurred[:, 6 * t : 6 * t + width] for t in range(frames)])
 
 
+def quiet_clip(width: int, height: int, frames: int, seed: int = 0) -> np.ndarray:
+    """A synthetic clip (T, H, W, 3) uint8 of a still camera: noise, and an object on 1/50 of the frame that moves."""
+    rng = np.random.default_rng(seed)
+    clip = np.repeat(panning_clip(width, height, 1, seed), frames, 0)
+    h, w = height // 7, width // 7
+    clip[:, h : 2 * h, w : 2 * w] = panning_clip(w, h, frames, seed + 1)
+    for frame in clip:
+        noise = rng.normal(0, 1.5, frame.shape).astype(np.float32)
+        np.copyto(frame, np.clip(np.rint(frame + noise), 0, 255), casting="unsafe")
+    return clip
+
+
+SCENES = {"pan": panning_clip, "quiet": quiet_clip}
+
+
 def measure(
-    restorer: Restorer, width: int, height: int, chunk_frames: int = DEFAULT_CHUNK_FRAMES, rounds: int = 3
+    restorer: Restorer,
+    width: int,
+    height: int,
+    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
+    rounds: int = 3,
+    scene: str = "pan",
 ) -> Timing:
     """Time one chunk ``rounds`` times, after one that is not counted.
 
@@ -81,8 +101,9 @@ def measure(
         width, height: of the synthetic clip.
         chunk_frames: frames to restore.
         rounds: repetitions, whose median counts.
+        scene: a name in ``SCENES``.
     """
-    clip = panning_clip(width, height, chunk_frames + restorer.frames_after)
+    clip = SCENES[scene](width, height, chunk_frames + restorer.frames_after)
     tile_px = restorer.default_tile_px(height, width, len(clip))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "clip.nut"

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from unsmear.models.cpfp.correction import moving_part, pinned
+from unsmear.models.cpfp.correction import moving_cells, pinned
 from unsmear.models.cpfp.network import CPFP, CPFPOutput, PriorTensors
 from unsmear.restore.restorer import Clip, Restorer, State, memory_errors
 from unsmear.restore.sharpness import flat_kept
@@ -24,7 +25,7 @@ OVERLAP_PX, DEEP_OVERLAP_PX = 96, 192
 """Shared by neighbouring tiles; the second with levels below an eighth."""
 
 LARGEST_PART = 0.8
-"""Share of the frame up to which only the part that moves is computed."""
+"""Share of the frame up to which only the parts that move are computed."""
 
 MAX_CLIP_VALUES = 1_200_000_000
 """Feature values (frames × channels × cells × passes) that a clip may hold before it is tiled."""
@@ -62,63 +63,72 @@ class CPFPRestorer(Restorer):
         priors = prior_tensors(clip.priors, -1.0 if clip.duty is None else clip.duty, self.multiple)
         samples = self.model.line_samples(priors)  # of the whole frame: tiles must agree
         height, width = frames.shape[-2:]
-        area = self._area(priors, clip.wanted, (height, width))
-        if area is None:
+        areas = self._areas(priors, clip.wanted, (height, width))
+        if not areas:
             return clip.frames[: clip.wanted].copy(), {}
         carried, look = (state.get(name) if state else None for name in ("features", "look"))
-        restored, handed_on = self._in_tiles(
-            area.cut(frames),
-            cut_priors(priors, area),
-            clip.wanted,
-            samples,
-            None if carried is None else area.cut(carried, self.model.cell),
-            None if look is None else area.cut(look),
-            tile_px,
-        )
-        for i in range(clip.wanted):  # of the whole area, which tiles do not see
-            frame = levels_to_unit(area.cut(frames[:, i]))
-            gate = area.cut(self.model.motion_gate(priors, i, (height, width)))
-            restored[:, i] = pinned(frame, restored[:, i], gate)
-        made = clip.frames[: clip.wanted].copy()
-        part = made[:, area.top : area.bottom, area.left : area.right]
-        h, w = part.shape[1:3]
-        part[:] = flat_kept(part, tensor_to_frames(restored[0, ..., :h, :w], part.dtype, clip.first))
-        return made, dict(
-            zip(("features", "look"), self._spread(handed_on, area, frames[:, clip.wanted - 1]), strict=False)
-        )
+        made, last = clip.frames[: clip.wanted].copy(), levels_to_unit(frames[:, clip.wanted - 1])
+        whole: list[torch.Tensor] = []
+        for area in areas:
+            restored, handed_on = self._in_tiles(
+                area.cut(frames),
+                cut_priors(priors, area),
+                clip.wanted,
+                samples,
+                None if carried is None else area.cut(carried, self.model.cell),
+                None if look is None else area.cut(look),
+                tile_px,
+            )
+            for i in range(clip.wanted):  # of the whole area, which tiles do not see
+                frame = levels_to_unit(area.cut(frames[:, i]))
+                gate = area.cut(self.model.motion_gate(priors, i, (height, width)))
+                restored[:, i] = pinned(frame, restored[:, i], gate)
+            part = made[:, area.top : area.bottom, area.left : area.right]
+            h, w = part.shape[1:3]
+            part[:] = flat_kept(part, tensor_to_frames(restored[0, ..., :h, :w], part.dtype, clip.first))
+            if area == Tile(0, height, 0, width):
+                whole = handed_on
+            else:
+                whole = whole or self._still_state(handed_on, last)
+                for target, values, cell in zip(whole, handed_on, (self.model.cell, 1), strict=False):
+                    area.cut(target, cell)[:] = values
+        return made, dict(zip(("features", "look"), whole, strict=False))
 
-    def _area(self, priors: PriorTensors, wanted: int, size: tuple[int, int]) -> Tile | None:
-        """What is to be computed: all within reach of what moves. None where the result is the input."""
+    def _areas(self, priors: PriorTensors, wanted: int, size: tuple[int, int]) -> list[Tile]:
+        """Parts of the frame, apart from each other, within reach of what moves: elsewhere the result is the input."""
         height, width = size
-        box = moving_part(
+        moves = moving_cells(
             priors.motion[0, :wanted],
             priors.motion_back[0, :wanted],
             priors.reset[0, :wanted],
             priors.reset_back[0, :wanted],
-            (height, width),
+            width,
         )
-        if box is None:
-            return None
-        step, reach = self.multiple, self.overlap_px
-        top, left = (max(at - reach, 0) // step * step for at in (box[0], box[2]))
-        bottom = min(-(-(box[1] + reach) // step) * step, height)
-        right = min(-(-(box[3] + reach) // step) * step, width)
-        if (bottom - top) * (right - left) > LARGEST_PART * height * width:
-            return Tile(0, height, 0, width)
-        return Tile(top, bottom, left, right)
+        cell, step = height // moves.shape[0], self.multiple
+        reach = -(-self.overlap_px // cell)
+        near = cv2.dilate(moves.numpy().astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        found: list[Tile] = []
+        for left, top, w, h, _ in cv2.connectedComponentsWithStats(near)[2][1:].tolist():
+            new = Tile(
+                top * cell // step * step,
+                min(-(-(top + h) * cell // step) * step, height),
+                left * cell // step * step,
+                min(-(-(left + w) * cell // step) * step, width),
+            )
+            while touching := [tile for tile in found if new.meets(tile)]:
+                found = [tile for tile in found if tile not in touching]
+                new = Tile.around([new, *touching])
+            found.append(new)
+        if sum((t.bottom - t.top) * (t.right - t.left) for t in found) > LARGEST_PART * height * width:
+            return [Tile(0, height, 0, width)]
+        return found
 
-    def _spread(self, handed_on: Sequence[torch.Tensor], area: Tile, last: torch.Tensor) -> list[torch.Tensor]:
-        """State of the whole frame: no features where nothing was computed, and the frame as it is."""
-        height, width = last.shape[-2:]
-        if (area.bottom - area.top, area.right - area.left) == (height, width):
-            return list(handed_on)
+    def _still_state(self, handed_on: Sequence[torch.Tensor], last: torch.Tensor) -> list[torch.Tensor]:
+        """State of a whole frame in which nothing was computed: no features, and the last frame as it is."""
         features, *looks = handed_on
-        frame = levels_to_unit(last)
-        whole = [features.new_zeros(*features.shape[:-2], height // self.model.cell, width // self.model.cell)]
-        whole += [torch.cat([frame, frame], 1).to(look.dtype) for look in looks]
-        for target, values, cell in zip(whole, handed_on, (self.model.cell, 1), strict=False):
-            area.cut(target, cell)[:] = values
-        return whole
+        height, width = (side // self.model.cell for side in last.shape[-2:])
+        state = [features.new_zeros(*features.shape[:-2], height, width)]
+        return state + [torch.cat([last, last], 1).to(look.dtype) for look in looks]
 
     def _in_tiles(
         self,

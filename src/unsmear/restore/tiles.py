@@ -5,7 +5,7 @@ it has seen the tile's border; over the middle third one tile fades into the nex
 result is exactly what both say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +31,18 @@ class Tile(NamedTuple):
     def cut(self, field: Tensor, cell: int = 1) -> Tensor:
         """This part of a field (…, H/cell, W/cell)."""
         return field[..., self.top // cell : self.bottom // cell, self.left // cell : self.right // cell]
+
+    def meets(self, other: "Tile") -> bool:
+        """Whether the two have a pixel in common."""
+        return (
+            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        )
+
+    @classmethod
+    def around(cls, tiles: Sequence["Tile"]) -> "Tile":
+        """The smallest tile that holds all of ``tiles``."""
+        tops, bottoms, lefts, rights = zip(*tiles, strict=True)
+        return cls(min(tops), max(bottoms), min(lefts), max(rights))
 
 
 def cut_priors(priors: PriorTensors, tile: Tile) -> PriorTensors:

@@ -57,28 +57,16 @@ def motion_gate(
     return F.interpolate((near / STILL_PX).clamp(max=1), size, mode="bilinear", align_corners=False)
 
 
-def moving_part(
-    motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, size: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
-    """Bounding box of where ``motion_gate`` is above 0 in any frame; None where nothing moves in any.
+def moving_cells(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, width: int) -> Tensor:
+    """Cells (h, w) bool in which ``motion_gate`` is above 0 in any frame.
 
     Args:
         motion, motion_back: (T, 2, h, w), as for ``motion_gate``.
         reset, reset_back: (T,) bool.
-        size: (H, W) of the frame.
-
-    Returns:
-        top, bottom, left, right; half-open ranges of frame pixels.
+        width: W of the frame.
     """
-    moves = _largest_motion_near(motion, motion_back, reset, reset_back, size[1]).amax((0, 1)) > 0
-    if not moves.any():
-        return None
-    bounds: list[int] = []
-    for dim, pixels in ((1, size[0]), (0, size[1])):
-        at, cell = moves.any(dim).nonzero()[:, 0], pixels // moves.shape[1 - dim]
-        # the gate is interpolated to the middle of the cells beside
-        bounds += [max((int(at[0]) - 1) * cell, 0), min((int(at[-1]) + 2) * cell, pixels)]
-    return bounds[0], bounds[1], bounds[2], bounds[3]
+    moves = _largest_motion_near(motion, motion_back, reset, reset_back, width).amax(0, keepdim=True)
+    return F.max_pool2d(moves, 3, 1, 1)[0, 0] > 0  # the gate is interpolated to the middle of the cells beside
 
 
 def _largest_motion_near(motion: Tensor, motion_back: Tensor, reset: Tensor, reset_back: Tensor, width: int) -> Tensor:
