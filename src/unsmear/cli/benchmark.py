@@ -17,6 +17,7 @@ def benchmark(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, of models that generate.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
+    engine: choices.Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: choices.Debug = False,
 ) -> None:
@@ -29,15 +30,15 @@ def benchmark(
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
     rows = []
     for name in model or [entry.name for entry in shipped()]:
-        restorer = load(name, device=device, dtype=dtype, steps=steps)
+        restorer = load(name, device=device, dtype=dtype, engine=engine, steps=steps)
         rows += [measure(restorer, width, height, frames) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))
         return
-    typer.echo("model      size       device dtype     priors  network   encode    total  frames/s  peak MiB")
+    typer.echo("model      size       device    dtype     priors  network   encode    total  frames/s  peak MiB")
     for r in rows:
         typer.echo(
-            f"{r.model:10} {f'{r.width}x{r.height}':10} {r.device:6} {r.dtype:9}"
+            f"{r.model:10} {f'{r.width}x{r.height}':10} {r.device:9} {r.dtype:9}"
             f"{r.priors_s:6.3f} s {r.network_s:6.3f} s {r.encode_s:6.3f} s {r.total_s:6.3f} s"
             f"{r.frames_per_second:9.2f} {r.peak_memory_mb:9.0f}"
         )

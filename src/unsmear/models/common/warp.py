@@ -37,6 +37,8 @@ def sample(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
         read = read_rows(as_table(image, border=rim), corners)
         return read.reshape(1, *positions.shape[-2:], image.shape[1]).permute(0, 3, 1, 2)
     x, y = positions.unbind(1)
+    if padding == "border" and torch.compiler.is_exporting():  # equal, and onnxruntime reads zeros five times faster
+        x, y, padding = x.clamp(0, w - 1), y.clamp(0, h - 1), "zeros"
     grid = torch.stack([(x + 0.5) * (2 / w) - 1, (y + 0.5) * (2 / h) - 1], -1)
     out = F.grid_sample(image.to(grid.dtype), grid, "bilinear", padding, align_corners=False)
     return out.to(image.dtype)

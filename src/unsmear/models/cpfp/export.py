@@ -31,9 +31,6 @@ FRAME_MULTIPLE = 16
 
 NEEDS_EXTRA = "ONNX graphs need the extra 'onnx': pip install 'unsmear[onnx]'"
 
-EXPORTED = "ExportedCPFP"
-"""Class name in ``config.json`` of an exported folder."""
-
 
 class Port(NamedTuple):
     """An input or output of a graph."""
@@ -183,8 +180,10 @@ def _propagate(model: CPFP) -> Iterator[Graph]:
 
         back = "" if direction == "forward" else "_back"
         side = "before" if direction == "forward" else "after"
-        inputs = [_propagated(model, name, f"of this frame, of {'encode' if k == 0 else f'pass {k - 1}'}")
-                  for k, name in enumerate(names)]
+        inputs = [
+            _propagated(model, name, f"of this frame, of {'encode' if k == 0 else f'pass {k - 1}'}")
+            for k, name in enumerate(names)
+        ]
         inputs += [
             Port(
                 "recent",
@@ -210,7 +209,9 @@ def _decode(model: CPFP) -> Graph:
 
     def run(given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         inputs = [given[name] for name in names]
-        heads = model._heads(given.get("fine", given["encoded"]), inputs, given["blur"], given["known"])
+        fine = given.get("fine", given["encoded"])
+        blur, known = given.get("blur", fine), given.get("known", fine)  # where they are no inputs, nothing reads them
+        heads = model._heads(fine, inputs, blur, known)
         return tuple(x for x in heads if x is not None)
 
     inputs = [_propagated(model, name, "of this frame") for name in names]
@@ -254,7 +255,9 @@ def _compose(model: CPFP) -> Graph:
             nn.functional.interpolate(x, size, mode="bilinear", align_corners=False) * model.use_motion
             for x in (one.motion, one.motion_back)
         )
-        grid = clip._replace(motion=motion[:, None].expand(-1, 2, -1, -1, -1), motion_back=back[:, None].expand(-1, 2, -1, -1, -1))
+        grid = clip._replace(
+            motion=motion[:, None].expand(-1, 2, -1, -1, -1), motion_back=back[:, None].expand(-1, 2, -1, -1, -1)
+        )
         blur = given.get("blur", motion)
         full = AnyDevice(model, frame[:, None].expand(-1, 2, -1, -1, -1), grid, [blur, blur], 1, None, 0)
         if _deconvolutions(model):
@@ -279,7 +282,9 @@ def _compose(model: CPFP) -> Graph:
             Port("look", look, "of this frame, of prepare", torch.half),
             Port("look_after", look, "look of the frame after; of this one where reset_back is true", torch.half),
         ]
-    return Graph("compose", run, inputs, [Port("restored", (1, 3, "H", "W"), "restored frame, near [0, 1], not clipped")])
+    return Graph(
+        "compose", run, inputs, [Port("restored", (1, 3, "H", "W"), "restored frame, near [0, 1], not clipped")]
+    )
 
 
 class _Module(nn.Module):

@@ -1,0 +1,102 @@
+"""The card of exported graphs: every input and output, the order of calls, and what the graphs cannot do."""
+
+import torch
+
+from unsmear.models.cpfp.deconvolution import MOST_SAMPLES, SPACING_PX
+from unsmear.models.cpfp.export import FRAME_MULTIPLE, OPSET, Graph, Port, feature_graphs, graphs_of
+from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY
+
+_TYPES = {torch.float32: "float32", torch.half: "float16", torch.bool: "bool"}
+
+
+def card(model: CPFP, name: str, fingerprint: str, int8: bool) -> str:
+    """Markdown for the ``README.md`` of an exported folder.
+
+    Args:
+        model: that was exported.
+        name, fingerprint: of its folder, and the SHA-256 of its weights.
+        int8: whether convolutions compute in int8.
+    """
+    numbers = (
+        "Convolutions compute in int8 (weights a scale for each output channel, activations uint8), stored as "
+        "QuantizeLinear and DequantizeLinear; everything else is float32."
+        if int8
+        else "Weights and arithmetic are float32."
+    )
+    parts = [
+        f"# {name}, exported\n",
+        f"Stage 1 of unsmear as ONNX graphs of single steps, opset {OPSET}, standard operators alone. {numbers} "
+        f"Weights of SHA-256 {fingerprint}.\n",
+        "    unsmear deblur IN.mp4 --engine onnx --model THIS_FOLDER\n",
+        "unsmear itself runs "
+        + ", ".join(f"`{graph}`" for graph in feature_graphs(model))
+        + " and processes full-size planes with OpenCV; `prepare` and `compose` do that for other programs.\n",
+        f"All tensors are NCHW with one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at "
+        f"least {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from call to "
+        "call. Motion is (dx, dy) in pixels of the frame on every grid.\n",
+        *(_graph(graph) for graph in graphs_of(model)),
+        _order(model),
+        _limits(model),
+    ]
+    return "\n".join(parts)
+
+
+def _graph(graph: Graph) -> str:
+    return f"## {graph.name}.onnx\n\n{_table('input', graph.inputs)}\n{_table('output', graph.outputs)}"
+
+
+def _table(head: str, ports: list[Port]) -> str:
+    rows = [f"| `{p.name}` | {_TYPES[p.dtype]} | ({', '.join(map(str, p.shape))}) | {p.meaning} |" for p in ports]
+    return "\n".join([f"| {head} | type | shape | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _order(model: CPFP) -> str:
+    last = len(model.passes) - 1
+    lines = [
+        "## Order of calls\n",
+        "A chunk is N frames to restore and up to four more after them, as context. The priors of a frame (motion, "
+        "residual, resets) are those that `unsmear priors` writes: from the file's own coding, or a re-encode.\n",
+        "1. `prepare`, then `encode`, for every frame.",
+    ]
+    for j, direction in enumerate(model.passes):
+        frames = "from the first frame to the last" if direction == "forward" else "from the last frame to the first"
+        begin = (
+            "`recent` begins as what the chunk before left after its N-th frame, or zeros"
+            if j == 0
+            else "`recent` begins as zeros"
+        )
+        lines.append(f"{j + 2}. `propagate_{j}`, {frames}; {begin}. Where `open` is 0, `recent` is zeros.")
+    lines += [
+        f"{last + 3}. `decode`, then `compose`, for each of the N frames.",
+        f"{last + 4}. Clip `restored` to [0, 1]. Kept for the next chunk: `recent` of pass 0 after frame N"
+        + (", and its `look`.\n" if model.neighbours else ".\n"),
+    ]
+    if model.deconvolve or model.coarse_deconvolve:
+        lines.append(
+            "`points` are S positions, evenly from -0.5 to 0.5. With L the 99th percentile of the length of `blur` in "
+            "pixels over all frames of the chunk, "
+            f"S = 2 max(1, ceil(L / {2 * SPACING_PX})) + 1, at most {MOST_SAMPLES}. `blur` is half the difference of "
+            "motion_back and motion (or one of them, at a reset), times the duty cycle, "
+            f"{UNKNOWN_DUTY} where it is unknown. `coarse_points`, where they are an input, are "
+            f"max(3, 2 floor(S / 4) + 1), or {MOST_SAMPLES} where S is.\n"
+        )
+    return "\n".join(lines)
+
+
+def _limits(model: CPFP) -> str:
+    neighbour = (
+        "- `compose` wants the `look` of both neighbours: without a frame after it, the last frame of a chunk is "
+        "restored as such only where its `reset_back` is true.\n"
+        if model.neighbours
+        else ""
+    )
+    return (
+        "## What the graphs cannot do\n\n"
+        "- Read video, or find motion, residual, cuts and the duty cycle: these are inputs.\n"
+        "- Batches: one frame a call.\n"
+        "- Tiles: `compose` keeps the light of wide areas and needs the whole frame. The other graphs may be run on "
+        "overlapping tiles.\n"
+        f"{neighbour}"
+        "- Leave flat areas as they are by unsmear's last step, which follows on 8-bit levels.\n"
+        "- Training.\n"
+    )
