@@ -172,8 +172,8 @@ def _check_engine(engine: str, entry: ModelEntry, exported: bool) -> None:
         raise UsageError(f"`engine` {engine}: expected {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     if engine == "onnx" and not exported:
         raise UsageError(
-            f"`engine` onnx: {entry.name} holds no ONNX graphs; `unsmear models export {entry.name} -o DIR` writes them "
-            "to a folder, which is then the model"
+            f"`engine` onnx: {entry.name} holds no ONNX graphs; `unsmear models export {entry.name} -o DIR` writes "
+            "them to a folder, which is then the model"
         )
     if engine == "torch" and exported:
         raise UsageError(f"`engine` torch: {entry.folder} holds ONNX graphs alone; choose auto or another model")

@@ -1,12 +1,11 @@
 """Stage 1 as ONNX graphs of single steps: standard operators alone, any frame size, no Python of ours to run them.
 
-Time and propagation stay with the caller: a graph works on one frame. ``GRAPHS.md`` in the exported folder, its card,
-states every input and output and the order of calls.
+Time and propagation stay with the caller: a graph works on one frame. The card of the exported folder states every
+input and output and the order of calls.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from unsmear.models.cpfp.full_size import INPUT_TAPS, AnyDevice, Heads, convolve
 from unsmear.models.cpfp.network import CPFP, GRID, PriorTensors
 
 OPSET = 20
-"""The first whose GridSample is the bilinear one of torch by name; every provider of onnxruntime 1.17 or later has it."""
+"""Of ONNX: the first in which GridSample calls the bilinear mode ``linear``."""
 
 FRAME_MULTIPLE = 16
 """Sides of frames are multiples of this."""
@@ -105,7 +104,7 @@ def _prepare(model: CPFP) -> Graph:
         grid = model._to_feature_grid(raw, size)
         blur = model._blur(grid, 0)
         full = AnyDevice(model, frame[:, None], grid, [blur], 1, None, 1)
-        full.samples, full.fewer = given.get("points", 1), given.get("coarse_points", 1)
+        full.points, full.coarse_points = given.get("points"), given.get("coarse_points")
         made = {
             "cells": full.cells(0).flatten(3),
             "motion": grid.motion[:, 0],
@@ -320,7 +319,7 @@ def write_graphs(model: CPFP, folder: Path) -> None:
         UsageError: the packages that export are not installed.
     """
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError(NEEDS_EXTRA) from None
@@ -351,7 +350,12 @@ def write_graphs(model: CPFP, folder: Path) -> None:
                 verbose=False,
             )
         assert program is not None
-        program.save(str(folder / f"{graph.name}.onnx"), external_data=False)
+        proto = program.model_proto
+        for node in proto.graph.node:
+            del node.metadata_props[:]  # lines of our source, as long as the graph itself
+        for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+            del value.metadata_props[:]
+        onnx.save(proto, folder / f"{graph.name}.onnx")
 
 
 @contextmanager

@@ -6,6 +6,11 @@ from unsmear.models.cpfp.deconvolution import MOST_SAMPLES, SPACING_PX
 from unsmear.models.cpfp.export import FRAME_MULTIPLE, OPSET, Graph, Port, feature_graphs, graphs_of
 from unsmear.models.cpfp.network import CPFP, UNKNOWN_DUTY
 
+_CHUNK = (
+    "A chunk is N frames to restore and up to four more after them, as context. The priors of a frame (motion, "
+    "residual, resets) are those that `unsmear priors` writes: from the file's own coding, or a re-encode.\n"
+)
+
 _TYPES = {torch.float32: "float32", torch.half: "float16", torch.bool: "bool"}
 
 
@@ -23,21 +28,22 @@ def card(model: CPFP, name: str, fingerprint: str, int8: bool) -> str:
         if int8
         else "Weights and arithmetic are float32."
     )
-    parts = [
-        f"# {name}, exported\n",
-        f"Stage 1 of unsmear as ONNX graphs of single steps, opset {OPSET}, standard operators alone. {numbers} "
-        f"Weights of SHA-256 {fingerprint}.\n",
-        "    unsmear deblur IN.mp4 --engine onnx --model THIS_FOLDER\n",
-        "unsmear itself runs "
-        + ", ".join(f"`{graph}`" for graph in feature_graphs(model))
-        + " and processes full-size planes with OpenCV; `prepare` and `compose` do that for other programs.\n",
-        f"All tensors are NCHW with one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at "
-        f"least {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from call to "
-        "call. Motion is (dx, dy) in pixels of the frame on every grid.\n",
-        *(_graph(graph) for graph in graphs_of(model)),
-        _order(model),
-        _limits(model),
-    ]
+    run = ", ".join(f"`{graph}`" for graph in feature_graphs(model))
+    about = f"""# {name}, exported
+
+Stage 1 of unsmear as ONNX graphs of single steps: opset {OPSET}, standard operators alone. {numbers}
+Weights of SHA-256 {fingerprint}.
+
+    unsmear deblur IN.mp4 --engine onnx --model THIS_FOLDER
+
+unsmear itself runs {run} and processes full-size planes with OpenCV; `prepare` and `compose` do that for other
+programs.
+
+All tensors are NCHW with one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at least
+{2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from call to call. Motion is
+(dx, dy) in pixels of the frame on every grid.
+"""
+    parts = [about, *(_graph(graph) for graph in graphs_of(model)), _order(model), _limits(model)]
     return "\n".join(parts)
 
 
@@ -54,8 +60,7 @@ def _order(model: CPFP) -> str:
     last = len(model.passes) - 1
     lines = [
         "## Order of calls\n",
-        "A chunk is N frames to restore and up to four more after them, as context. The priors of a frame (motion, "
-        "residual, resets) are those that `unsmear priors` writes: from the file's own coding, or a re-encode.\n",
+        _CHUNK,
         "1. `prepare`, then `encode`, for every frame.",
     ]
     for j, direction in enumerate(model.passes):

@@ -77,7 +77,7 @@ class FullSize(ABC):
         keep: int,
     ):
         self.model, self.frames, self.grid, self.blur = model, frames, grid, blur
-        self.samples, self.fewer, self.keep = samples, coarse_samples(samples), keep
+        self.samples, self.keep = samples, keep
         self._start(look)
 
     @abstractmethod
@@ -114,6 +114,9 @@ class AnyDevice(FullSize):
     """With torch: for training, and for accelerators."""
 
     def _start(self, look: Tensor | None) -> None:
+        self.points: Tensor | None = None
+        """Positions along the line in blur lengths, in place of ``samples``."""
+        self.coarse_points: Tensor | None = None
         self.deconvolved: dict[int, list[Tensor]] = {}  # half precision: all are kept until decoding
         self.looks: dict[int, Tensor | None] = {-1: look}
 
@@ -169,10 +172,12 @@ class AnyDevice(FullSize):
         """Deconvolved minus blurred frame, (B, 3, H, W), for each number of iterations."""
         blur, out = self.blur[i], []
         if self.model.deconvolve:
-            out = [x - frame for x in richardson_lucy(frame, blur, self.samples, self.model.deconvolve)]
+            at = self.samples if self.points is None else self.points
+            out = [x - frame for x in richardson_lucy(frame, blur, at, self.model.deconvolve)]
         if self.model.coarse_deconvolve:
             half = F.avg_pool2d(frame, 2)
-            results = richardson_lucy(half, blur / 2, self.fewer, self.model.coarse_deconvolve)
+            at = coarse_samples(self.samples) if self.coarse_points is None else self.coarse_points
+            results = richardson_lucy(half, blur / 2, at, self.model.coarse_deconvolve)
             out += [doubled(x - half) for x in results]
         return out
 
@@ -343,8 +348,8 @@ class OnCPU(FullSize):
         if self.model.coarse_deconvolve:
             half = cv2.resize(pixels, (self.width // 2, self.height // 2), interpolation=cv2.INTER_AREA)
             dx, dy = (cv2.resize(part, half.shape[1::-1], interpolation=cv2.INTER_LINEAR) / 2 for part in self.lines[i])
-            after = self.model.coarse_deconvolve
-            results = deconvolved_pixels(half, dx, dy, self.fewer, after, self.coarse_buffers)
+            fewer, after = coarse_samples(self.samples), self.model.coarse_deconvolve
+            results = deconvolved_pixels(half, dx, dy, fewer, after, self.coarse_buffers)
             out += [cv2.resize(np.subtract(x, half, out=x), size, interpolation=cv2.INTER_LINEAR) for x in results]
         return out
 
