@@ -17,10 +17,11 @@ from unsmear.models.cpfp.network import CPFP, CPFPConfig, PriorTensors
 from unsmear.models.loading import load_model
 from unsmear.models.zoo import ModelEntry
 from unsmear.restore.load import load_restorer
+from unsmear.restore.quantise import quantise
 from unsmear.restore.restorer import Clip
 from unsmear.restore.tensors import prior_tensors
 
-ort = pytest.importorskip("onnxruntime")
+onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
 SMALL = {"encoder_depth": 1, "body_depth": 1, "decoder_depth": 1, "offset_groups": 2, "neighbours": True}
 
@@ -101,7 +102,7 @@ def alone(folder: Path, frames: np.ndarray, p: PriorTensors, points: torch.Tenso
     return np.concatenate(restored)
 
 
-@pytest.mark.parametrize("deep", [False, True], ids=["flat", "deep"])
+@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["flat", "deep"])
 def test_the_graphs_alone_restore_a_chunk(deep, exported, weights, tmp_path):
     if deep:
         levels = {"deep_channels": [8, 12], "deep_depths": [1, 1], "coarse_deconvolve": [2], "deconvolve": []}
@@ -120,15 +121,30 @@ def test_the_graphs_alone_restore_a_chunk(deep, exported, weights, tmp_path):
     assert np.abs(made - unit(frames)[0].numpy()).max() > 0.05
 
 
-def test_int8_is_close(weights, exported, tmp_path):
+def test_int8_is_close(exported, tmp_path):
     calibration = make_clip(tmp_path / "a.mp4", frames=6)
     folder = tmp_path / "int8"
-    assert unsmear("models", "export", weights, "-o", folder, "--int8", calibration).exit_code == 0
+    shutil.copytree(exported, folder)
+    (folder / "card.json").write_text(json.dumps({"dtype": "int8"}))  # without the checksum of what was there
+    quantise(ModelEntry("int8", folder), [calibration])
+    for file in folder.glob("*.onnx"):
+        graph = onnx.load(file)
+        assert {node.domain for node in graph.graph.node} == {named.domain for named in graph.opset_import} == {""}
+        quantised = any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+        assert quantised == (file.stem not in ("prepare", "compose"))
     int8, float32 = (load_restorer(str(path)) for path in (folder, exported))
     assert int8.dtype == "int8" and int8.fingerprint != float32.fingerprint
     given = clip(96, 64)
     apart = np.abs(int8(given).astype(int) - float32(given))
     assert 0 < apart.mean() < 0.5
+
+
+@pytest.mark.slow
+def test_int8_by_the_command_line(weights, tmp_path):
+    calibration, folder = make_clip(tmp_path / "a.mp4", frames=6), tmp_path / "int8"
+    assert unsmear("models", "export", weights, "-o", folder, "--int8", calibration).exit_code == 0
+    shown = unsmear("models", folder)
+    assert "(as its card says)" in shown.stdout and "compute in int8" in shown.stdout
 
 
 def test_the_command_line_runs_them(exported, tmp_path):

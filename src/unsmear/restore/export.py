@@ -8,6 +8,7 @@ from unsmear.errors import OutputError, UsageError
 from unsmear.files import refuse_foreign, whole_folder
 from unsmear.models.loading import EXPORTED, load_model
 from unsmear.models.zoo import CARD_FILE, CONFIG_FILE, ModelEntry, find
+from unsmear.restore.inputs import single_input
 
 
 def export(model: str, out: Path, clips: Sequence[Path] = (), overwrite: bool = False) -> None:
@@ -20,7 +21,7 @@ def export(model: str, out: Path, clips: Sequence[Path] = (), overwrite: bool = 
         overwrite: replace a folder that is there.
 
     Raises:
-        UsageError: the model cannot be exported; the packages for it are not installed.
+        UsageError: the model cannot be exported; a clip is not there; the packages for it are not installed.
         WeightsError: the weights are missing or damaged.
         OutputError: the folder is there, or cannot be written.
     """
@@ -31,6 +32,7 @@ def export(model: str, out: Path, clips: Sequence[Path] = (), overwrite: bool = 
         raise OutputError(f"{out} exists: give `overwrite` or another folder")
     ours = (out / CONFIG_FILE).is_file() and any(out.glob("*.onnx"))
     refuse_foreign(out, ours, "folder of ONNX graphs", entry.folder, *clips)
+    clips = [single_input(clip) for clip in clips]
     from unsmear.models.cpfp.export import write_graphs
     from unsmear.models.cpfp.export_card import card
 
