@@ -182,7 +182,7 @@ def _check_engine(engine: str, entry: ModelEntry, exported: bool) -> None:
 def _exported(entry: ModelEntry, device: str, place: torch.device, number_format: torch.dtype) -> Restorer:
     """A restorer whose features are computed by the ONNX graphs of a folder, on an execution provider by name."""
     restorer = _restorer(entry, KINDS[EXPORTED], {}, place, number_format)
-    provider = restorer.model.start(entry.folder, device)  # type: ignore[attr-defined]
+    provider, restorer.engine = restorer.model.start(entry.folder, device)  # type: ignore[attr-defined]
     restorer.device, restorer.dtype = f"onnx {provider}", str(entry.card.get("dtype", "float32"))
     return restorer
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -80,7 +79,6 @@ def versions() -> dict[str, Any]:
     return {
         "unsmear": __version__,
         "torch": torch.__version__,
-        "onnxruntime": getattr(sys.modules.get("onnxruntime"), "__version__", None),  # where it is in use
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "av": av.__version__,

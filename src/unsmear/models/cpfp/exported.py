@@ -32,8 +32,8 @@ class ExportedCPFP(CPFP):
     watch: Callable[[str, dict[str, np.ndarray]], None] | None = None
     """Called with the name and inputs of every graph before it runs."""
 
-    def start(self, folder: Path, device: str = "cpu") -> str:
-        """Load the graphs → key of ``PROVIDERS`` that runs them.
+    def start(self, folder: Path, device: str = "cpu") -> tuple[str, str]:
+        """Load the graphs → key of ``PROVIDERS`` that runs them, and name and version of what does.
 
         Args:
             folder: that ``export.write_graphs`` filled.
@@ -66,7 +66,7 @@ class ExportedCPFP(CPFP):
             if PROVIDERS[chosen] not in session.get_providers():
                 raise UsageError(f"`device` {device}: onnxruntime cannot start {PROVIDERS[chosen]}; choose cpu")
             self._sessions[name] = session
-        return chosen
+        return chosen, f"onnxruntime {ort.__version__}"
 
     def _run(self, name: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of a graph by name."""
