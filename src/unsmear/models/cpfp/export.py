@@ -31,6 +31,12 @@ FRAME_MULTIPLE = 16
 NEEDS_EXTRA = "ONNX graphs need the extra 'onnx': pip install 'unsmear[onnx]'"
 
 
+_CELLS = (
+    "input images, 64 values each: 4x4 pixels by row, column and four channels, the last zero; "
+    "the frame, then differences from it: along the motion line, deconvolved"
+)
+
+
 class Port(NamedTuple):
     """An input or output of a graph."""
 
@@ -128,7 +134,7 @@ def _prepare(model: CPFP) -> Graph:
     if model.coarse_deconvolve:
         inputs.append(Port("coarse_points", ("s",), "positions on the motion line at half the size, see below"))
     outputs = [
-        Port("cells", (1, "H/4", "W/4", _images(model) * GRID * GRID * 4), "input images in cells of 4x4 pixels"),
+        Port("cells", (1, "H/4", "W/4", _images(model) * GRID * GRID * 4), _CELLS),
         Port("motion_grid", (1, 2, *_grid(model)), "motion on the grid of the features, frame pixels"),
         Port("motion_back_grid", (1, 2, *_grid(model)), "the same, back"),
         Port("residual_grid", (1, 1, *_grid(model)), "residual on that grid"),

@@ -39,7 +39,7 @@ Weights of SHA-256 {fingerprint}.
 unsmear itself runs {run} and processes full-size planes with OpenCV; `prepare` and `compose` do that for other
 programs.
 
-All tensors are NCHW with one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at least
+Tensors are NCHW, `cells` alone NHWC, of one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at least
 {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from call to call. Motion is
 (dx, dy) in pixels of the frame on every grid.
 """
@@ -78,20 +78,24 @@ def _order(model: CPFP) -> str:
     ]
     if model.deconvolve or model.coarse_deconvolve:
         lines.append(
-            "`points` are S positions, evenly from -0.5 to 0.5. With L the 99th percentile of the length of `blur` in "
-            "pixels over all frames of the chunk, "
-            f"S = 2 max(1, ceil(L / {2 * SPACING_PX})) + 1, at most {MOST_SAMPLES}. `blur` is half the difference of "
-            "motion_back and motion (or one of them, at a reset), times the duty cycle, "
-            f"{UNKNOWN_DUTY} where it is unknown. `coarse_points`, where they are an input, are "
-            f"max(3, 2 floor(S / 4) + 1), or {MOST_SAMPLES} where S is.\n"
+            "The line of the exposure is (motion_back - motion) / 2 times the duty cycle, motion_back alone where reset "
+            "is true, -motion alone where reset_back is; an unknown duty cycle counts as "
+            f"{UNKNOWN_DUTY}. With L the 99th percentile of its length in pixels over all cells and frames of the chunk, "
+            f"S = 2 max(1, ceil(L / {2 * SPACING_PX})) + 1, at most {MOST_SAMPLES}. `points` are S positions, evenly "
+            "from -0.5 to 0.5.\n"
+        )
+    if model.coarse_deconvolve:
+        lines.append(
+            f"`coarse_points` are s positions, evenly from -0.5 to 0.5: s = max(3, 2 floor(S / 4) + 1), or "
+            f"{MOST_SAMPLES} where S is.\n"
         )
     return "\n".join(lines)
 
 
 def _limits(model: CPFP) -> str:
     neighbour = (
-        "- `compose` wants the `look` of both neighbours: without a frame after it, the last frame of a chunk is "
-        "restored as such only where its `reset_back` is true.\n"
+        "- Restore a frame before the next one is known: `compose` needs the `look` of both neighbours, except at a "
+        "reset.\n"
         if model.neighbours
         else ""
     )
