@@ -36,12 +36,12 @@ Weights of SHA-256 {fingerprint}.
 
     unsmear deblur IN.mp4 --engine onnx --model THIS_FOLDER
 
-unsmear itself runs {run} and processes full-size planes with OpenCV; `prepare` and `compose` do that for other
-programs.
+unsmear itself runs {run} and processes full-size planes with OpenCV; `prepare` and `compose` do that for
+other programs.
 
-Tensors are NCHW, `cells` alone NHWC, of one frame. H and W, the sides of the frame, are multiples of {FRAME_MULTIPLE} and at least
-{2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from call to call. Motion is
-(dx, dy) in pixels of the frame on every grid.
+Tensors are NCHW, `cells` alone NHWC, of one frame. H and W, the sides of the frame, are multiples of
+{FRAME_MULTIPLE} and at least {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from
+call to call. Motion is (dx, dy) in pixels of the frame on every grid.
 """
     parts = [about, *(_graph(graph) for graph in graphs_of(model)), _order(model), _limits(model)]
     return "\n".join(parts)
@@ -78,9 +78,9 @@ def _order(model: CPFP) -> str:
     ]
     if model.deconvolve or model.coarse_deconvolve:
         lines.append(
-            "The line of the exposure is (motion_back - motion) / 2 times the duty cycle, motion_back alone where reset "
-            "is true, -motion alone where reset_back is; an unknown duty cycle counts as "
-            f"{UNKNOWN_DUTY}. With L the 99th percentile of its length in pixels over all cells and frames of the chunk, "
+            "The line of the exposure is (motion_back - motion) / 2 times the duty cycle, motion_back alone where "
+            "reset is true, -motion alone where reset_back is; an unknown duty cycle counts as "
+            f"{UNKNOWN_DUTY}. With L the 99th percentile of its length in pixels over all cells and frames of a chunk, "
             f"S = 2 max(1, ceil(L / {2 * SPACING_PX})) + 1, at most {MOST_SAMPLES}. `points` are S positions, evenly "
             "from -0.5 to 0.5.\n"
         )
