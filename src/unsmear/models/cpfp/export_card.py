@@ -40,8 +40,8 @@ unsmear itself runs {run} and processes full-size planes with OpenCV; `prepare` 
 other programs.
 
 Tensors are NCHW, `cells` alone NHWC, of one frame. H and W, the sides of the frame, are multiples of
-{FRAME_MULTIPLE} and at least {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may differ from
-call to call. Motion is (dx, dy) in pixels of the frame on every grid.
+{FRAME_MULTIPLE} and at least {2 * FRAME_MULTIPLE} (repeat the last row and column, and cut the result); they may
+differ from call to call. Motion is (dx, dy) in pixels of the frame on every grid.
 """
     parts = [about, *(_graph(graph) for graph in graphs_of(model)), _order(model), _limits(model)]
     return "\n".join(parts)
