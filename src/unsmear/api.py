@@ -21,6 +21,7 @@ def deblur(
     model: str | Restorer = "cpfp",
     device: str = "auto",
     dtype: str = "auto",
+    engine: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -54,7 +55,8 @@ def deblur(
             PNG frames go right into it: with ``frames=True``, and if the input is a folder of frames. By default
             ``NAME.deblurred.EXT`` beside the input.
         model: a shipped name, a folder of weights, or what ``load`` returned.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; ``dtype``: ``auto``, ``fp32``, ``bf16`` or ``fp16``;
+            ``engine``: ``auto``, ``torch`` or ``onnx``; see ``load``.
         progress: called after every chunk with a ``Progress``.
         steps, guidance, prompt, negative_prompt, seed, fidelity: of models that generate, when ``model`` is a name or
             folder; see ``load``.
@@ -106,7 +108,7 @@ def deblur(
         fidelity=fidelity,
     )
     if isinstance(model, str):
-        restorer = load(model, device=device, dtype=dtype, **sampling)
+        restorer = load(model, device=device, dtype=dtype, engine=engine, **sampling)
     elif sampling:
         raise UsageError(f"`{next(iter(sampling))}`: the model is loaded already; give it to load()")
     else:
@@ -142,6 +144,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    engine: str = "auto",
     steps: int | None = None,
     guidance: float | None = None,
     prompt: str | None = None,
@@ -166,8 +169,10 @@ def load(
 
     Args:
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; of ONNX graphs ``auto``, ``cpu``, ``cuda``, ``tensorrt``,
+            ``directml`` or ``coreml``, by the providers of the onnxruntime that is installed.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; of ONNX graphs ``auto``.
+        engine: ``auto``, ``torch`` or ``onnx``; the last takes a folder that ``unsmear models export`` wrote.
         steps, guidance, seed: of models that generate: sampling steps, classifier-free guidance, seed of the noise.
         prompt, negative_prompt: what the video shows, and what not, of models with a text encoder.
         fidelity: 0 to 1, how far to stay with stage 1.
@@ -176,7 +181,7 @@ def load(
             what they mean: ``unsmear.load(model).sampling``. None is as if not given: as the model's folder says.
 
     Raises:
-        UsageError: unknown model, device or dtype; an option that the model has not.
+        UsageError: unknown model, device, dtype or engine; an option that the model has not.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
     from unsmear.restore.load import load_restorer
@@ -202,7 +207,7 @@ def load(
         stride=stride,
         tile_batch=tile_batch,
     )
-    return load_restorer(model, device=device, dtype=dtype, **sampling)
+    return load_restorer(model, device=device, dtype=dtype, engine=engine, **sampling)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def benchmark(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, of models that generate.")] = None,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
+    engine: choices.Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: choices.Debug = False,
 ) -> None:
@@ -37,7 +38,7 @@ def benchmark(
     sizes = [_size(text) for text in size or ["640x360", "1280x720"]]
     rows = []
     for name in model or [entry.name for entry in shipped()]:
-        restorer = load(name, device=device, dtype=dtype, steps=steps)
+        restorer = load(name, device=device, dtype=dtype, engine=engine, steps=steps)
         rows += [measure(restorer, width, height, frames, rounds, scene) for width, height in sizes]
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2))

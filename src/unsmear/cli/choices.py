@@ -56,8 +56,11 @@ Seed = Annotated[int | None, typer.Option(help="Of the noise: same seed, same fr
 ProtocolName = Annotated[
     str, typer.Option(help="basicsr, basicsr-frame, koehler, shiftnet or bsst; printed with every figure.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or mps; of ONNX graphs auto, cpu, cuda, tensorrt, directml or coreml.")
+]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Engine = Annotated[str, typer.Option(help="auto, torch, or onnx for a folder of unsmear models export.")]
 Workers = Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]

@@ -66,6 +66,7 @@ def evaluate(
     window: Annotated[int, field(Options, "window")] = Options.window,
     device: choices.Device = "auto",
     dtype: choices.Dtype = "auto",
+    engine: choices.Engine = "auto",
     debug: choices.Debug = False,
 ) -> None:
     """Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.
@@ -76,14 +77,14 @@ def evaluate(
     del debug
     from unsmear.datasets.pairs import find_pairs
     from unsmear.evaluation.evaluate import Evaluator, Settings
-    from unsmear.restore.load import choose_device
+    from unsmear.restore.load import ONNX_DEVICES, choose_device
 
     names = choices.metric_names(metrics, musiq)
     settings = Settings(
         protocol,
         names,
         lpips_vgg,
-        str(choose_device(device)),
+        str(choose_device("cpu" if device in ONNX_DEVICES else device)),
         pictures,
         keep_frames,
         sharp,
@@ -100,7 +101,7 @@ def evaluate(
         raise UsageError("give OUTPUT and TARGET, or `data` (and `model`)")
     clips = find_pairs(data, split=split, clip_list=clip_list, role=role)
     sampling = choices.sampling(steps, guidance, prompt, negative_prompt, seed)
-    methods = _methods(model or [choices.MODEL], device, dtype, sampling)
+    methods = _methods(model or [choices.MODEL], sampling, device=device, dtype=dtype, engine=engine)
     labels = [method.name for method in methods]
     if len(set(labels)) < len(labels):
         raise UsageError(f"two models are called {max(labels, key=labels.count)!r}: rename one of the folders")
@@ -115,8 +116,8 @@ def evaluate(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _methods(names: list[str], device: str, dtype: str, sampling: dict[str, Any]) -> "list[Restorer]":
-    """Models and baselines by name; ``sampling`` is for those that sample."""
+def _methods(names: list[str], sampling: dict[str, Any], **computed: str) -> "list[Restorer]":
+    """Models and baselines by name; ``sampling`` is for those that sample, ``computed`` says on what and how."""
     from unsmear.restore.baselines import find_baseline
     from unsmear.restore.load import load_restorer, samples
 
@@ -124,7 +125,7 @@ def _methods(names: list[str], device: str, dtype: str, sampling: dict[str, Any]
     if sampling and not sampled:
         raise UsageError(f"`{next(iter(sampling))}`: {', '.join(names)} does not sample; choose a model that generates")
     return [
-        find_baseline(name) or load_restorer(name, device=device, dtype=dtype, **(sampling if name in sampled else {}))
+        find_baseline(name) or load_restorer(name, **computed, **(sampling if name in sampled else {}))
         for name in names
     ]
 

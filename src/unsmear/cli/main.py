@@ -21,7 +21,7 @@ COMMANDS = {
     "deblur": "Deblur videos, folders of frames or images.",
     "priors": "Motion and residual of every frame, from the codec, into an archive.",
     "benchmark": "Seconds a frame and peak memory of each model at each size, on a synthetic clip.",
-    "models": "List, show, import and average models. `unsmear models NAME` shows one.",
+    "models": "List, show, import, export and average models. `unsmear models NAME` shows one.",
     "train": "Train a network; a run that was stopped goes on with --resume.",
     "evaluate": "Measure restored video: tables (Markdown, CSV, LaTeX, JSON) and a page of pictures.",
     "ablate": "The tables of the CPGD-Net paper: our rows beside its own, as far as their parts exist.",

@@ -1,4 +1,4 @@
-"""``unsmear models …``: what is shipped, foreign checkpoints, averages."""
+"""``unsmear models …``: what is shipped, foreign checkpoints, ONNX graphs, averages."""
 
 import tarfile
 from pathlib import Path
@@ -24,7 +24,7 @@ class ByName(TyperGroup):
 
 app = typer.Typer(
     cls=ByName,
-    help="List, show, import and average models. `unsmear models NAME` shows one.",
+    help="List, show, import, export and average models. `unsmear models NAME` shows one.",
     invoke_without_command=True,
     subcommand_metavar="[COMMAND | NAME] [ARGS]...",
     add_completion=False,
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 @app.callback()
 def models(context: typer.Context, debug: choices.Debug = False) -> None:
-    """List, show, import and average models. `unsmear models NAME` shows one."""
+    """List, show, import, export and average models. `unsmear models NAME` shows one."""
     del debug
     if context.invoked_subcommand is None:
         list_models()
@@ -94,6 +94,29 @@ def import_file(
         _import_lpips(file, out, overwrite)
     else:
         _import_networks(file, out, family, overwrite)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A shipped stage 1 or a folder of its weights.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the graphs.", show_default=False)],
+    int8: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CLIP",
+            help="Convolutions in int8, calibrated on this video or folder of frames. Repeatable.",
+            show_default="float32",
+        ),
+    ] = None,
+    overwrite: choices.Overwrite = False,
+    debug: choices.Debug = False,
+) -> None:
+    """ONNX graphs of a stage-1 network, with a card that says how to run them."""
+    del debug
+    from unsmear.restore.export import export as run
+
+    run(name, out, int8 or (), overwrite)
+    typer.echo(f"{out}: `unsmear deblur --engine onnx --model {out}` runs it, README.md describes it")
 
 
 @app.command()

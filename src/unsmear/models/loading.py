@@ -25,6 +25,9 @@ RETIRED_SAMPLING = ("carry_latent",)
 
 _MISSING = "{} has no {}: import one with `unsmear models import FILE -o DIR`"
 
+EXPORTED = "ExportedCPFP"
+"""Class of a folder of ONNX graphs; its network is loaded without them, and started by ``ExportedCPFP.start``."""
+
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
 
 FIRST_STAGES = ("CPFP",)
@@ -32,6 +35,7 @@ FIRST_STAGES = ("CPFP",)
 
 NETWORKS = {
     "CPFP": "unsmear.models.cpfp.network",
+    EXPORTED: "unsmear.models.cpfp.exported",
     "CPControlNet": "unsmear.models.cpgd.control",
     "BlurEncoder": "unsmear.models.vdm.conditions",
     "ImageTokens": "unsmear.models.vdm.conditions",
@@ -66,6 +70,8 @@ def load_model(entry: ModelEntry, *kinds: str, prompts: bool = True) -> Any:
         named = (entry.folder / name for name in (INDEX_FILE, CONFIG_FILE))
         where = next((file for file in named if file.exists()), entry.folder)
         raise WeightsError(f"{where} describes a {kind!r}; known architectures: {', '.join(known)}")
+    if kind == EXPORTED:
+        return _built(entry, kind).eval().requires_grad_(False)
     return PIPELINES[kind](entry, prompts) if kind in PIPELINES else _network(entry, kind)
 
 
@@ -158,7 +164,7 @@ def _part(entry: ModelEntry, name: str, *kinds: str) -> Any:
 def _verify(entry: ModelEntry) -> None:
     expected = entry.card.get("sha256")
     if expected and entry.checksum() != expected:
-        where = entry.weights if (entry.folder / CONFIG_FILE).exists() else entry.folder
+        where = entry.weights if entry.weights.exists() else entry.folder
         raise WeightsError(
             f"{where} is damaged (its SHA-256 is not the card's {expected[:12]}…): "
             "restore the file or reinstall unsmear"
@@ -169,8 +175,6 @@ def _network(entry: ModelEntry, kind: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from unsmear.models.common.latents import accepted_config
-
     try:
         weights = load_file(entry.weights)
     except (SafetensorError, OSError) as error:
@@ -178,12 +182,19 @@ def _network(entry: ModelEntry, kind: str) -> Any:
             f"{entry.weights} is missing or no safetensors file ({str(error).splitlines()[0]}): "
             "restore the file or reinstall unsmear"
         ) from None
-    try:
-        model = getattr(import_module(NETWORKS[kind]), kind).from_config(accepted_config(entry.config))
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
+    model = _built(entry, kind)
     _load_strictly(model, weights, entry)
     return model.eval().requires_grad_(False)
+
+
+def _built(entry: ModelEntry, kind: str) -> Any:
+    """A network by its configuration, with initial weights."""
+    from unsmear.models.common.latents import accepted_config
+
+    try:
+        return getattr(import_module(NETWORKS[kind]), kind).from_config(accepted_config(entry.config))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{entry.folder / CONFIG_FILE} does not describe a {kind} ({error})") from None
 
 
 def _load_strictly(model: Any, weights: dict[str, Any], entry: ModelEntry) -> None:

@@ -153,11 +153,15 @@ class ModelEntry:
         return path.read_text() if path.exists() else ""
 
     def checksum(self) -> str:
-        """SHA-256 of the weights file, hexadecimal; for a pipeline, of the checksums of its networks and stored prompt.
+        """SHA-256 of the weights file, hexadecimal; for a pipeline, of the checksums of its networks and stored prompt,
+        for exported graphs, of theirs.
 
         Raises:
             WeightsError: a file cannot be read.
         """
+        graphs = sorted(self.folder.glob("*.onnx"))
+        if graphs:
+            return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in graphs).encode()).hexdigest()
         if not (self.folder / CONFIG_FILE).exists() and self.parts:
             parts = "".join(f"{part} {entry.checksum()}\n" for part, entry in self.parts.items())
             prompt = self.folder / EMPTY_PROMPT_FILE

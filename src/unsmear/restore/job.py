@@ -103,7 +103,7 @@ class _Job:
             "input": stamp(self.info.path),
             "priors": stamp(Path(given)) if given is not None and Path(given).exists() else None,
             "output": str(self.output.resolve()),
-            "model": [restorer.name, restorer.device, restorer.dtype, restorer.fingerprint],
+            "model": [restorer.name, restorer.engine, restorer.device, restorer.dtype, restorer.fingerprint],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "resume")},
             "tile_px": self.tile_px,
         }

@@ -6,10 +6,16 @@ from typing import Any, NamedTuple
 import torch
 
 from unsmear.errors import UsageError, WeightsError
-from unsmear.models.loading import FIRST_STAGES, load_model, sampling_defaults
+from unsmear.models.loading import EXPORTED, FIRST_STAGES, load_model, sampling_defaults
 from unsmear.models.zoo import ModelEntry, find
 from unsmear.restore.memory import keep_freed_memory
 from unsmear.restore.restorer import Restorer
+
+ENGINES = ("auto", "torch", "onnx")
+"""What computes a network. Auto: ONNX graphs where the folder holds them, else torch."""
+
+ONNX_DEVICES = ("tensorrt", "directml", "coreml")
+"""Devices that onnxruntime alone has."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,31 +63,43 @@ def _cpu_has_bf16() -> bool:
     return bool(asked and asked())
 
 
-def load_restorer(model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", **sampling: Any) -> Restorer:
+def load_restorer(
+    model: str = "cpfp", *, device: str = "auto", dtype: str = "auto", engine: str = "auto", **sampling: Any
+) -> Restorer:
     """A model by name or folder, ready to restore clips.
 
     Args:
         model: a shipped name (``unsmear models`` lists them) or a folder of weights.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; of ONNX graphs ``auto``, ``cpu``, ``cuda``, ``tensorrt``,
+            ``directml`` or ``coreml``, by the providers of the onnxruntime that is installed.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; of ONNX graphs ``auto``.
+        engine: ``auto``, ``torch`` or ``onnx``; the last takes a folder that ``unsmear models export`` wrote.
         **sampling: of models that generate: fields of ``unsmear.models.cpgd.pipeline.Sampling``, ``prompt`` and
             ``negative_prompt``, or of ``unsmear.models.vdm.pipeline.VDMSampling``; None is as if not given.
 
     Raises:
-        UsageError: unknown model, device or dtype; a sampling option for a model that does not sample.
+        UsageError: unknown model, device, dtype or engine; a sampling option for a model that does not sample.
         WeightsError: the weights are missing, damaged, or do not fit.
     """
-    place = choose_device(device)
-    number_format = choose_dtype(dtype, place)
+    entry = find(model)
+    exported = entry.kind == EXPORTED
+    _check_engine(engine, entry, exported)
+    if exported and dtype != "auto":
+        raise UsageError(
+            f"`dtype` {dtype}: the graphs of {entry.name} are exported in a format of their own; leave it out"
+        )
+    place = choose_device("cpu" if exported else device)
+    number_format = choose_dtype("fp32" if exported else dtype, place)
     if place.type == "cpu":
         keep_freed_memory()
-    entry = find(model)
     chosen = {name: value for name, value in sampling.items() if value is not None}
     if entry.kind not in KINDS:
         raise WeightsError(f"{entry.folder} holds a {entry.kind!r}: expected one of {', '.join(KINDS)}")
     kind = KINDS[entry.kind]
     if chosen and not kind.sampling:
         raise UsageError(f"{', '.join(sorted(chosen))}: {entry.name} does not sample; choose a model that generates")
+    if exported:
+        return _exported(entry, device, place, number_format)
     given: dict[str, Any] = {}
     texts: dict[str, Any] = {name: chosen.pop(name) for name in ("prompt", "negative_prompt") if name in chosen}
     if kind.prompts:
@@ -120,6 +138,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "CPFP": Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
+    EXPORTED: Kind("unsmear.restore.cpfp:CPFPRestorer", "model"),
     "CPGDPipeline": Kind(
         "unsmear.restore.cpgd:CPGDRestorer", "pipe", "unsmear.models.cpgd.pipeline:Sampling", True, True
     ),
@@ -145,6 +164,27 @@ def _restorer(
         fingerprint=entry.checksum(),
     )
     return made
+
+
+def _check_engine(engine: str, entry: ModelEntry, exported: bool) -> None:
+    """Raises UsageError: the engine is unknown, or not the one that runs this folder."""
+    if engine not in ENGINES:
+        raise UsageError(f"`engine` {engine}: expected {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    if engine == "onnx" and not exported:
+        raise UsageError(
+            f"`engine` onnx: {entry.name} holds no ONNX graphs; `unsmear models export {entry.name} -o DIR` writes "
+            "them to a folder, which is then the model"
+        )
+    if engine == "torch" and exported:
+        raise UsageError(f"`engine` torch: {entry.folder} holds ONNX graphs alone; choose auto or another model")
+
+
+def _exported(entry: ModelEntry, device: str, place: torch.device, number_format: torch.dtype) -> Restorer:
+    """A restorer whose features are computed by the ONNX graphs of a folder, on an execution provider by name."""
+    restorer = _restorer(entry, KINDS[EXPORTED], {}, place, number_format)
+    provider, restorer.engine = restorer.model.start(entry.folder, device)  # type: ignore[attr-defined]
+    restorer.device, restorer.dtype = f"onnx {provider}", str(entry.card.get("dtype", "float32"))
+    return restorer
 
 
 def _named(name: str) -> Any:

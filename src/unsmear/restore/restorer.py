@@ -104,6 +104,8 @@ class Restorer(ABC):
     """L: how many frames it wants to see after those that it restores."""
     device: str = "cpu"
     dtype: str = "float32"
+    engine: str = "torch"
+    """What computes, with its version where a job does not note that down anyway."""
     fingerprint: str = ""
     """SHA-256 of the weights: another one is another model."""
     sampling: Any = None

@@ -15,12 +15,16 @@ from torch import Tensor
 
 
 def fast(tensor: Tensor) -> bool:
-    """Whether ``tensor`` (B, …, h, w) can be sampled by this module: on a CPU, B = 1, no gradients, not float64."""
+    """Whether ``tensor`` (B, …, h, w) can be sampled by this module: on a CPU, B = 1, no gradients, not float64.
+
+    Not while a graph is exported, which is to hold standard operators alone.
+    """
     return (
         tensor.device.type == "cpu"
         and tensor.shape[0] == 1
         and not torch.is_grad_enabled()
         and tensor.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_exporting()
         and min(tensor.shape[-2:]) > 1
     )
 

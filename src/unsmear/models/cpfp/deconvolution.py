@@ -42,7 +42,7 @@ def coarse_samples(samples: int) -> int:
 
 
 @torch.no_grad()
-def richardson_lucy(frame: Tensor, blur: Tensor, samples: int, after: tuple[int, ...]) -> list[Tensor]:
+def richardson_lucy(frame: Tensor, blur: Tensor, samples: int | Tensor, after: tuple[int, ...]) -> list[Tensor]:
     """Deconvolve ``frame`` along the motion line.
 
     Light is approximated by the square of the value, which is close to display curves and cheap to invert.
@@ -50,26 +50,31 @@ def richardson_lucy(frame: Tensor, blur: Tensor, samples: int, after: tuple[int,
     Args:
         frame: (B, 3, H, W) float32 in [0, 1], gamma-encoded.
         blur: duty · V̄ (B, 2, h, w) in pixels of ``frame``, on any grid; upsampled bilinearly.
-        samples: points averaged along the line, odd.
+        samples: points averaged along the line, odd; or their positions (S,) in blur lengths, as ``line_points`` gives.
         after: numbers of iterations, increasing.
 
     Returns:
         The result for each entry of ``after``, shaped like ``frame``, in [0, 1].
     """
     line = F.interpolate(blur.float(), frame.shape[-2:], mode="bilinear", align_corners=False)
-    run = _on_cpu if frame.device.type == "cpu" else _on_device
-    return run(frame.float().clamp(0, 1), line, samples, after)
+    frame = frame.float().clamp(0, 1)
+    if isinstance(samples, int) and frame.device.type == "cpu":
+        return _on_cpu(frame, line, samples, after)
+    return _on_device(frame, line, line_points(samples).to(frame) if isinstance(samples, int) else samples, after)
 
 
-def _on_device(frame: Tensor, line: Tensor, samples: int, after: tuple[int, ...]) -> list[Tensor]:
+def line_points(samples: int) -> Tensor:
+    """Positions (S,) of the points of a line, in blur lengths: the exposure covers ±0.5."""
+    return torch.linspace(-0.5, 0.5, samples)
+
+
+def _on_device(frame: Tensor, line: Tensor, points: Tensor, after: tuple[int, ...]) -> list[Tensor]:
     grid = pixel_grid(frame.shape[-2], frame.shape[-1], frame)
-    positions = [grid + float(a) * line for a in np.linspace(-0.5, 0.5, samples)]
+    along = grid[:, None] + points[:, None, None] * line[:, :, None]  # (B, 2, S, H, W)
+    positions = along.flatten(2, 3)
 
     def blurred(x: Tensor) -> Tensor:
-        total = torch.zeros_like(x)
-        for k, at in enumerate(positions):
-            total += x if k == samples // 2 else sample(x, at, "border")
-        return total / samples
+        return sample(x, positions, "border").reshape(*x.shape[:2], -1, *x.shape[-2:]).mean(2)
 
     observed = frame**2 + _FLOOR
     estimate, previous, out = observed.clone(), observed, []

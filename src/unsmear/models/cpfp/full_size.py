@@ -50,7 +50,7 @@ class Heads(NamedTuple):
     neighbours: Tensor | None
     """Weights of the deconvolved neighbours, (B, 2·16, h, w)."""
     filters: Tensor | None
-    """Filters along the motion line, (B, taps, h, w)."""
+    """Filters along the motion line, (B, taps, h, w): those of the bank with the predicted change."""
 
 
 class FullSize(ABC):
@@ -88,6 +88,14 @@ class FullSize(ABC):
         """``conv`` of the unshuffled images of frame i and, where given, of ``fields`` (B, ·, h, w)."""
 
     @abstractmethod
+    def cells(self, i: int) -> Tensor:
+        """Input images of frame i: itself, at ``INPUT_TAPS`` along its motion line, and its deconvolutions.
+
+        The others are differences from the frame. (B, h, w, n, GRID · GRID · 4): pixels of a cell by row, column and
+        channel, with a fourth channel of zeros.
+        """
+
+    @abstractmethod
     def corrected(self, i: int, heads: Heads) -> Tensor:
         """Frame i with its correction, (B, 3, H, W) float32."""
 
@@ -98,19 +106,36 @@ class FullSize(ABC):
 
 def full_size(model: CPFP, frames: Tensor) -> type[FullSize]:
     """Class that does it fastest for these frames."""
-    weight = model.to_pixels.weight
-    one = frames.shape[0] == 1 and frames.device == weight.device
-    return OnCPU if one and fast(weight[None, 0]) and not torch.compiler.is_exporting() else AnyDevice
+    alike = torch.empty(1, 2, 2, dtype=model.dtype, device=model.device)
+    return OnCPU if frames.shape[0] == 1 and frames.device == model.device and fast(alike) else AnyDevice
 
 
 class AnyDevice(FullSize):
     """With torch: for training, and for accelerators."""
 
     def _start(self, look: Tensor | None) -> None:
+        self.points: Tensor | None = None
+        """Positions along the line in blur lengths, in place of ``samples``."""
+        self.coarse_points: Tensor | None = None
         self.deconvolved: dict[int, list[Tensor]] = {}  # half precision: all are kept until decoding
         self.looks: dict[int, Tensor | None] = {-1: look}
 
     def first(self, i: int, conv: nn.Conv2d, fields: Sequence[Tensor]) -> Tensor:
+        images, differences = (
+            [F.pixel_unshuffle(x.to(conv.weight.dtype), GRID) for x in group] for group in self._images(i)
+        )
+        x = torch.cat([*images, *fields, *differences], 1)
+        return conv(x.contiguous(memory_format=torch.channels_last) if x.dtype == torch.bfloat16 else x)
+
+    def cells(self, i: int) -> Tensor:
+        images, differences = self._images(i)
+        planes = F.pad(torch.stack([*images, *differences], 1), (0, 0, 0, 0, 0, 1))  # (B, n, 4, H, W)
+        b, n, _, height, width = planes.shape
+        by_cell = planes.reshape(b, n, 4, height // GRID, GRID, width // GRID, GRID).permute(0, 3, 5, 1, 4, 6, 2)
+        return by_cell.flatten(4)
+
+    def _images(self, i: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Frame i with its differences along the line, and its deconvolutions, (B, 3, H, W) each."""
         frame = unit(self.frames[:, i])
         differences = self._deconvolved(frame, i)
         if i < self.keep:
@@ -119,12 +144,7 @@ class AnyDevice(FullSize):
             plain = len(self.model.deconvolve)
             best = frame + differences[plain - 1] if plain else frame
             self.looks[i] = torch.cat([frame, best], 1).half()
-        images = [frame, *(self._along_line(frame, i) if self.model.prior_inputs else [])]
-        images, differences = (
-            [F.pixel_unshuffle(x.to(conv.weight.dtype), GRID) for x in group] for group in (images, differences)
-        )
-        x = torch.cat([*images, *fields, *differences], 1)
-        return conv(x.contiguous(memory_format=torch.channels_last) if x.dtype == torch.bfloat16 else x)
+        return [frame, *(self._along_line(frame, i) if self.model.prior_inputs else [])], differences
 
     def corrected(self, i: int, heads: Heads) -> Tensor:
         frame = unit(self.frames[:, i])
@@ -142,8 +162,7 @@ class AnyDevice(FullSize):
         if heads.filters is not None:
             assert self.model.line is not None
             blur = resized(self.blur[i], heads.filters.shape[-2:])
-            weights = self.model.line.bank_weights(blur, self.grid.duty[:, i] >= 0) + heads.filters.float()
-            change = change + self.model.line(frame, blur, weights)
+            change = change + self.model.line(frame, blur, heads.filters.float())
         return frame + change
 
     def look(self, i: int) -> Tensor | None:
@@ -153,11 +172,13 @@ class AnyDevice(FullSize):
         """Deconvolved minus blurred frame, (B, 3, H, W), for each number of iterations."""
         blur, out = self.blur[i], []
         if self.model.deconvolve:
-            out = [x - frame for x in richardson_lucy(frame, blur, self.samples, self.model.deconvolve)]
+            at = self.samples if self.points is None else self.points
+            out = [x - frame for x in richardson_lucy(frame, blur, at, self.model.deconvolve)]
         if self.model.coarse_deconvolve:
             half = F.avg_pool2d(frame, 2)
-            fewer = coarse_samples(self.samples)
-            out += [doubled(x - half) for x in richardson_lucy(half, blur / 2, fewer, self.model.coarse_deconvolve)]
+            at = coarse_samples(self.samples) if self.coarse_points is None else self.coarse_points
+            results = richardson_lucy(half, blur / 2, at, self.model.coarse_deconvolve)
+            out += [doubled(x - half) for x in results]
         return out
 
     def _along_line(self, frame: Tensor, i: int) -> list[Tensor]:
@@ -214,16 +235,23 @@ class OnCPU(FullSize):
             self.before = frame, best
         self.packed: Tensor | None = None
         self.weights: tuple[Tensor, Tensor] | None = None
+        self.dtype = self.model.dtype
         self.buffers, self.coarse_buffers = Buffers(), Buffers()
 
     def first(self, i: int, conv: nn.Conv2d, fields: Sequence[Tensor]) -> Tensor:
+        cells = self.cells(i)
+        if self.weights is None:
+            self.weights = packed_weights(conv, len(self.model.deconvolve) + len(self.model.coarse_deconvolve))
+        return convolved(cells, self.weights, conv, fields)
+
+    def cells(self, i: int) -> Tensor:
         pixels = self._pixels(i)
         taps = INPUT_TAPS if self.model.prior_inputs else ()
         deconvolved = self._deconvolved(pixels, i)
         images = 1 + len(taps)
         h, w = self.height // GRID, self.width // GRID
         if self.packed is None:  # one for all frames: it is large
-            self.packed = torch.empty(h, w, images + len(deconvolved), GRID * GRID * 4, dtype=conv.weight.dtype)
+            self.packed = torch.empty(h, w, images + len(deconvolved), GRID * GRID * 4, dtype=self.dtype)
         packed = self.packed
 
         def store(rows: slice, number: int, image: np.ndarray) -> None:
@@ -252,15 +280,7 @@ class OnCPU(FullSize):
         in_bands(self.height, self.width, work, self.scale)
         if kept:
             self.differences[i] = halves
-        if self.weights is None:
-            self.weights = packed_weights(conv, images, len(deconvolved), sum(x.shape[1] for x in fields))
-        of_images, of_fields = self.weights
-        rows = packed.flatten(2)
-        if conv.kernel_size == (1, 1):  # many times faster than a convolution of so many channels
-            x = F.linear(rows, of_images[..., 0, 0], conv.bias).permute(2, 0, 1)[None]
-        else:
-            x = F.conv2d(rows.permute(2, 0, 1)[None], of_images, conv.bias, padding=conv.padding)
-        return x + F.conv2d(torch.cat(list(fields), 1), of_fields, padding=conv.padding) if fields else x
+        return packed[None]
 
     def corrected(self, i: int, heads: Heads) -> Tensor:
         here, best = self._frame_and_best(i)
@@ -270,7 +290,8 @@ class OnCPU(FullSize):
         )
         differences = self.differences[i]
         sides = self._sides(i) if trusts else []
-        line, filters = self._filters(i, heads.filters)
+        filters = None if heads.filters is None else heads.filters[0].float().numpy()
+        line = None if filters is None else stretched(resized(self.blur[i], filters.shape[-2:]))[0].numpy()
         out = np.empty((3, self.height, self.width), np.float32)
 
         def work(rows: slice) -> None:
@@ -285,7 +306,7 @@ class OnCPU(FullSize):
                     trust, moved = self._neighbour(rows, here, *neighbour, motion)
                     cv2.subtract(moved, best[rows], dst=moved)
                     cv2.accumulateProduct(moved, four(cv2.multiply(trust, spread(gate[:, part]))), total)
-            if filters is not None:
+            if line is not None and filters is not None:
                 self._along_line(rows, here, line, filters, total)
             cv2.add(total, own, dst=total)
             for plane, channel in zip(out, cv2.split(total)[:3], strict=True):
@@ -358,14 +379,6 @@ class OnCPU(FullSize):
         trust = cv2.exp(cv2.multiply(error, error, scale=-1))
         return trust, read_pixels(best, at_x[inside], at_y[inside], moved)
 
-    def _filters(self, i: int, learnt: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Line and filters of frame i on the grid of the head."""
-        if learnt is None or self.model.line is None:
-            return np.zeros(0), None
-        blur = resized(self.blur[i], learnt.shape[-2:])
-        weights = self.model.line.bank_weights(blur, self.grid.duty[:, i] >= 0) + learnt.float()
-        return stretched(blur)[0].numpy(), weights[0].numpy()
-
     def _along_line(
         self, rows: slice, pixels: np.ndarray, line: np.ndarray, filters: np.ndarray, total: np.ndarray
     ) -> None:
@@ -409,15 +422,28 @@ def spread(cells: np.ndarray) -> np.ndarray:
     return out.reshape(n * GRID, -1)
 
 
+def convolved(cells: Tensor, weights: tuple[Tensor, Tensor], conv: nn.Conv2d, fields: Sequence[Tensor]) -> Tensor:
+    """``conv`` of ``FullSize.cells`` and, where given, of ``fields``, by weights that ``packed_weights`` made of it."""
+    of_images, of_fields = weights
+    rows = cells.flatten(3)
+    if conv.kernel_size == (1, 1):  # many times faster than a convolution of so many channels
+        x = F.linear(rows, of_images[..., 0, 0], conv.bias).permute(0, 3, 1, 2)
+    else:
+        x = F.conv2d(rows.permute(0, 3, 1, 2), of_images, conv.bias, padding=conv.padding)
+    return x + F.conv2d(torch.cat(list(fields), 1), of_fields, padding=conv.padding) if fields else x
+
+
 def four(plane: np.ndarray) -> np.ndarray:
     """(H, W) → (H, W, 4) equal channels."""
     return cv2.merge([plane] * 4)
 
 
-def packed_weights(conv: nn.Conv2d, images: int, differences: int, fields: int) -> tuple[Tensor, Tensor]:
-    """Weights of ``conv`` for the layout of ``OnCPU``: of images and differences, and of the fields between them."""
+def packed_weights(conv: nn.Conv2d, differences: int) -> tuple[Tensor, Tensor]:
+    """Weights of ``conv`` for ``FullSize.cells``, and those for the fields that lie before the last ``differences``."""
     weight = conv.weight.detach()
     per = 3 * GRID * GRID
+    images = weight.shape[1] // per - differences  # fields are fewer channels than an image
+    fields = weight.shape[1] - (images + differences) * per
     first, between, last = weight.split([images * per, fields, differences * per], 1)
     cells = torch.cat([first, last], 1).unflatten(1, (images + differences, 3, GRID, GRID))
     cells = F.pad(cells.permute(0, 1, 3, 4, 2, 5, 6), (0, 0, 0, 0, 0, 1)).flatten(1, 4)  # (O, image·(y, x, channel), …)

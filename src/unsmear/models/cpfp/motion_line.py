@@ -46,13 +46,8 @@ def taps_along(count: int, reach: float) -> Tensor:
 def hat_weights(value: Tensor, knots: tuple[float, ...]) -> Tensor:
     """Linear interpolation weights of ``value`` (…) between ``knots`` → (…, len(knots)); constant beyond the ends."""
     k = torch.tensor(knots, dtype=value.dtype, device=value.device)
-    v = value.clamp(k[0], k[-1])
-    upper = torch.searchsorted(k, v.contiguous(), right=False).clamp(1, len(knots) - 1)
-    low, high = k[upper - 1], k[upper]
-    part = (v - low) / (high - low)
-    weights = torch.zeros(*value.shape, len(knots), dtype=value.dtype, device=value.device)
-    weights.scatter_(-1, (upper - 1)[..., None], (1 - part)[..., None])
-    return weights.scatter_(-1, upper[..., None], part[..., None])
+    passed = ((value[..., None] - k[:-1]) / (k[1:] - k[:-1])).clamp(0, 1)  # part of each interval below the value
+    return F.pad(passed, (1, 0), value=1.0) - F.pad(passed, (0, 1))
 
 
 class LineBlock(nn.Module):

@@ -18,7 +18,7 @@ from unsmear.models.cpfp.blocks import ResidualBlock, ResidualBody, zero_bias
 from unsmear.models.cpfp.config import CPFPConfig
 from unsmear.models.cpfp.correction import motion_gate, pinned
 from unsmear.models.cpfp.deconvolution import line_samples
-from unsmear.models.cpfp.full_size import GRID, INPUT_TAPS, FullSize, Heads, full_size, unit
+from unsmear.models.cpfp.full_size import GRID, INPUT_TAPS, FullSize, Heads, full_size, resized, unit
 from unsmear.models.cpfp.motion_line import LineBlock, MotionLine, line_motion
 from unsmear.models.cpfp.pyramid import Pyramid, doubled
 
@@ -193,7 +193,6 @@ class CPFP(ModelMixin, ConfigMixin):
         b, t, _, height, width = frames.shape
         keep = t if output_frames is None else output_frames
         size = (height // self.cell, width // self.cell)
-        dtype = self.to_pixels.weight.dtype
         grid = self._to_feature_grid(priors, size)
 
         if samples is None:
@@ -203,7 +202,7 @@ class CPFP(ModelMixin, ConfigMixin):
         encoded: list[Tensor] = []  # at the resolution of propagation
         fine: list[Tensor] = []  # at 1/4 of the frame size
         for i in range(t):
-            features, coarse = self._encode(full, grid, i, dtype)
+            features, coarse = self._encode(full, grid, i)
             encoded.append(coarse)
             if i < keep:
                 fine.append(features)
@@ -218,7 +217,7 @@ class CPFP(ModelMixin, ConfigMixin):
         restored = torch.empty_like(frames[:, :keep], dtype=torch.float32)  # stacking a list takes twice the memory
         for i in range(keep):
             inputs = [encoded[i], *(passed[i] for passed in propagated)]
-            corrected = full.corrected(i, self._heads(fine[i], inputs, blur[i]))
+            corrected = full.corrected(i, self._heads(fine[i], inputs, blur[i], grid.duty[:, i] >= 0))
             if pin:
                 corrected = pinned(unit(frames[:, i]), corrected, self.motion_gate(grid, i, (height, width)))
             restored[:, i] = corrected
@@ -257,22 +256,24 @@ class CPFP(ModelMixin, ConfigMixin):
         blur = torch.stack([self._blur(priors, i) for i in range(priors.motion.shape[1])])
         return line_samples(blur)
 
-    def _encode(self, full: FullSize, grid: PriorTensors, i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _encode(self, full: FullSize, grid: PriorTensors, i: int) -> tuple[Tensor, Tensor]:
         """Features of frame i at 1/4 of its size, and those to be propagated."""
-        fields = []
-        if self.prior_inputs:
-            duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
-            fields = [
-                grid.motion[:, i] / MOTION_INPUT_PX,
-                grid.motion_back[:, i] / MOTION_INPUT_PX,
-                grid.residual[:, i],
-                (duty >= 0).float(),
-                duty.clamp(min=0),
-            ]
-        fields = [x.to(dtype) for x in fields]
-        first, *others = self.encoder
+        fields = [x.to(self.dtype) for x in self._fields(grid, i)]
+        first = self.encoder[0]
         assert isinstance(first, nn.Conv2d)
-        features = nn.Sequential(*others)(full.first(i, first, [] if self.deep else fields))
+        return self._encode_rest(full.first(i, first, [] if self.deep else fields), fields)
+
+    def _fields(self, grid: PriorTensors, i: int) -> list[Tensor]:
+        """Priors of frame i as inputs of the encoder, (B, ·, h, w) on the grid of propagation; may be none."""
+        if not self.prior_inputs:
+            return []
+        duty = grid.duty[:, i, None, None, None].expand_as(grid.residual[:, i])
+        motions = [field[:, i] / MOTION_INPUT_PX for field in (grid.motion, grid.motion_back)]
+        return [*motions, grid.residual[:, i], (duty >= 0).float(), duty.clamp(min=0)]
+
+    def _encode_rest(self, x: Tensor, fields: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """``_encode`` from the result of the first convolution on."""
+        features = nn.Sequential(*list(self.encoder)[1:])(x)
         if not self.deep:
             return features, features
         return features, self.coarse_encoder(torch.cat([self.down(features), *fields], 1))
@@ -309,29 +310,53 @@ class CPFP(ModelMixin, ConfigMixin):
         for i in range(count) if forward else range(count - 1, -1, -1):
             open_ = (~cut[:, i]).to(zero.dtype)[:, None, None, None]
             recent = [h * open_ for h in recent]
-            motions = [motion[:, i] / self.cell]
-            if order == 2:
-                # Motion to t∓2 is V plus the neighbour's V, sampled where V points.
-                neighbour = min(max(i + step, 0), count - 1)
-                motions.append(motions[0] + _follow(motion[:, neighbour] / self.cell, motions[0]))
-            aligned = self.align[j](recent, motions, grid.residual[:, i]) * open_
-            inputs = [encoded[i], *(f[i] for f in earlier), aligned]
-            new = aligned + self.body[j](torch.cat(inputs, 1))
-            if self.state_limit is not None:
-                new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, zero)
+            neighbour = min(max(i + step, 0), count - 1)
+            motions = [motion[:, k] for k in (i, neighbour)[:order]]
+            inputs = [encoded[i], *(f[i] for f in earlier)]
+            new = self._step(j, inputs, recent, motions, grid.residual[:, i], open_)
             features[i] = new
             recent = [new, *recent][:order]
             if i == state_frame:
                 state = torch.stack(recent)
         return features, state  # type: ignore[return-value]  # every entry is filled above
 
-    def _heads(self, fine: Tensor, inputs: list[Tensor], blur: Tensor) -> Heads:
+    def _step(
+        self,
+        j: int,
+        inputs: list[Tensor],
+        recent: list[Tensor],
+        motions: list[Tensor],
+        residual: Tensor,
+        open_: Tensor,
+    ) -> Tensor:
+        """Features F*_j of one frame.
+
+        Args:
+            j: number of the pass.
+            inputs: encoded features of the frame, then those of each earlier pass, (B, C, h, w).
+            recent: results of this pass for the neighbours, nearest first, ``order`` of (B, C, h, w); zero at a cut.
+            motions: of this frame to its neighbour, and with second order of the neighbour to its own, (B, 2, h, w)
+                frame pixels.
+            residual: R (B, 1, h, w).
+            open_: 0 at a cut, else 1, (B, 1, 1, 1).
+        """
+        at = [m / self.cell for m in motions]
+        if self.order == 2:  # motion to t∓2 is V plus the neighbour's V, sampled where V points
+            at = [at[0], at[0] + _follow(at[1], at[0])]
+        aligned = self.align[j](recent, at, residual) * open_
+        new = aligned + self.body[j](torch.cat([*inputs, aligned], 1))
+        if self.state_limit is not None:
+            new = torch.where(new.abs().amax(1, keepdim=True) <= self.state_limit, new, torch.zeros_like(new))
+        return new
+
+    def _heads(self, fine: Tensor, inputs: list[Tensor], blur: Tensor, known: Tensor) -> Heads:
         """Fusion and decoder of one frame.
 
         Args:
             fine: features of the frame at 1/4 of its size.
             inputs: encoded features of the frame, then those of each pass.
             blur: motion line of the exposure, frame pixels.
+            known: whether the duty cycle is, (B,) bool.
         """
         decoded = self.fuse(torch.cat(inputs, 1))
         if self.deep:
@@ -345,11 +370,15 @@ class CPFP(ModelMixin, ConfigMixin):
                 if k < len(self.along_line):
                     decoded = self.along_line[k](decoded, blur / self.cell)
                 decoded = block(decoded)
+        filters = None
+        if self.line is not None:
+            learnt = self.to_line(decoded)
+            filters = self.line.bank_weights(resized(blur, learnt.shape[-2:]), known) + learnt.float()
         return Heads(
             self.to_pixels(decoded),
             self.to_gates(decoded) if self.deconvolve or self.coarse_deconvolve else None,
             self.to_neighbours(decoded) if self.neighbours else None,
-            self.to_line(decoded) if self.line is not None else None,
+            filters,
         )
 
 
