@@ -51,7 +51,7 @@ class Timing:
     total_s: float
     frames_per_second: float
     gflop: float
-    """Of convolutions and matrix products, a frame."""
+    """Of convolutions and matrix products that torch computes, a frame; 0 with another engine."""
     peak_share: float | None
     """Rate of the network stage over that of its most frequent convolution alone; None where it has none."""
     peak_memory_mb: float
@@ -163,7 +163,7 @@ def markdown(timings: Sequence[Timing]) -> list[str]:
         row = [t.model, f"{t.width}×{t.height}", device, t.dtype, str(t.threads)]
         row += [f"{t.seconds[stage] * 1000:.0f}" for stage in STAGES]
         lines.append(
-            [*row, f"{t.total_s:.3f}", f"{t.frames_per_second:.2f}", f"{t.gflop:.1f}", share, f"{t.peak_memory_mb:.0f}"]
+            [*row, f"{t.total_s:.3f}", f"{t.frames_per_second:.2f}", f"{t.gflop:.1f}" if t.gflop else "", share, f"{t.peak_memory_mb:.0f}"]
         )
     return [f"| {' | '.join(line)} |" for line in lines]
 
