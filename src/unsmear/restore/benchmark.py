@@ -162,9 +162,9 @@ def markdown(timings: Sequence[Timing]) -> list[str]:
         share = "" if t.peak_share is None else f"{t.peak_share:.0%}"
         row = [t.model, f"{t.width}×{t.height}", device, t.dtype, str(t.threads)]
         row += [f"{t.seconds[stage] * 1000:.0f}" for stage in STAGES]
-        lines.append(
-            [*row, f"{t.total_s:.3f}", f"{t.frames_per_second:.2f}", f"{t.gflop:.1f}" if t.gflop else "", share, f"{t.peak_memory_mb:.0f}"]
-        )
+        gflop = f"{t.gflop:.1f}" if t.gflop else ""
+        row += [f"{t.total_s:.3f}", f"{t.frames_per_second:.2f}", gflop, share, f"{t.peak_memory_mb:.0f}"]
+        lines.append(row)
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
