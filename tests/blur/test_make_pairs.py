@@ -83,6 +83,15 @@ def test_no_exposure_is_the_frame_itself():
     assert np.array_equal(sharp, frames[1])
 
 
+@pytest.mark.parametrize("size", [(8, 8), (1, 20), (16, 11)])
+def test_frames_too_small_for_flow_are_averaged_where_they_are(size):
+    frames = [frame[: size[1], : size[0]] for frame in moving_frames(frames=3)]
+    [(blurred, sharp)] = blur_by_flow(frames, duty=0.5)
+    assert np.array_equal(sharp, frames[1])
+    least, most = np.min(frames, 0).astype(int), np.max(frames, 0).astype(int)
+    assert ((least - 1 <= blurred) & (blurred <= most + 1)).all() and (blurred != sharp).any()
+
+
 def test_an_exposure_cannot_outlast_the_frame_step():
     with pytest.raises(ValueError, match=r"duty 1\.2"):
         list(blur_by_flow(moving_frames(frames=3), duty=1.2))

@@ -261,6 +261,17 @@ def test_the_command_compares_two_folders(dataset: Path, capsys: pytest.CaptureF
     assert "protocol koehler" in capsys.readouterr().out
 
 
+def test_a_folder_of_videos_is_not_measured_by_the_pictures_beside_them(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sharp = dataset / "left" / "sharp"
+    (tmp_path / "both").mkdir()
+    make_clip(tmp_path / "both" / "a.mp4")
+    shutil.copy(min(sharp.iterdir()), tmp_path / "both")
+    assert run(["evaluate", str(tmp_path / "both"), str(sharp), "--metrics", "psnr"]) == 2
+    assert "holds a video, each an input of its own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

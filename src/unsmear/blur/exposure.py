@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from unsmear.blur.light import expose
+from unsmear.metrics.temporal import FLOW_LEAST_PX
 from unsmear.video.light import Curve, quantise
 
 MAX_SUBFRAMES = 65
@@ -29,7 +30,12 @@ _MOST_BETWEEN = 129
 
 
 def optical_flow(source: np.ndarray, target: np.ndarray, dis: cv2.DISOpticalFlow | None = None) -> np.ndarray:
-    """DIS (medium) flow (H, W, 2) in pixels: content at p in ``source`` is at p + flow in ``target``."""
+    """DIS (medium) flow (H, W, 2) in pixels: content at p in ``source`` is at p + flow in ``target``.
+
+    Zero for frames that are too small for it.
+    """
+    if min(source.shape[:2]) < FLOW_LEAST_PX:
+        return np.zeros((*source.shape[:2], 2), np.float32)
     dis = dis or cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (source, target)]
     return dis.calc(gray[0], gray[1], None)  # type: ignore[call-overload]  # None makes a new field

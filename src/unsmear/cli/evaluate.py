@@ -133,7 +133,10 @@ def _methods(names: list[str], sampling: dict[str, Any], **computed: str) -> "li
 def _compare(output: Path, target: Path, blurred: Path | None, settings: "Settings", out: Path | None) -> None:
     """One output against its target."""
     from unsmear.evaluation.evaluate import compare
+    from unsmear.restore.inputs import single_input
 
+    output, target = single_input(output), single_input(target)
+    blurred = None if blurred is None else single_input(blurred)
     _write([compare(output, target, blurred, settings, "unsmear " + " ".join(sys.argv[1:]))], out)
 
 
