@@ -279,6 +279,7 @@ def test_a_folder_of_videos_is_not_measured_by_the_pictures_beside_them(
         ["OUT", "TARGET", "--model", "cpfp"],
         ["--model", "cpfp"],
         ["--data", "SET", "-o", "X", "--protocol", "gopro"],
+        ["--data", "SET", "-o", "FILE"],
         ["--data", "SET", "-o", "X", "--model", "no-such-model"],
         ["--data", "SET", "-o", "X", "--model", "unsharp", "--model", "unsharp"],
         ["--data", "SET", "-o", "X", "--metrics", "lpips_vgg", "--model", "identity"],
@@ -287,7 +288,13 @@ def test_a_folder_of_videos_is_not_measured_by_the_pictures_beside_them(
 def test_wrong_usage_gives_a_one_line_error(
     arguments: list[str], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    names = {"SET": str(dataset), "X": str(tmp_path / "x"), "OUT": str(dataset), "TARGET": str(dataset)}
+    names = {
+        "SET": str(dataset),
+        "X": str(tmp_path / "x"),
+        "OUT": str(dataset),
+        "TARGET": str(dataset),
+        "FILE": __file__,
+    }
     assert run(["evaluate", *(names.get(a, a) for a in arguments)]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

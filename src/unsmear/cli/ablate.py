@@ -84,6 +84,7 @@ def ablate(
 
     table = find_table(table)
     weights = dict(_row_and_model(text) for text in models or [])
+    choices.check_folder(out)
     names = choices.metric_names(metrics, musiq)
     sampling = choices.sampling(steps, guidance, prompt, negative_prompt, seed)
     if sampling and not any(row.part == "stage 2" for row in TABLES[table]):

@@ -121,6 +121,12 @@ def sampling(
     return {name: value for name, value in named.items() if value is not None}
 
 
+def check_folder(out: Path | None) -> None:
+    """Raises UsageError: ``out`` is a file, found before any work."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"`out` {out} is a file; name a folder")
+
+
 def metric_names(text: str | None, musiq: Path | None) -> tuple[str, ...]:
     """Metrics by name; without names, the default metrics, and MUSIQ if its weights are given."""
     from unsmear.metrics.meter import DEFAULT_METRICS

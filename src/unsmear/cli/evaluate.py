@@ -79,6 +79,7 @@ def evaluate(
     from unsmear.evaluation.evaluate import Evaluator, Settings
     from unsmear.restore.load import ONNX_DEVICES, choose_device
 
+    choices.check_folder(out)
     names = choices.metric_names(metrics, musiq)
     settings = Settings(
         protocol,

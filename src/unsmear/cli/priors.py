@@ -56,8 +56,7 @@ def priors(
     settings = PriorSettings(mode, profile, qp, chunk_frames, motion, motion_back, codec)
     for name in (motion, motion_back):
         find_source(name, raft)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"`out` {out} is a file; name a folder")
+    choices.check_folder(out)
     batch = find_batch(inputs)
     if preview is not None and len(batch.paths) > 1:
         raise UsageError(f"`preview` {preview} is one file, but there are {len(batch.paths)} inputs; give one input")
